@@ -1,0 +1,215 @@
+#!/usr/bin/env python3
+"""Times the paper's CIFAR-10 U-Net (35.7M parameters) in PyTorch on the CPU, alone or beside our own program.
+
+    python tools/bench_torch.py                                    PyTorch alone, all cases, a table
+    python tools/bench_torch.py --ours target/release/examples/bench --rounds 7 --json out.json
+    python tools/bench_torch.py --cases train:8 --layouts nchw --rounds 1 --iterations 1 --warmup 1     a smoke run
+
+Cases: `forward:B` is one network call without gradients at batch B; `train:B` is a training step: forward, mean squared
+error, backward, global-norm clipping at 1, Adam, and the exponential moving average of the weights.
+
+Every measurement runs in a fresh process, `--warmup` iterations and then `--iterations` timed ones, of which the
+median counts. In a round each contender runs once; the order is reversed every other round, so that a machine that
+slows down or speeds up favours none. Reported are medians over the rounds, the median of the ratios within the rounds,
+and the largest resident set of any of the processes (for PyTorch that includes its libraries: `import` tells how much).
+
+Contract for `--ours CMD` (split as a shell would; name the executable itself, not `cargo run`, or the memory of the
+wrong process is measured). It is called as
+
+    CMD --mode forward|train --batch B --threads N --warmup W --iterations K
+
+and prints as the last line of its standard output one JSON object with the median milliseconds per image:
+
+    {"batch": 8, "forward_ms_per_image": 31.4}      for --mode forward
+    {"batch": 8, "train_ms_per_image": 98.0}        for --mode train
+
+Further keys are allowed and ignored. An exit status other than 0 stops the benchmark.
+"""
+
+import argparse
+import json
+import os
+import shlex
+import statistics
+import subprocess
+import sys
+import time
+
+# Nothing heavy may be imported here: a child's largest resident set starts from its parent's.
+
+LAYOUTS = ("nchw", "channels_last")
+
+
+def measure_torch(options):
+    """Runs one measurement in this process and prints it."""
+    import torch
+    from diffusers import UNet2DModel
+    from torch import nn
+
+    import resource
+
+    imported = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    torch.set_num_threads(options.threads)
+    torch.manual_seed(0)
+    layout = torch.channels_last if options.layout == "channels_last" else torch.contiguous_format
+    model = UNet2DModel(
+        sample_size=32, in_channels=3, out_channels=3, block_out_channels=(128, 256, 256, 256), layers_per_block=2,
+        down_block_types=("DownBlock2D", "AttnDownBlock2D", "DownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "UpBlock2D", "AttnUpBlock2D", "UpBlock2D"),
+        norm_num_groups=32, norm_eps=1e-6, downsample_padding=0, flip_sin_to_cos=False, freq_shift=1,
+        attention_head_dim=None, act_fn="silu", dropout=options.dropout,
+    ).to(memory_format=layout)
+    x = torch.randn(options.batch, 3, 32, 32).to(memory_format=layout)
+    noise = torch.randn_like(x)
+    t = torch.randint(0, 1000, (options.batch,))
+
+    if options.mode == "forward":
+        model.eval()
+
+        def iteration():
+            with torch.no_grad():
+                model(x, t)
+    else:
+        model.train()
+        parameters = list(model.parameters())
+        average = [p.detach().clone() for p in parameters]
+        adam = torch.optim.Adam(parameters, lr=2e-4, fused=options.adam == "fused", foreach=options.adam == "foreach")
+
+        def iteration():
+            adam.zero_grad(set_to_none=True)
+            loss = nn.functional.mse_loss(model(x, t).sample, noise)
+            loss.backward()
+            nn.utils.clip_grad_norm_(parameters, 1.0)
+            adam.step()
+            with torch.no_grad():
+                torch._foreach_lerp_(average, parameters, 1 - 0.9999)
+
+    for _ in range(options.warmup):
+        iteration()
+    seconds = []
+    for _ in range(options.iterations):
+        start = time.perf_counter()
+        iteration()
+        seconds.append(time.perf_counter() - start)
+    milliseconds = 1000 * statistics.median(seconds) / options.batch
+    print(json.dumps({
+        "batch": options.batch, f"{options.mode}_ms_per_image": milliseconds, "import_mib": imported,
+        "torch": torch.__version__,
+    }))
+
+
+def run(command, key):
+    """Runs a contender: its JSON object, with `peak_mib` of its process added."""
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    output = process.stdout.read()
+    # wait4 rather than wait: it tells this one process's largest resident set.
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode != 0:
+        sys.exit(f"{shlex.join(command)} ended with status {process.returncode}")
+    lines = output.strip().splitlines()
+    try:
+        result = json.loads(lines[-1])
+        result["ms"] = float(result[key])
+    except (IndexError, ValueError, KeyError, TypeError) as error:
+        sys.exit(f"{shlex.join(command)}: the last line of its output must be a JSON object with {key} ({error!r})")
+    result["peak_mib"] = usage.ru_maxrss / 1024
+    return result
+
+
+def contenders(options, mode, batch):
+    """Name and command line of each program to be measured."""
+    size = ["--batch", str(batch), "--threads", str(options.threads), "--warmup", str(options.warmup),
+            "--iterations", str(options.iterations)]
+    result = []
+    for layout in options.layouts:
+        result.append((f"torch {layout}", [
+            sys.executable, os.path.abspath(__file__), "--child", "--mode", mode, "--layout", layout,
+            "--dropout", str(options.dropout), "--adam", options.adam, *size,
+        ]))
+    if options.ours:
+        result.append(("ours", [*shlex.split(options.ours), "--mode", mode, *size]))
+    return result
+
+
+def compare(options, mode, batch):
+    """All rounds of one case; rows of the table."""
+    programs = contenders(options, mode, batch)
+    runs = {name: [] for name, _ in programs}
+    for turn in range(options.rounds):
+        for name, command in programs if turn % 2 == 0 else reversed(programs):
+            runs[name].append(run(command, f"{mode}_ms_per_image"))
+            print(f"  {mode}:{batch} round {turn + 1}: {name} {runs[name][-1]['ms']:.1f} ms", file=sys.stderr, flush=True)
+    rows = []
+    for name, results in runs.items():
+        times = [result["ms"] for result in results]
+        row = {
+            "case": f"{mode}:{batch}", "program": name, "ms_per_image": statistics.median(times),
+            "least": min(times), "most": max(times), "peak_mib": max(result["peak_mib"] for result in results),
+            "import_mib": results[0].get("import_mib"),
+        }
+        if options.ours and name != "ours":
+            ratios = [other["ms"] / own["ms"] for other, own in zip(results, runs["ours"])]
+            row["times_ours"] = statistics.median(ratios)
+        rows.append(row)
+    return rows
+
+
+def table(rows):
+    def cell(row, key, form):
+        return form.format(row[key]) if row.get(key) is not None else ""
+
+    lines = ["| case | program | ms per image | least – most | ÷ ours | peak MiB | of it, import |", "|---|---|---|---|---|---|---|"]
+    for row in rows:
+        lines.append(
+            f"| {row['case']} | {row['program']} | {row['ms_per_image']:.1f} | {row['least']:.1f} – {row['most']:.1f} "
+            f"| {cell(row, 'times_ours', '{:.2f}')} | {row['peak_mib']:.0f} | {cell(row, 'import_mib', '{:.0f}')} |"
+        )
+    return "\n".join(lines)
+
+
+def case(text):
+    mode, _, batch = text.partition(":")
+    if mode not in ("forward", "train") or not batch.isdigit() or int(batch) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not forward:B or train:B")
+    return mode, int(batch)
+
+
+def positive(text):
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
+    return int(text)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cases", nargs="+", type=case, default=[("forward", 1), ("forward", 8), ("train", 8)],
+                        metavar="MODE:BATCH", help="what to time (default forward:1 forward:8 train:8)")
+    parser.add_argument("--layouts", nargs="+", choices=LAYOUTS, default=list(LAYOUTS), help="PyTorch's memory formats (default both)")
+    parser.add_argument("--threads", type=positive, default=2, help="threads of every program (default 2)")
+    parser.add_argument("--rounds", type=positive, default=5, help="processes per program and case (default 5)")
+    parser.add_argument("--warmup", type=int, default=2, help="untimed iterations of each process (default 2)")
+    parser.add_argument("--iterations", type=positive, default=5, help="timed iterations of each process (default 5)")
+    parser.add_argument("--dropout", type=float, default=0.0, help="PyTorch's dropout rate while training (default 0)")
+    parser.add_argument("--adam", choices=("fused", "foreach", "single"), default="fused",
+                        help="PyTorch's implementation of Adam (default fused, its fastest on a CPU)")
+    parser.add_argument("--ours", metavar="CMD", help="our program, called in turns with PyTorch; see the contract above")
+    parser.add_argument("--json", metavar="FILE", help="also write the rows and the settings as JSON")
+    parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--mode", choices=("forward", "train"), help=argparse.SUPPRESS)
+    parser.add_argument("--batch", type=positive, help=argparse.SUPPRESS)
+    parser.add_argument("--layout", choices=LAYOUTS, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.child:
+        measure_torch(options)
+        return
+    rows = [row for mode, batch in options.cases for row in compare(options, mode, batch)]
+    print(table(rows))
+    if options.json:
+        settings = {key: getattr(options, key) for key in ("threads", "rounds", "warmup", "iterations", "dropout", "adam", "ours")}
+        with open(options.json, "w") as file:
+            json.dump({"settings": settings, "rows": rows}, file, indent=2)
+
+
+if __name__ == "__main__":
+    main()
