@@ -1,0 +1,223 @@
+//! The configuration of a training run: five sections, every key with a default and a valid range.
+//!
+//! Keys left out of a file have the paper's values for CIFAR-10. Where the text comes from and how its mistakes
+//! are explained is [`crate::config_text`]'s matter, what values make sense is [`crate::validate`]'s.
+
+use data::ResizeFilter;
+use diffusion::{DiffusionConfig, Variance};
+use models::UnetConfig;
+use serde::{Deserialize, Serialize};
+
+/// A training run, complete.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// What it learns from.
+    pub data: DataConfig,
+    /// The network.
+    pub model: ModelConfig,
+    /// The diffusion process and the objective.
+    pub diffusion: DiffusionConfig,
+    /// The optimisation.
+    pub train: TrainConfig,
+    /// What is reported on the way.
+    pub log: LogConfig,
+}
+
+/// `[data]`: the images.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct DataConfig {
+    /// Where the images come from: `cifar10:DIR[:train|:test]`, `mnist:DIR`, `images:DIR` or `shapes32`.
+    pub source: String,
+    /// Height and width the images are brought to, in pixels.
+    pub image_size: usize,
+    /// Channels the images are brought to: 1 gray, 3 RGB.
+    pub channels: usize,
+    /// Whether half of the images, drawn anew each epoch, are mirrored left to right.
+    pub flip: bool,
+    /// How images of another size are scaled.
+    pub resize: ResizeFilter,
+}
+
+/// `[model]`: the U-Net. Its image comes from `[data]`, its output channels from `[diffusion]`.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ModelConfig {
+    /// Channels at the highest resolution.
+    pub channels: usize,
+    /// Channel multiplier of each resolution level, highest resolution first.
+    pub channel_mult: Vec<usize>,
+    /// Residual blocks per level on the way down (one more on the way up).
+    pub num_res_blocks: usize,
+    /// Feature-map sizes, in network pixels, with attention after each residual block.
+    pub attention_resolutions: Vec<usize>,
+    /// Dropout rate in residual blocks, in [0, 1).
+    pub dropout: f64,
+    /// Side of the pixel squares gathered into channels before the network (1: none).
+    pub block_size: usize,
+    /// Groups of every group normalisation.
+    pub norm_groups: usize,
+}
+
+/// `[train]`: the optimisation.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TrainConfig {
+    /// Optimiser updates in the whole run.
+    pub steps: u64,
+    /// Images per update.
+    pub batch_size: usize,
+    /// Images per pass through the network, whose gradients are summed up to a batch; 0: the whole batch at once.
+    pub micro_batch: usize,
+    /// Adam's step size once warmed up.
+    pub learning_rate: f64,
+    /// Updates over which the step size grows linearly from 0; 0: none.
+    pub warmup_steps: u64,
+    /// Adam's decay of the gradient's mean, in [0, 1).
+    pub beta1: f64,
+    /// Adam's decay of the gradient's mean square, in [0, 1).
+    pub beta2: f64,
+    /// Adam's ε, above 0.
+    pub eps: f64,
+    /// Largest norm of the whole gradient; longer ones are scaled down to it. 0: never.
+    pub grad_clip: f64,
+    /// Decay of the weights' moving average per update, in [0, 1). The first update copies.
+    pub ema_decay: f64,
+    /// Decides every random number of the run.
+    pub seed: u64,
+    /// Updates between two checkpoints (one more is written at the end).
+    pub checkpoint_every: u64,
+    /// Checkpoints kept; older ones are deleted.
+    pub keep_checkpoints: usize,
+}
+
+/// `[log]`: what is reported on the way.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LogConfig {
+    /// Updates per line of `metrics.jsonl`; the line's loss is their mean.
+    pub every: u64,
+    /// Updates between two grids of images sampled with the averaged weights; 0: none.
+    pub sample_every: u64,
+    /// Images in such a grid.
+    pub sample_count: usize,
+    /// Steps of the sampler for such a grid, at most `diffusion.timesteps`.
+    pub sample_steps: usize,
+    /// Whether TensorBoard event files are written.
+    pub tensorboard: bool,
+}
+
+impl Default for DataConfig {
+    fn default() -> Self {
+        Self {
+            source: String::new(),
+            image_size: 32,
+            channels: 3,
+            flip: true,
+            resize: ResizeFilter::Area,
+        }
+    }
+}
+
+impl Default for ModelConfig {
+    fn default() -> Self {
+        Self {
+            channels: 128,
+            channel_mult: vec![1, 2, 2, 2],
+            num_res_blocks: 2,
+            attention_resolutions: vec![16],
+            dropout: 0.1,
+            block_size: 1,
+            norm_groups: 32,
+        }
+    }
+}
+
+impl Default for TrainConfig {
+    fn default() -> Self {
+        Self {
+            steps: 800_000,
+            batch_size: 128,
+            micro_batch: 0,
+            learning_rate: 2e-4,
+            warmup_steps: 5000,
+            beta1: 0.9,
+            beta2: 0.999,
+            eps: 1e-8,
+            grad_clip: 1.0,
+            ema_decay: 0.9999,
+            seed: 0,
+            checkpoint_every: 5000,
+            keep_checkpoints: 3,
+        }
+    }
+}
+
+impl Default for LogConfig {
+    fn default() -> Self {
+        Self { every: 100, sample_every: 5000, sample_count: 64, sample_steps: 100, tensorboard: true }
+    }
+}
+
+impl Config {
+    /// The network this run trains.
+    pub fn unet(&self) -> UnetConfig {
+        UnetConfig {
+            image_size: self.data.image_size,
+            image_channels: self.data.channels,
+            learned_variance: self.diffusion.variance == Variance::Learned,
+            channels: self.model.channels,
+            channel_mult: self.model.channel_mult.clone(),
+            num_res_blocks: self.model.num_res_blocks,
+            attention_resolutions: self.model.attention_resolutions.clone(),
+            dropout: self.model.dropout as f32,
+            block_size: self.model.block_size,
+            norm_groups: self.model.norm_groups,
+        }
+    }
+}
+
+impl TrainConfig {
+    /// Images per pass through the network.
+    pub fn pass_size(&self) -> usize {
+        if self.micro_batch == 0 { self.batch_size } else { self.micro_batch }
+    }
+
+    /// Adam's step size for the update that follows `completed` others: `learning_rate · min(completed / warmup_steps, 1)`,
+    /// so that the first update of a warm-up leaves the weights as they are, as the paper's code has it.
+    pub fn learning_rate_at(&self, completed: u64) -> f64 {
+        if completed >= self.warmup_steps {
+            self.learning_rate
+        } else {
+            self.learning_rate * completed as f64 / self.warmup_steps as f64
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_update_of_a_warm_up_has_rate_0() {
+        let train = TrainConfig { learning_rate: 2e-4, warmup_steps: 5000, ..TrainConfig::default() };
+        assert_eq!(train.learning_rate_at(0), 0.0);
+        assert_eq!(train.learning_rate_at(2500), 1e-4);
+        assert_eq!(train.learning_rate_at(5000), 2e-4);
+        assert_eq!(train.learning_rate_at(800_000), 2e-4);
+        let at_once = TrainConfig { warmup_steps: 0, ..train };
+        assert_eq!(at_once.learning_rate_at(0), 2e-4);
+    }
+
+    #[test]
+    fn the_network_of_the_defaults_is_the_papers_for_cifar10() {
+        let unet = Config::default().unet();
+        assert_eq!((unet.image_size, unet.image_channels, unet.channels), (32, 3, 128));
+        assert_eq!(unet.channel_mult, [1, 2, 2, 2]);
+        assert!(!unet.learned_variance);
+        let mut learned = Config::default();
+        learned.diffusion.variance = Variance::Learned;
+        assert!(learned.unet().learned_variance);
+    }
+}
