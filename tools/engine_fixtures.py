@@ -20,12 +20,12 @@ Operations and cases (paddings are top, bottom, left, right):
     linear           vectors
     group_norm       plain (4 groups, eps 1e-6), large_mean (3 groups, eps 1e-6; mean 40, deviation 0.25),
                      one_channel (groups of one channel, eps 1e-5), silu (4 groups, eps 1e-6, followed by SiLU)
-    silu             range (-30 to 30)
-    attention        5x3, peaked (scores up to 100 in size): softmax(q k^T / sqrt(c)) v over the pixels of a sample
+    silu, relu       range (-30 to 30)
+    attention        4x3, peaked (scores up to 100 in size): softmax(q k^T / sqrt(c)) v over the pixels of a sample
     upsample_nearest x2
     concat           4_7 (along channels, a first)
-    add_vector       rows: y[n, h, w, c] = x[n, h, w, c] + v[n, c]
-    add, scale       plain, 0.3 (y = x * float32(0.3))
+    add_per_sample   plain: y[n, h, w, c] = x[n, h, w, c] + v[n, c]
+    add              plain
     max_pool         3x3_s2, 3x3_s1_p1 (all values negative: padding counts as -inf)
     avg_pool         3x3_s1_p1 (padding excluded from the mean)
     global_avg_pool  plain: [n, h, w, c] -> [n, c]
@@ -33,7 +33,10 @@ Operations and cases (paddings are top, bottom, left, right):
     space_to_depth   block2, block4: y[n, i, j, (dy * block + dx) * C + c] = x[n, i * block + dy, j * block + dx, c],
                      the order of tf.nn.space_to_depth
     depth_to_space   block2: the inverse
-    mse              mean: loss = mean((x - target)^2), a scalar y of shape [1], dy = 1
+    squared_error    plain: y[n] = mean over h, w, c of (x - target)^2
+    sinusoid         32, 128 (channels): t [n] -> [sin(t f_0), ..., sin(t f_last), cos(t f_0), ..., cos(t f_last)] with
+                     f_i = 10000^(-i / (channels / 2 - 1)); no gradient
+    update           adam_clip_ema: see `updates`
 """
 
 import argparse
@@ -58,18 +61,21 @@ class Recorder:
     def __init__(self):
         self.tensors = {}
 
-    def case(self, name, function, dy_of_one=False, constants=(), **inputs):
+    def case(self, name, function, constants=(), **inputs):
         """Runs `function` on float64 leaves made of `inputs` (float32 arrays by name); records y, dy and all gradients
         but those of `constants`."""
         leaves = {
             key: torch.from_numpy(value).double().requires_grad_(key not in constants) for key, value in inputs.items()
         }
         y = function(**leaves)
-        dy = np.ones(1, np.float32) if dy_of_one else scaled(f"{name}/dy", tuple(y.shape), math.sqrt(3))
+        dy = scaled(f"{name}/dy", tuple(y.shape), math.sqrt(3))
         y.backward(torch.from_numpy(dy).double())
         record = dict(inputs, y=y.detach().numpy(), dy=dy)
         record.update({f"d{key}": leaf.grad.numpy() for key, leaf in leaves.items() if key not in constants})
-        for key, value in record.items():
+        self.record(name, record)
+
+    def record(self, name, arrays):
+        for key, value in arrays.items():
             assert np.isfinite(value).all(), f"{name}/{key}"
             self.tensors[f"{name}/{key}"] = np.ascontiguousarray(value, dtype=np.float32)
 
@@ -130,6 +136,34 @@ def attention(recorder, case, shape, spread):
     )
 
 
+def sinusoid(recorder, channels):
+    t = np.array([0, 1, 57, 500, 999], dtype=np.float32)
+    frequency = 10000.0 ** (-np.arange(channels // 2, dtype=np.float64) / (channels // 2 - 1))
+    angle = t.astype(np.float64)[:, None] * frequency
+    recorder.record(f"sinusoid/{channels}", {"t": t, "y": np.concatenate([np.sin(angle), np.cos(angle)], axis=1)})
+
+
+def updates(recorder):
+    """Four updates of one tensor w0: gradient g<k>, clipped to a global norm of 1; Adam with learning rate 0.01,
+    betas 0.9 and 0.999, epsilon 1e-8; the moving average with decay 0.75, a copy of the weights at the first.
+    The gradients' norms are about 3, 0.6, 30 and 0.01, so that some are clipped. Recorded: norm<k>, w<k>, ema<k>."""
+    name, count = "update/adam_clip_ema", 23
+    w0 = scaled(f"{name}/w0", (count,), 1.0)
+    w = torch.from_numpy(w0).double().requires_grad_()
+    adam = torch.optim.Adam([w], lr=0.01, betas=(0.9, 0.999), eps=1e-8)
+    arrays, average = {"w0": w0}, None
+    for k, norm in enumerate((3.0, 0.6, 30.0, 0.01), start=1):
+        g = scaled(f"{name}/g{k}", (count,), norm * math.sqrt(3 / count))
+        exact = torch.from_numpy(g).double()
+        length = exact.norm()
+        w.grad = exact * min(1.0, 1.0 / length)
+        adam.step()
+        now = w.detach().clone()
+        average = now if average is None else 0.75 * average + 0.25 * now
+        arrays |= {f"g{k}": g, f"norm{k}": length.reshape(1).numpy(), f"w{k}": now.numpy(), f"ema{k}": average.numpy()}
+    recorder.record(name, arrays)
+
+
 def space_to_depth(x, block):
     n, h, w, c = x.shape
     x = x.reshape(n, h // block, block, w // block, block, c).permute(0, 1, 3, 2, 4, 5)
@@ -171,9 +205,10 @@ def record_all():
     group_norm(recorder, "one_channel", (2, 3, 4, 5), 5, 1e-5)
     group_norm(recorder, "silu", (2, 3, 3, 20), 4, 1e-6)
 
-    case("silu/range", lambda x: F.silu(x), x=inputs("silu/x", (1, 6, 7, 3), 30.0))
+    case("silu/range", lambda x: F.silu(x), x=inputs("silu/x", (1, 5, 7, 3), 30.0))
+    case("relu/range", lambda x: F.relu(x), x=inputs("relu/x", (1, 4, 3, 3), 30.0))
 
-    attention(recorder, "5x3", (2, 5, 3, 11), math.sqrt(3))
+    attention(recorder, "4x3", (2, 4, 3, 11), math.sqrt(3))
     attention(recorder, "peaked", (1, 4, 4, 9), 6.0)
 
     case(
@@ -185,20 +220,19 @@ def record_all():
         a=inputs("concat/a", (2, 3, 3, 4)), b=inputs("concat/b", (2, 3, 3, 7)),
     )
     case(
-        "add_vector/rows", lambda x, v: x + v[:, None, None, :],
-        x=inputs("add_vector/x", (2, 3, 5, 6)), v=inputs("add_vector/v", (2, 6)),
+        "add_per_sample/plain", lambda x, v: x + v[:, None, None, :],
+        x=inputs("add_per_sample/x", (2, 3, 3, 6)), v=inputs("add_per_sample/v", (2, 6)),
     )
     case("add/plain", lambda a, b: a + b, a=inputs("add/a", (2, 2, 3, 5)), b=inputs("add/b", (2, 2, 3, 5)))
-    case("scale/0.3", lambda x: x * float(np.float32(0.3)), x=inputs("scale/x", (2, 2, 3, 5)))
 
     case("max_pool/3x3_s2", lambda x: nhwc(F.max_pool2d(nchw(x), 3, 2)), x=inputs("max_pool/x", (2, 7, 9, 3)))
     case(
         "max_pool/3x3_s1_p1", lambda x: nhwc(F.max_pool2d(nchw(x), 3, 1, 1)),
-        x=inputs("max_pool_padded/x", (2, 5, 6, 3)) - np.float32(2),
+        x=inputs("max_pool_padded/x", (1, 5, 6, 3)) - np.float32(2),
     )
     case(
         "avg_pool/3x3_s1_p1", lambda x: nhwc(F.avg_pool2d(nchw(x), 3, 1, 1, count_include_pad=False)),
-        x=inputs("avg_pool/x", (2, 5, 6, 3)),
+        x=inputs("avg_pool/x", (1, 5, 6, 3)),
     )
     case("global_avg_pool/plain", lambda x: x.mean(dim=(1, 2)), x=inputs("global_avg_pool/x", (2, 5, 3, 7)))
 
@@ -210,9 +244,12 @@ def record_all():
     case("depth_to_space/block2", lambda x: depth_to_space(x, 2), x=inputs("depth_to_space/x", (2, 2, 3, 12)))
 
     case(
-        "mse/mean", lambda x, target: ((x - target) ** 2).mean().reshape(1), dy_of_one=True, constants=("target",),
-        x=inputs("mse/x", (2, 3, 4, 3)), target=inputs("mse/target", (2, 3, 4, 3)),
+        "squared_error/plain", lambda x, target: ((x - target) ** 2).mean(dim=(1, 2, 3)), constants=("target",),
+        x=inputs("squared_error/x", (3, 2, 4, 3)), target=inputs("squared_error/target", (3, 2, 4, 3)),
     )
+    for channels in (32, 128):
+        sinusoid(recorder, channels)
+    updates(recorder)
     return recorder.tensors
 
 
