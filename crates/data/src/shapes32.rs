@@ -1,0 +1,338 @@
+//! `shapes32`: a procedural set of 32×32 RGB images with known factors. Each shows one anti-aliased coloured shape
+//! on a soft background. Images are made when they are read, need no file, never run out, and have the same bytes on
+//! every machine (only IEEE additions, multiplications, divisions and square roots are used).
+
+use crate::{DataError, ImageOptions, ImageSource, SourceKind, SourceSpec, converted};
+use engine::ImageShape;
+use engine::random::{Purpose, Stream};
+use std::sync::Arc;
+
+pub(crate) static KIND: SourceKind = SourceKind {
+    name: "shapes32",
+    form: "shapes32",
+    about: "embedded: coloured shapes of 32x32 pixels, as many as one wants",
+    takes_path: false,
+    takes_split: false,
+    open,
+};
+
+fn open(_spec: &SourceSpec, options: &ImageOptions) -> Result<Arc<dyn ImageSource>, DataError> {
+    Ok(converted::convert(Arc::new(Shapes32::new(0)), options))
+}
+
+/// Height and width.
+const SIDE: usize = 32;
+const SHAPE: ImageShape = ImageShape::new(SIDE, SIDE, 3);
+/// What is called an epoch of the endless set: CIFAR-10's number of training images.
+const EPOCH: u64 = 50_000;
+/// Range of [`Factors::size`], in pixels.
+const SIZES: (f32, f32) = (8.0, 12.0);
+/// Least distance of a shape's bounding square from the image's edge, in pixels.
+const MARGIN: f32 = 1.5;
+
+/// What is drawn. The number of a variant is the image's label.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Figure {
+    /// A disc.
+    Circle,
+    /// Its sides upright.
+    Square,
+    /// Equilateral, on its base.
+    Triangle,
+    /// A rhombus, taller than wide.
+    Diamond,
+    /// A circle with a hole.
+    Ring,
+    /// Five points, one of them up.
+    Star,
+    /// A plus sign.
+    Cross,
+    /// Upright.
+    Heart,
+}
+
+impl Figure {
+    /// All of them, in the order of their labels.
+    pub const ALL: [Self; 8] = [
+        Self::Circle,
+        Self::Square,
+        Self::Triangle,
+        Self::Diamond,
+        Self::Ring,
+        Self::Star,
+        Self::Cross,
+        Self::Heart,
+    ];
+
+    /// The signed distance from (`x`, `y`) to the figure's outline, negative inside, for the figure of size 1 about the
+    /// origin; y points down. Exact near the outline, which is where it decides a pixel's colour.
+    fn distance(self, x: f32, y: f32) -> f32 {
+        // Sizes are chosen so that the figures look equally large.
+        match self {
+            Self::Circle => length(x, y) - 0.92,
+            Self::Square => rectangle(x, y, 0.82, 0.82),
+            Self::Triangle => polygon(x, y, &[(0.0, -0.9), (1.0, 0.832), (-1.0, 0.832)]),
+            Self::Diamond => polygon(x, y, &[(0.0, -1.0), (0.76, 0.0), (0.0, 1.0), (-0.76, 0.0)]),
+            Self::Ring => (length(x, y) - 0.69).abs() - 0.25,
+            Self::Star => polygon(x, y, &STAR),
+            Self::Cross => rectangle(x, y, 0.95, 0.33).min(rectangle(x, y, 0.33, 0.95)),
+            Self::Heart => heart(x, y),
+        }
+    }
+}
+
+/// Outer radius 1.05, inner 0.44, moved down by 0.1 to fill its square; sines and cosines of multiples of 36°.
+const STAR: [(f32, f32); 10] = [
+    (0.0, -0.95),
+    (0.258_625, -0.255_967),
+    (0.998_609, -0.224_468),
+    (0.418_465, 0.235_967),
+    (0.617_175, 0.949_468),
+    (0.0, 0.54),
+    (-0.617_175, 0.949_468),
+    (-0.418_465, 0.235_967),
+    (-0.998_609, -0.224_468),
+    (-0.258_625, -0.255_967),
+];
+
+fn length(x: f32, y: f32) -> f32 {
+    (x * x + y * y).sqrt()
+}
+
+fn rectangle(x: f32, y: f32, half_width: f32, half_height: f32) -> f32 {
+    let (dx, dy) = (x.abs() - half_width, y.abs() - half_height);
+    length(dx.max(0.0), dy.max(0.0)) + dx.max(dy).min(0.0)
+}
+
+/// A square standing on its corner and a disc on each of its two upper sides.
+fn heart(x: f32, y: f32) -> f32 {
+    const HALF_SIDE: f32 = 0.62;
+    // Half a side along the diagonal direction: 0.62 / √2.
+    const STEP: f32 = 0.438_406;
+    let (x, y) = (x.abs(), y - 0.08);
+    let square = {
+        // Turned by 45°: (x + y) / √2, (y - x) / √2.
+        let (u, v) = ((x + y) * std::f32::consts::FRAC_1_SQRT_2, (y - x) * std::f32::consts::FRAC_1_SQRT_2);
+        rectangle(u, v, HALF_SIDE, HALF_SIDE)
+    };
+    let disc = length(x - STEP, y + STEP) - HALF_SIDE;
+    square.min(disc)
+}
+
+/// The distance to the nearest side, negative if a ray from the point crosses the sides an odd number of times.
+fn polygon(x: f32, y: f32, corners: &[(f32, f32)]) -> f32 {
+    let mut nearest = f32::INFINITY;
+    let mut inside = false;
+    let mut previous = corners[corners.len() - 1];
+    for &corner in corners {
+        let (ax, ay) = previous;
+        let (bx, by) = corner;
+        let (side_x, side_y) = (bx - ax, by - ay);
+        let along = ((x - ax) * side_x + (y - ay) * side_y) / (side_x * side_x + side_y * side_y);
+        let along = along.clamp(0.0, 1.0);
+        nearest = nearest.min(length(x - ax - along * side_x, y - ay - along * side_y));
+        if (ay > y) != (by > y) && x < ax + (y - ay) / side_y * side_x {
+            inside = !inside;
+        }
+        previous = corner;
+    }
+    if inside { -nearest } else { nearest }
+}
+
+/// The colour of a shape.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[allow(missing_docs)] // The names say it.
+pub enum Colour {
+    Red,
+    Orange,
+    Yellow,
+    Green,
+    Cyan,
+    Blue,
+    Purple,
+    Pink,
+}
+
+impl Colour {
+    /// All of them.
+    pub const ALL: [Self; 8] = [
+        Self::Red,
+        Self::Orange,
+        Self::Yellow,
+        Self::Green,
+        Self::Cyan,
+        Self::Blue,
+        Self::Purple,
+        Self::Pink,
+    ];
+
+    /// As sRGB.
+    pub const fn rgb(self) -> [u8; 3] {
+        match self {
+            Self::Red => [214, 32, 38],
+            Self::Orange => [240, 120, 16],
+            Self::Yellow => [246, 196, 0],
+            Self::Green => [32, 150, 66],
+            Self::Cyan => [0, 168, 190],
+            Self::Blue => [34, 74, 200],
+            Self::Purple => [122, 44, 170],
+            Self::Pink => [232, 74, 150],
+        }
+    }
+}
+
+/// The tone of a background.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[allow(missing_docs)] // The names say it.
+pub enum Tone {
+    White,
+    Sand,
+    Mint,
+    Sky,
+    Lilac,
+    Rose,
+}
+
+impl Tone {
+    /// All of them.
+    pub const ALL: [Self; 6] = [Self::White, Self::Sand, Self::Mint, Self::Sky, Self::Lilac, Self::Rose];
+
+    /// As sRGB: the tone itself, and the deeper one that a gradient ends in.
+    pub const fn rgb(self) -> [[u8; 3]; 2] {
+        match self {
+            Self::White => [[246, 246, 246], [206, 206, 210]],
+            Self::Sand => [[244, 236, 220], [216, 198, 168]],
+            Self::Mint => [[224, 242, 228], [178, 212, 190]],
+            Self::Sky => [[222, 236, 248], [172, 198, 226]],
+            Self::Lilac => [[236, 228, 246], [198, 184, 222]],
+            Self::Rose => [[248, 228, 230], [224, 188, 194]],
+        }
+    }
+}
+
+/// How a background changes across the image.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Gradient {
+    /// Not at all.
+    Plain,
+    /// Deeper towards the bottom.
+    Down,
+    /// Deeper towards the top.
+    Up,
+    /// Deeper towards the right.
+    Right,
+    /// Deeper towards the left.
+    Left,
+}
+
+impl Gradient {
+    /// All of them.
+    pub const ALL: [Self; 5] = [Self::Plain, Self::Down, Self::Up, Self::Right, Self::Left];
+}
+
+/// All that an image of the set depends on.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct Factors {
+    /// What is drawn.
+    pub figure: Figure,
+    /// In which colour.
+    pub colour: Colour,
+    /// Half the width of the square that the figure about fills, in pixels: 8 to 12.
+    pub size: f32,
+    /// The figure's centre (x to the right, y down) in pixels from the upper left corner of the image. The figure's
+    /// square is at least 1.5 pixels from the edges.
+    pub centre: (f32, f32),
+    /// The tone behind it.
+    pub tone: Tone,
+    /// How the tone changes across the image.
+    pub gradient: Gradient,
+}
+
+/// The set that belongs to a seed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Shapes32 {
+    seed: u64,
+}
+
+impl Shapes32 {
+    /// The set of `seed`.
+    pub fn new(seed: u64) -> Self {
+        Self { seed }
+    }
+
+    /// What image `index` shows. All factors are drawn uniformly and independently, but for the centre's range,
+    /// which is what the size leaves.
+    pub fn factors(&self, index: u64) -> Factors {
+        // A stream numbers 2⁵⁶ samples; the step takes the bits above.
+        let stream = Stream::new(self.seed, Purpose::Synthetic, (index >> 56) as u32, index);
+        let choice = |element, count: usize| stream.below(element, count as u64) as usize;
+        let between = |element, low: f32, high: f32| low + (high - low) * stream.uniform(element);
+        // `below` takes two words an element: 0..4 use words 0..8.
+        let size = between(8, SIZES.0, SIZES.1);
+        let reach = size + MARGIN;
+        Factors {
+            figure: Figure::ALL[choice(0, Figure::ALL.len())],
+            colour: Colour::ALL[choice(1, Colour::ALL.len())],
+            tone: Tone::ALL[choice(2, Tone::ALL.len())],
+            gradient: Gradient::ALL[choice(3, Gradient::ALL.len())],
+            size,
+            centre: (between(9, reach, SIDE as f32 - reach), between(10, reach, SIDE as f32 - reach)),
+        }
+    }
+}
+
+/// Draws the image of `factors` into `pixels`, 32·32·3 bytes.
+///
+/// # Panics
+/// If `pixels` has another length.
+pub fn render(factors: &Factors, pixels: &mut [u8]) {
+    assert_eq!(pixels.len(), SHAPE.len(), "pixels of a {SHAPE} image");
+    let colour = factors.colour.rgb().map(f32::from);
+    let tone = factors.tone.rgb().map(|rgb| rgb.map(f32::from));
+    for (number, pixel) in pixels.as_chunks_mut::<3>().0.iter_mut().enumerate() {
+        let (x, y) = ((number % SIDE) as f32 + 0.5, (number / SIDE) as f32 + 0.5);
+        let depth = match factors.gradient {
+            Gradient::Plain => 0.0,
+            Gradient::Down => y / SIDE as f32,
+            Gradient::Up => 1.0 - y / SIDE as f32,
+            Gradient::Right => x / SIDE as f32,
+            Gradient::Left => 1.0 - x / SIDE as f32,
+        };
+        let (dx, dy) = (x - factors.centre.0, y - factors.centre.1);
+        let distance = factors.figure.distance(dx / factors.size, dy / factors.size) * factors.size;
+        // How much of the pixel a straight edge at this distance covers.
+        let coverage = (0.5 - distance).clamp(0.0, 1.0);
+        for channel in 0..3 {
+            let background = tone[0][channel] + (tone[1][channel] - tone[0][channel]) * depth;
+            let value = background + (colour[channel] - background) * coverage;
+            pixel[channel] = (value + 0.5) as u8;
+        }
+    }
+}
+
+impl ImageSource for Shapes32 {
+    fn len(&self) -> u64 {
+        EPOCH
+    }
+
+    fn is_endless(&self) -> bool {
+        true
+    }
+
+    fn shape(&self) -> ImageShape {
+        SHAPE
+    }
+
+    fn read(&self, index: u64, pixels: &mut [u8]) -> Result<(), DataError> {
+        render(&self.factors(index), pixels);
+        Ok(())
+    }
+
+    fn label(&self, index: u64) -> Option<u32> {
+        Some(self.factors(index).figure as u32)
+    }
+
+    fn description(&self) -> String {
+        format!("shapes32: procedural coloured shapes {SHAPE}, endless, seed {}", self.seed)
+    }
+}
