@@ -1,0 +1,281 @@
+//! Files and directories that appear whole or not at all.
+//!
+//! Everything is written under a temporary name beside its place, brought to the disk, and renamed. An error or a kill
+//! at any moment leaves what stood there before. Temporary names are `.NAME.ddpm-partial`; one that a killed process
+//! left behind is removed by the next write to the same place. One process at a time may write to a place.
+
+use crate::Error;
+use std::ffi::{OsStr, OsString};
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+/// Being written.
+const PARTIAL: &str = ".ddpm-partial";
+/// Was at a place that another directory is just taking, where the system cannot exchange the two at once.
+const PREVIOUS: &str = ".ddpm-previous";
+/// Being deleted.
+const DELETED: &str = ".ddpm-deleted";
+
+/// What to do when something stands where a directory is to be written.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Existing {
+    /// An error, unless it is an empty directory.
+    Keep,
+    /// The new directory takes its place, once complete.
+    Replace,
+}
+
+/// Writes the file `path` by `fill`, atomically; an existing file is replaced.
+///
+/// # Errors
+/// Those of `fill`, and those of the file system; the old file is then untouched.
+pub fn write_file(path: &Path, fill: impl FnOnce(&mut dyn Write) -> Result<(), Error>) -> Result<(), Error> {
+    let temporary = sibling(path, PARTIAL)?;
+    let written = write_and_sync(&temporary, fill)
+        .and_then(|()| fs::rename(&temporary, path).map_err(Error::write(path)))
+        .and_then(|()| sync_directory(parent(path)));
+    if written.is_err() {
+        // The error that is reported is the first one.
+        let _ = fs::remove_file(&temporary);
+    }
+    written
+}
+
+fn write_and_sync(path: &Path, fill: impl FnOnce(&mut dyn Write) -> Result<(), Error>) -> Result<(), Error> {
+    let mut out = io::BufWriter::new(File::create(path).map_err(Error::write(path))?);
+    fill(&mut out)?;
+    let file = out.into_inner().map_err(|error| Error::write(path)(error.into_error()))?;
+    file.sync_all().map_err(Error::write(path))
+}
+
+/// A directory that is being written under a temporary name. Dropped before [`PendingDirectory::commit`], it vanishes.
+#[derive(Debug)]
+pub struct PendingDirectory {
+    target: PathBuf,
+    temporary: PathBuf,
+    existing: Existing,
+}
+
+impl PendingDirectory {
+    /// Begins to write the directory `target`; missing parents are made, a leftover of a killed write is removed.
+    ///
+    /// # Errors
+    /// If `target` is a file, or stands and may not be replaced, or the file system refuses.
+    pub fn begin(target: &Path, existing: Existing) -> Result<Self, Error> {
+        let temporary = sibling(target, PARTIAL)?;
+        recover(target)?;
+        check_vacant(target, existing)?;
+        create_directories(parent(target))?;
+        remove_tree(&temporary)?;
+        remove_tree(&sibling(target, DELETED)?)?;
+        fs::create_dir(&temporary).map_err(Error::write(target))?;
+        Ok(Self { target: target.to_owned(), temporary, existing })
+    }
+
+    /// The temporary directory, to be filled.
+    pub fn path(&self) -> &Path {
+        &self.temporary
+    }
+
+    /// Where the directory will be.
+    pub fn target(&self) -> &Path {
+        &self.target
+    }
+
+    /// Brings all files to the disk and puts the directory in its place.
+    ///
+    /// # Errors
+    /// If the file system refuses; what stood at the place before is then still there.
+    pub fn commit(self) -> Result<(), Error> {
+        check_vacant(&self.target, self.existing)?;
+        sync_tree(&self.temporary)?;
+        if self.target.exists() {
+            replace(&self.temporary, &self.target)?;
+        } else {
+            fs::rename(&self.temporary, &self.target).map_err(Error::write(&self.target))?;
+        }
+        sync_directory(parent(&self.target))
+    }
+}
+
+impl Drop for PendingDirectory {
+    fn drop(&mut self) {
+        // After a commit nothing is there any more, or the directory that was replaced. A failure here
+        // leaves a temporary that the next write removes.
+        let _ = fs::remove_dir_all(&self.temporary);
+    }
+}
+
+fn check_vacant(target: &Path, existing: Existing) -> Result<(), Error> {
+    let occupied = |problem| Err(Error::Occupied { path: target.to_owned(), problem });
+    let metadata = match fs::metadata(target) {
+        Ok(metadata) => metadata,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(Error::write(target)(error)),
+    };
+    if !metadata.is_dir() {
+        return occupied("is a file, where a directory was to be written; choose another place");
+    }
+    if existing == Existing::Keep && fs::read_dir(target).map_err(Error::read(target))?.next().is_some() {
+        return occupied("exists and is not empty; choose another place or remove it");
+    }
+    Ok(())
+}
+
+/// Puts `new` where the directory `old` is, and `old` (or nothing) where `new` was.
+fn replace(new: &Path, old: &Path) -> Result<(), Error> {
+    if exchange(new, old) {
+        return Ok(());
+    }
+    // Two renames; `recover` undoes the first if the process is killed between them.
+    let previous = sibling(old, PREVIOUS)?;
+    remove_tree(&previous)?;
+    fs::rename(old, &previous).map_err(Error::write(old))?;
+    if let Err(error) = fs::rename(new, old) {
+        let _ = fs::rename(&previous, old);
+        return Err(Error::write(old)(error));
+    }
+    sync_directory(parent(old))?;
+    remove_tree(&previous)
+}
+
+/// Exchanges two directories in one step, where the system can.
+#[cfg(any(target_os = "linux", target_os = "android", target_vendor = "apple"))]
+fn exchange(one: &Path, other: &Path) -> bool {
+    use rustix::fs::{CWD, RenameFlags, renameat_with};
+    renameat_with(CWD, one, CWD, other, RenameFlags::EXCHANGE).is_ok()
+}
+
+#[cfg(not(any(target_os = "linux", target_os = "android", target_vendor = "apple")))]
+fn exchange(_one: &Path, _other: &Path) -> bool {
+    false
+}
+
+/// Restores `target` if a kill came while it was being replaced; removes what it replaced otherwise.
+fn recover(target: &Path) -> Result<(), Error> {
+    let previous = sibling(target, PREVIOUS)?;
+    if target.exists() {
+        return remove_tree(&previous);
+    }
+    match fs::rename(&previous, target) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Error::write(target)(error)),
+        _ => Ok(()),
+    }
+}
+
+/// Deletes the directory `path` so that it is never seen half deleted under its name.
+///
+/// # Errors
+/// If the file system refuses.
+pub fn remove_directory(path: &Path) -> Result<(), Error> {
+    let deleted = sibling(path, DELETED)?;
+    remove_tree(&deleted)?;
+    fs::rename(path, &deleted).map_err(Error::write(path))?;
+    remove_tree(&deleted)
+}
+
+/// Clears `directory` of the temporaries of killed writes, and restores what one of them was replacing.
+///
+/// # Errors
+/// If the file system refuses. A directory that does not exist is clear.
+pub fn clean(directory: &Path) -> Result<(), Error> {
+    for (name, suffix) in leftovers(directory)? {
+        let target = directory.join(&name);
+        match suffix {
+            PREVIOUS => recover(&target)?,
+            _ => remove_tree(&sibling(&target, suffix)?)?,
+        }
+    }
+    Ok(())
+}
+
+/// The final names and the suffixes of all temporaries in `directory`.
+fn leftovers(directory: &Path) -> Result<Vec<(String, &'static str)>, Error> {
+    let entries = match fs::read_dir(directory) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(Error::read(directory)(error)),
+    };
+    let mut found = Vec::new();
+    for entry in entries {
+        let name = entry.map_err(Error::read(directory))?.file_name();
+        let Some(name) = name.to_str().and_then(|name| name.strip_prefix('.')) else { continue };
+        let suffix = [PARTIAL, PREVIOUS, DELETED].into_iter().find(|suffix| name.ends_with(suffix));
+        found.extend(suffix.map(|suffix| (name[..name.len() - suffix.len()].to_owned(), suffix)));
+    }
+    Ok(found)
+}
+
+/// `.NAME<suffix>` beside `path`.
+fn sibling(path: &Path, suffix: &str) -> Result<PathBuf, Error> {
+    let no_name =
+        || Error::Occupied { path: path.to_owned(), problem: "is not a place to write to; give it a name" };
+    let mut name = OsString::from(".");
+    name.push(path.file_name().ok_or_else(no_name)?);
+    name.push(OsStr::new(suffix));
+    Ok(parent(path).join(name))
+}
+
+/// The directory that `path` is in.
+fn parent(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    }
+}
+
+/// Makes `path` and its missing parents, and brings their names to the disk.
+fn create_directories(path: &Path) -> Result<(), Error> {
+    if path.is_dir() {
+        return Ok(());
+    }
+    create_directories(parent(path))?;
+    match fs::create_dir(path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => Ok(()),
+        Err(error) => Err(Error::write(path)(error)),
+        Ok(()) => sync_directory(parent(path)),
+    }
+}
+
+/// Removes a file or a directory with all that is in it; nothing there is fine.
+fn remove_tree(path: &Path) -> Result<(), Error> {
+    let removed = match fs::symlink_metadata(path) {
+        Ok(metadata) if metadata.is_dir() => fs::remove_dir_all(path),
+        Ok(_) => fs::remove_file(path),
+        Err(error) => Err(error),
+    };
+    match removed {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Error::write(path)(error)),
+        _ => Ok(()),
+    }
+}
+
+/// Brings every file and directory below `directory`, and itself, to the disk.
+fn sync_tree(directory: &Path) -> Result<(), Error> {
+    for entry in fs::read_dir(directory).map_err(Error::write(directory))? {
+        let path = entry.map_err(Error::write(directory))?.path();
+        if path.is_dir() {
+            sync_tree(&path)?;
+        } else {
+            // Windows flushes only files open for writing.
+            let file = File::options().append(true).open(&path).map_err(Error::write(&path))?;
+            file.sync_all().map_err(Error::write(&path))?;
+        }
+    }
+    sync_directory(directory)
+}
+
+/// Brings the names in a directory to the disk, where the system has the notion.
+fn sync_directory(path: &Path) -> Result<(), Error> {
+    if !cfg!(unix) {
+        return Ok(());
+    }
+    match File::open(path).and_then(|directory| directory.sync_all()) {
+        // Some network file systems do not offer this for directories.
+        Err(error) if matches!(error.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported) => {
+            Ok(())
+        }
+        other => other.map_err(Error::write(path)),
+    }
+}

@@ -1,0 +1,259 @@
+//! `unet/config.json`: a [`UnetConfig`] in the words of diffusers' `UNet2DModel`.
+
+use super::DIFFUSERS_VERSION;
+use crate::Error;
+use crate::json_file::Fields;
+use models::UnetConfig;
+use serde_json::{Value, json};
+use std::path::Path;
+
+/// Largest image size, channel count, … read: far beyond any network, and small enough that no product overflows.
+const MAX_DIMENSION: usize = 1 << 16;
+/// Most residual blocks per level read.
+const MAX_BLOCKS: usize = 64;
+
+const DOWN_BLOCK: &str = "DownBlock2D";
+const DOWN_BLOCK_WITH_ATTENTION: &str = "AttnDownBlock2D";
+const UP_BLOCK: &str = "UpBlock2D";
+const UP_BLOCK_WITH_ATTENTION: &str = "AttnUpBlock2D";
+
+/// The content of `unet/config.json` for a network.
+///
+/// `sample_size`, `in_channels` and `out_channels` are those of the network itself, after pixels have been gathered into
+/// channels by `block_size`.
+///
+/// # Errors
+/// If diffusers has no words for the network: its first channel multiplier is not 1 (the width of the time embedding and
+/// of the first convolution are one setting there), or the block size does not divide the image size.
+pub fn unet_to_json(config: &UnetConfig) -> Result<Value, Error> {
+    let not_expressible = |key, value: String, reason| Err(Error::NotExpressible { key, value, reason });
+    if config.channel_mult.first() != Some(&1) {
+        let reason =
+            "its first entry must be 1: the first level has as many channels as the first convolution";
+        return not_expressible("channel_mult", format!("{:?}", config.channel_mult), reason);
+    }
+    if config.block_size == 0 || !config.image_size.is_multiple_of(config.block_size) {
+        let reason = "it must divide the image size";
+        return not_expressible("block_size", config.block_size.to_string(), reason);
+    }
+    let sample_size = config.image_size / config.block_size;
+    let in_channels = config.image_channels * config.block_size * config.block_size;
+    let out_channels = if config.learned_variance { 2 * in_channels } else { in_channels };
+    let block_out_channels: Vec<usize> =
+        config.channel_mult.iter().map(|factor| factor * config.channels).collect();
+    let attention = attention_levels(config, sample_size);
+    let block_types = |plain: &'static str, attending: &'static str| {
+        attention.iter().map(move |&attends| if attends { attending } else { plain })
+    };
+    let down: Vec<&str> = block_types(DOWN_BLOCK, DOWN_BLOCK_WITH_ATTENTION).collect();
+    let up: Vec<&str> = block_types(UP_BLOCK, UP_BLOCK_WITH_ATTENTION).rev().collect();
+    Ok(json!({
+        "_class_name": "UNet2DModel",
+        "_diffusers_version": DIFFUSERS_VERSION,
+        "act_fn": "silu",
+        "add_attention": true,
+        "attention_head_dim": null,
+        "attn_norm_num_groups": null,
+        "block_out_channels": block_out_channels,
+        "center_input_sample": false,
+        "class_embed_type": null,
+        "down_block_types": down,
+        "downsample_padding": 0,
+        "downsample_type": "conv",
+        "dropout": shortest(config.dropout),
+        "flip_sin_to_cos": false,
+        "freq_shift": 1,
+        "in_channels": in_channels,
+        "layers_per_block": config.num_res_blocks,
+        "mid_block_scale_factor": 1,
+        "mid_block_type": "UNetMidBlock2D",
+        "norm_eps": 1e-6,
+        "norm_num_groups": config.norm_groups,
+        "num_class_embeds": null,
+        "num_train_timesteps": null,
+        "out_channels": out_channels,
+        "resnet_time_scale_shift": "default",
+        "sample_size": sample_size,
+        "time_embedding_dim": null,
+        "time_embedding_type": "positional",
+        "up_block_types": up,
+        "upsample_type": "conv",
+    }))
+}
+
+/// Whether attention follows the residual blocks of each level, highest resolution first.
+fn attention_levels(config: &UnetConfig, sample_size: usize) -> Vec<bool> {
+    let resolution = |level: usize| sample_size.checked_shr(level as u32).unwrap_or(0);
+    let levels = 0..config.channel_mult.len();
+    levels.map(|level| config.attention_resolutions.contains(&resolution(level))).collect()
+}
+
+/// The number whose shortest decimal form is that of `value`: 0.1, not 0.10000000149.
+fn shortest(value: f32) -> Value {
+    value.to_string().parse::<f64>().map_or(Value::Null, Value::from)
+}
+
+/// Reads `unet/config.json`.
+///
+/// `block_size` is what the file cannot say: how many pixels were gathered into channels (1: none). Every key is looked
+/// at. One that is left out has the value that diffusers takes then, which is not always one supported here.
+///
+/// # Errors
+/// Names the key whose value is not supported.
+pub fn unet_from_json(path: &Path, block_size: usize) -> Result<UnetConfig, Error> {
+    let mut fields = Fields::read(path)?;
+    require_supported(&mut fields)?;
+
+    let sample_size = fields.required("sample_size")?;
+    let sample_size = match sample_size.as_array().map(Vec::as_slice) {
+        Some([height, width]) if height == width => height.clone(),
+        _ => sample_size,
+    };
+    let sample_size = fields.integer("sample_size", &sample_size, 1..=MAX_DIMENSION)?;
+    let block_out_channels = block_out_channels(&mut fields)?;
+    let channels = block_out_channels[0];
+    let levels = block_out_channels.len();
+    let attention = attention(&mut fields, levels)?;
+    one_head(&mut fields, &block_out_channels, &attention)?;
+
+    let value = fields.take("time_embedding_dim", Value::Null);
+    if !value.is_null() && value != json!(4 * channels) {
+        let supported = format!("only {} (4 × the first block_out_channels) is supported", 4 * channels);
+        return Err(fields.unsupported("time_embedding_dim", &value, supported));
+    }
+    let value = fields.take("norm_num_groups", 32);
+    let norm_groups = fields.integer("norm_num_groups", &value, 1..=MAX_DIMENSION)?;
+    let value = fields.take("attn_norm_num_groups", Value::Null);
+    if !value.is_null() && value != json!(norm_groups) {
+        let supported = format!("only norm_num_groups ({norm_groups}) is supported");
+        return Err(fields.unsupported("attn_norm_num_groups", &value, supported));
+    }
+    let value = fields.take("layers_per_block", 2);
+    let num_res_blocks = fields.integer("layers_per_block", &value, 1..=MAX_BLOCKS)?;
+    let value = fields.take("dropout", 0.0);
+    let dropout = fields.number("dropout", &value)? as f32;
+    if !(0.0..1.0).contains(&dropout) {
+        return Err(fields.unsupported("dropout", &value, "must be in [0, 1)"));
+    }
+    let (image_channels, learned_variance) = image_channels(&mut fields, block_size)?;
+    if sample_size.checked_shr(levels as u32 - 1).is_none_or(|last| last << (levels - 1) != sample_size) {
+        let supported = format!("it must be halved {} times for {levels} levels", levels - 1);
+        return Err(fields.unsupported("sample_size", &json!(sample_size), supported));
+    }
+    let image_size = sample_size.saturating_mul(block_size);
+    fields.finish()?;
+    Ok(UnetConfig {
+        image_size,
+        image_channels,
+        learned_variance,
+        channels,
+        channel_mult: block_out_channels.iter().map(|width| width / channels).collect(),
+        num_res_blocks,
+        attention_resolutions: (0..levels)
+            .filter(|&level| attention[level])
+            .map(|level| sample_size >> level)
+            .collect(),
+        dropout,
+        block_size,
+        norm_groups,
+    })
+}
+
+/// The settings with one supported value each, beside the value that a left-out key has in diffusers.
+fn require_supported(fields: &mut Fields) -> Result<(), Error> {
+    let class = fields.required("_class_name")?;
+    if class != "UNet2DModel" {
+        return Err(fields.unsupported("_class_name", &class, "only UNet2DModel is supported"));
+    }
+    fields.only("act_fn", "silu", "silu")?;
+    fields.only("add_attention", true, true)?;
+    fields.only("center_input_sample", false, false)?;
+    fields.only("class_embed_type", Value::Null, Value::Null)?;
+    fields.only("downsample_padding", 1, 0)?;
+    fields.only("downsample_type", "conv", "conv")?;
+    fields.only("flip_sin_to_cos", true, false)?;
+    fields.only("freq_shift", 0, 1)?;
+    fields.only("mid_block_scale_factor", 1, 1)?;
+    fields.only("mid_block_type", "UNetMidBlock2D", "UNetMidBlock2D")?;
+    fields.only("norm_eps", 1e-5, 1e-6)?;
+    fields.only("num_class_embeds", Value::Null, Value::Null)?;
+    fields.only("resnet_time_scale_shift", "default", "default")?;
+    fields.only("time_embedding_type", "positional", "positional")?;
+    fields.only("upsample_type", "conv", "conv")?;
+    // It sizes the table of learned time embeddings; sinusoidal ones have no table.
+    fields.take("num_train_timesteps", Value::Null);
+    Ok(())
+}
+
+fn block_out_channels(fields: &mut Fields) -> Result<Vec<usize>, Error> {
+    const KEY: &str = "block_out_channels";
+    let value = fields.take(KEY, json!([224, 448, 672, 896]));
+    let list = fields.list(KEY, &value)?;
+    let widths: Vec<usize> =
+        list.iter().map(|width| fields.integer(KEY, width, 1..=MAX_DIMENSION)).collect::<Result<_, _>>()?;
+    let multiples =
+        widths.first().is_some_and(|first| widths.iter().all(|width| width.is_multiple_of(*first)));
+    if !multiples || widths.len() > usize::BITS as usize {
+        return Err(fields.unsupported(KEY, &value, "must be a list of multiples of its first entry"));
+    }
+    Ok(widths)
+}
+
+/// Whether each level attends, by the types of its blocks on the way down; those on the way up must agree.
+fn attention(fields: &mut Fields, levels: usize) -> Result<Vec<bool>, Error> {
+    let down_default = json!(["DownBlock2D", "AttnDownBlock2D", "AttnDownBlock2D", "AttnDownBlock2D"]);
+    let up_default = json!(["AttnUpBlock2D", "AttnUpBlock2D", "AttnUpBlock2D", "UpBlock2D"]);
+    let mut block_types = |key, default, plain: &str, attending: &str| {
+        let value = fields.take(key, default);
+        let types = fields.list(key, &value)?;
+        if types.len() != levels {
+            return Err(fields.unsupported(key, &value, format!("block_out_channels has {levels} entries")));
+        }
+        let attends = types.iter().map(|block| match block.as_str() {
+            Some(name) if name == attending => Ok(true),
+            Some(name) if name == plain => Ok(false),
+            _ => Err(fields.unsupported(key, block, format!("only {plain} and {attending} are supported"))),
+        });
+        Ok((attends.collect::<Result<Vec<bool>, Error>>()?, value))
+    };
+    let (down, _) = block_types("down_block_types", down_default, DOWN_BLOCK, DOWN_BLOCK_WITH_ATTENTION)?;
+    let (up, up_value) = block_types("up_block_types", up_default, UP_BLOCK, UP_BLOCK_WITH_ATTENTION)?;
+    if !down.iter().eq(up.iter().rev()) {
+        let supported = "attention must be at the same levels as in down_block_types";
+        return Err(fields.unsupported("up_block_types", &up_value, supported));
+    }
+    Ok(down)
+}
+
+/// Attention here has one head: no head width, or one as wide as every block that attends (the middle always does).
+fn one_head(fields: &mut Fields, widths: &[usize], attention: &[bool]) -> Result<(), Error> {
+    let value = fields.take("attention_head_dim", 8);
+    let attending = widths.iter().zip(attention).filter(|(_, attends)| **attends).map(|(width, _)| width);
+    if value.is_null() || attending.chain(widths.last()).all(|width| value == json!(width)) {
+        return Ok(());
+    }
+    Err(fields.unsupported("attention_head_dim", &value, "only null (one head) is supported"))
+}
+
+/// Channels of the image, and whether the output has twice as many.
+fn image_channels(fields: &mut Fields, block_size: usize) -> Result<(usize, bool), Error> {
+    let value = fields.take("in_channels", 3);
+    let in_channels = fields.integer("in_channels", &value, 1..=MAX_DIMENSION)?;
+    let gathered = block_size.saturating_mul(block_size);
+    let image_channels = [1, 3].into_iter().find(|channels| channels * gathered == in_channels);
+    let Some(image_channels) = image_channels else {
+        let supported = format!(
+            "images have 1 or 3 channels, which makes {gathered} or {} with a block size of {block_size}",
+            gathered.saturating_mul(3)
+        );
+        return Err(fields.unsupported("in_channels", &value, supported));
+    };
+    let value = fields.take("out_channels", 3);
+    let out_channels = fields.integer("out_channels", &value, 1..=2 * MAX_DIMENSION)?;
+    if out_channels != in_channels && out_channels != 2 * in_channels {
+        let supported =
+            format!("only {in_channels}, or {} for a learned variance, is supported", 2 * in_channels);
+        return Err(fields.unsupported("out_channels", &value, supported));
+    }
+    Ok((image_channels, out_channels == 2 * in_channels))
+}
