@@ -7,9 +7,25 @@
 //!
 //! Results are the same bits for any number of threads, any batch split and any vector width.
 
+pub mod backend;
+pub mod cpu;
+pub mod graph;
+pub mod kernel;
+pub mod ops;
+pub mod optimizer;
 pub mod params;
+pub mod program;
 pub mod random;
+pub mod session;
 pub mod shape;
 
-pub use params::{Init, ParamLayout, ParamSpec};
+pub use backend::{Backend, BackendError};
+pub use cpu::Cpu;
+pub use graph::{Graph, Var};
+pub use kernel::{Run, Slot};
+pub use ops::{Conv, GroupNorm, Padding, Pool};
+pub use optimizer::AdamStep;
+pub use params::{Init, Param, ParamLayout, ParamSpec};
+pub use program::Program;
+pub use session::Session;
 pub use shape::{ImageShape, Shape};

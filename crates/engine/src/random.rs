@@ -9,7 +9,7 @@
 pub enum Purpose {
     /// Initial weights; `step` is the parameter's number.
     Init = 1,
-    /// Dropout masks; `step` mixes the training step and the layer.
+    /// Dropout masks; `step` is the layer, the sample is numbered over the whole training.
     Dropout = 2,
     /// The order of a data set in an epoch; `step` is the epoch.
     Shuffle = 3,

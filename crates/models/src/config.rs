@@ -1,8 +1,13 @@
 //! What a U-Net is made of.
 
+use engine::{GroupNorm, ImageShape};
 use serde::{Deserialize, Serialize};
 
 /// A U-Net of the paper's family, complete: with the image it is for.
+///
+/// Presets of the paper: CIFAR-10 is `channels` 128, `channel_mult` (1, 2, 2, 2), 2 blocks, attention at 16 (35,746,307 parameters);
+/// 256×256 is `channel_mult` (1, 1, 2, 2, 4, 4) (113,673,219). The large LSUN Bedroom model's width is not published: parameters grow
+/// with the square of the width, and 192 channels give 255,676,995, the paper's 256M.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct UnetConfig {
@@ -26,4 +31,107 @@ pub struct UnetConfig {
     pub block_size: usize,
     /// Groups of every group normalisation; divides all channel counts.
     pub norm_groups: usize,
+}
+
+/// An impossible configuration; names the key of the `[model]` section.
+#[derive(Clone, PartialEq, Debug, thiserror::Error)]
+#[error("{key} = {value}: {reason}")]
+pub struct UnetConfigError {
+    /// The key.
+    pub key: &'static str,
+    /// What it was set to.
+    pub value: String,
+    /// Why that cannot be, and what can.
+    pub reason: String,
+}
+
+impl UnetConfig {
+    /// The shape of an image.
+    pub fn image_shape(&self) -> ImageShape {
+        ImageShape::new(self.image_size, self.image_size, self.image_channels)
+    }
+
+    /// Channels of the prediction: the image's, or twice as many with a learned variance.
+    pub fn output_channels(&self) -> usize {
+        self.image_channels * if self.learned_variance { 2 } else { 1 }
+    }
+
+    /// Height and width of the feature maps at `level`, in network pixels.
+    pub fn level_size(&self, level: usize) -> usize {
+        (self.image_size / self.block_size) >> level
+    }
+
+    /// Channels of the feature maps at `level`.
+    pub fn level_channels(&self, level: usize) -> usize {
+        self.channels * self.channel_mult[level]
+    }
+
+    /// Whether attention follows the residual blocks of `level`.
+    pub fn attends(&self, level: usize) -> bool {
+        self.attention_resolutions.contains(&self.level_size(level))
+    }
+
+    /// Checks that such a network can be built.
+    ///
+    /// # Errors
+    /// The first key that cannot be.
+    pub fn validate(&self) -> Result<(), UnetConfigError> {
+        let error = |key, value: String, reason: String| Err(UnetConfigError { key, value, reason });
+        let levels = self.channel_mult.len();
+        if !matches!(self.image_channels, 1 | 3) {
+            let reason = "images have 1 (gray) or 3 (RGB) channels".into();
+            return error("image_channels", self.image_channels.to_string(), reason);
+        }
+        if self.channels < 4 || !self.channels.is_multiple_of(2) || self.channels > 1 << 14 {
+            let reason = "must be even and in 4..=16384".into();
+            return error("channels", self.channels.to_string(), reason);
+        }
+        if levels == 0 || levels > 16 || self.channel_mult.iter().any(|mult| !(1..=64).contains(mult)) {
+            let reason = "must be a list of 1 to 16 multipliers, each in 1..=64".into();
+            return error("channel_mult", format!("{:?}", self.channel_mult), reason);
+        }
+        if !(1..=64).contains(&self.num_res_blocks) {
+            return error("num_res_blocks", self.num_res_blocks.to_string(), "must be in 1..=64".into());
+        }
+        if self.block_size == 0 || !self.image_size.is_multiple_of(self.block_size) {
+            let reason = format!("must divide the image size {}", self.image_size);
+            return error("block_size", self.block_size.to_string(), reason);
+        }
+        let halvings = 1usize << (levels - 1);
+        if self.image_size == 0
+            || self.image_size > 1 << 14
+            || !(self.image_size / self.block_size).is_multiple_of(halvings)
+        {
+            let reason = format!(
+                "must be in 1..=16384 and, divided by block_size {}, halve evenly {} times (once per level of channel_mult after the first): a multiple of {}",
+                self.block_size,
+                levels - 1,
+                halvings * self.block_size
+            );
+            return error("image_size", self.image_size.to_string(), reason);
+        }
+        for (level, mult) in self.channel_mult.iter().enumerate() {
+            let channels = self.level_channels(level);
+            if self.norm_groups == 0 || !channels.is_multiple_of(self.norm_groups) {
+                let reason =
+                    format!("must divide the {channels} channels of level {level} (multiplier {mult})");
+                return error("norm_groups", self.norm_groups.to_string(), reason);
+            }
+            if 2 * channels / self.norm_groups > GroupNorm::MAX_GROUP_CHANNELS {
+                let reason = format!("too few for the {channels} channels of level {level}");
+                return error("norm_groups", self.norm_groups.to_string(), reason);
+            }
+        }
+        for &size in &self.attention_resolutions {
+            if !(0..levels).any(|level| self.level_size(level) == size) {
+                let sizes: Vec<_> = (0..levels).map(|level| self.level_size(level)).collect();
+                let reason = format!("no feature map has size {size}; there are {sizes:?}");
+                return error("attention_resolutions", format!("{:?}", self.attention_resolutions), reason);
+            }
+        }
+        if !(0.0..1.0).contains(&self.dropout) {
+            return error("dropout", self.dropout.to_string(), "must be in [0, 1)".into());
+        }
+        Ok(())
+    }
 }

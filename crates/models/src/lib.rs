@@ -3,5 +3,9 @@
 #![forbid(unsafe_code)]
 
 pub mod config;
+pub mod network;
+pub mod unet;
 
-pub use config::UnetConfig;
+pub use config::{UnetConfig, UnetConfigError};
+pub use network::UnetDenoiser;
+pub use unet::{Mode, Unet};

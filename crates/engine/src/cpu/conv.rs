@@ -1,0 +1,372 @@
+//! Convolution forward, and its gradients with respect to the input and the weight.
+//!
+//! Forward and input gradient are one product: rows are pixels of the result, gathered by pointers ([`RowTile`]), so padding and
+//! strides cost nothing. Pixels whose filter taps differ (a strided input gradient has one set per phase) are separate classes.
+//! Chains run over taps (row by row), then channels.
+
+use super::panel::{Panels, Source};
+use super::parallel::{Shared, for_each_task, thread_index};
+use super::tile::{ColumnTile, RowTile, Tiles};
+use crate::kernel::Scratch;
+use crate::ops::Conv;
+use crate::shape::Shape;
+
+/// Pixels of the result that one task computes: a multiple of every tile height, and few enough that their inputs stay in cache.
+const BLOCK: usize = 96;
+/// Pixels summed at a time in a weight gradient, so that they stay in cache for all filter elements.
+const PIXELS: usize = 256;
+/// Input channels that one task of a weight gradient handles: a multiple of every tile height.
+const CHANNELS: usize = 96;
+
+/// Pixels of the result along one axis that share their taps, and where their sources lie:
+/// pixel `j` is at `phase + j · step`, its tap `i` reads `j · source_step + shift + i · shift_step` and is filter position `tap + i · tap_step`.
+#[derive(Clone, Copy)]
+struct Axis {
+    pixels: usize,
+    phase: usize,
+    step: usize,
+    source_len: usize,
+    source_step: usize,
+    shift: isize,
+    shift_step: isize,
+    taps: usize,
+    tap: usize,
+    tap_step: usize,
+}
+
+impl Axis {
+    fn forward(output: usize, input: usize, kernel: usize, stride: usize, before: usize) -> Self {
+        Self {
+            pixels: output,
+            phase: 0,
+            step: 1,
+            source_len: input,
+            source_step: stride,
+            shift: -(before as isize),
+            shift_step: 1,
+            taps: kernel,
+            tap: 0,
+            tap_step: 1,
+        }
+    }
+
+    /// Input pixels ≡ `phase` (mod stride): the taps k with `phase + before - k` divisible by the stride reach an output.
+    fn input_gradient(
+        output: usize,
+        input: usize,
+        kernel: usize,
+        stride: usize,
+        before: usize,
+        phase: usize,
+    ) -> Self {
+        let tap = (phase + before) % stride;
+        Self {
+            pixels: input.saturating_sub(phase).div_ceil(stride),
+            phase,
+            step: stride,
+            source_len: output,
+            source_step: 1,
+            shift: ((phase + before - tap) / stride) as isize,
+            shift_step: -1,
+            taps: kernel.saturating_sub(tap).div_ceil(stride),
+            tap,
+            tap_step: stride,
+        }
+    }
+
+    fn source(&self, pixel: usize, tap: usize) -> Option<usize> {
+        let position = (pixel * self.source_step) as isize + self.shift + tap as isize * self.shift_step;
+        (position >= 0 && position < self.source_len as isize).then_some(position as usize)
+    }
+}
+
+/// Elements of the row of zeros that padding points to, before the panels.
+fn zeros_len(depth: usize) -> usize {
+    depth.next_multiple_of(16)
+}
+
+fn forward_panels(x: Shape, y: Shape, conv: Conv, tiles: Tiles) -> Panels {
+    Panels { depth: conv.taps() * x.c, columns: y.c, width: tiles.width }
+}
+
+fn input_gradient_panels(dy: Shape, dx: Shape, conv: Conv, tiles: Tiles) -> Panels {
+    Panels { depth: conv.taps() * dy.c, columns: dx.c, width: tiles.width }
+}
+
+/// Per thread: pointers of a block's pixels for every tap (two elements each), and the taps' numbers.
+fn gather_workspace(conv: Conv) -> usize {
+    (2 * (BLOCK + 1) * conv.taps()).next_multiple_of(16)
+}
+
+/// Scratch for a product whose source has `source.c` channels and whose result is `result`.
+pub(crate) fn gather_scratch(
+    source: Shape,
+    result: Shape,
+    conv: Conv,
+    tiles: Tiles,
+    threads: usize,
+) -> Scratch {
+    let panels = Panels { depth: conv.taps() * source.c, columns: result.c, width: tiles.width };
+    Scratch { prepared: zeros_len(source.c) + panels.len(), workspace: threads * gather_workspace(conv) }
+}
+
+/// Packs filter and bias for [`forward`].
+pub(crate) fn prepare_forward(
+    weight: &[f32],
+    bias: &[f32],
+    x: Shape,
+    y: Shape,
+    conv: Conv,
+    tiles: Tiles,
+    prepared: &mut [f32],
+) {
+    let (zeros, packed) = prepared.split_at_mut(zeros_len(x.c));
+    zeros.fill(0.0);
+    forward_panels(x, y, conv, tiles).pack(packed, 1, Some(bias), |_| Source::Rows(weight, y.c));
+}
+
+/// Packs the transposed filter for [`input_gradient`].
+pub(crate) fn prepare_input_gradient(
+    weight: &[f32],
+    dy: Shape,
+    dx: Shape,
+    conv: Conv,
+    tiles: Tiles,
+    prepared: &mut [f32],
+) {
+    let (zeros, packed) = prepared.split_at_mut(zeros_len(dy.c));
+    zeros.fill(0.0);
+    input_gradient_panels(dy, dx, conv, tiles).pack(packed, 1, None, |_| Source::TransposedFilter {
+        weight,
+        columns: dx.c,
+        depth: dy.c,
+    });
+}
+
+/// Tensors of a product by gathered pixels.
+pub(crate) struct Gather<'a> {
+    pub conv: Conv,
+    pub tiles: Tiles,
+    pub source: (&'a [f32], Shape),
+    pub prepared: &'a [f32],
+    pub workspace: &'a mut [f32],
+    pub result: (&'a mut [f32], Shape),
+}
+
+/// y from x.
+pub(crate) fn forward(gather: Gather) {
+    let (conv, x, y) = (gather.conv, gather.source.1, gather.result.1);
+    let rows = Axis::forward(y.h, x.h, conv.kernel_h, conv.stride, conv.padding.top);
+    let columns = Axis::forward(y.w, x.w, conv.kernel_w, conv.stride, conv.padding.left);
+    let panels = forward_panels(x, y, conv, gather.tiles);
+    gather_class(&mut { gather }, panels, rows, columns);
+}
+
+/// dx from dy.
+pub(crate) fn input_gradient(mut gather: Gather) {
+    let (conv, dy, dx) = (gather.conv, gather.source.1, gather.result.1);
+    let panels = input_gradient_panels(dy, dx, conv, gather.tiles);
+    for phase_y in 0..conv.stride {
+        let rows = Axis::input_gradient(dy.h, dx.h, conv.kernel_h, conv.stride, conv.padding.top, phase_y);
+        for phase_x in 0..conv.stride {
+            let columns =
+                Axis::input_gradient(dy.w, dx.w, conv.kernel_w, conv.stride, conv.padding.left, phase_x);
+            gather_class(&mut gather, panels, rows, columns);
+        }
+    }
+}
+
+fn gather_class(gather: &mut Gather, panels: Panels, rows: Axis, columns: Axis) {
+    let Gather { conv, tiles, source: (source, source_shape), prepared, .. } = *gather;
+    let result_shape = gather.result.1;
+    let depth = source_shape.c;
+    let pixels = source_shape.n * rows.pixels * columns.pixels;
+    let blocks = pixels.div_ceil(BLOCK);
+    // Few blocks: the panels are shared out too. Which task computes an element does not change it.
+    let groups = if blocks >= 16 { 1 } else { panels.count().min(16usize.div_ceil(blocks.max(1))) };
+    let (zeros, packed) = prepared.split_at(zeros_len(depth));
+    let result = Shared::new(gather.result.0);
+    let workspace = Shared::new(gather.workspace);
+    let workspace_len = gather_workspace(conv);
+
+    for_each_task(blocks * groups, |task| {
+        let (block, group) = (task / groups, task % groups);
+        let first = block * BLOCK;
+        let count = BLOCK.min(pixels - first);
+        // SAFETY: each thread has its own part.
+        let scratch = unsafe { workspace.slice(thread_index() * workspace_len, workspace_len) };
+        let segments = rows.taps * columns.taps;
+        let (pointers, tap_numbers) = scratch.split_at_mut(2 * BLOCK * conv.taps());
+        let pointers = pointers.as_mut_ptr().cast::<*const f32>();
+        let tap_numbers = tap_numbers.as_mut_ptr().cast::<usize>();
+        let mut targets = [std::ptr::null_mut::<f32>(); BLOCK];
+
+        for i in 0..rows.taps {
+            for j in 0..columns.taps {
+                let number =
+                    (rows.tap + i * rows.tap_step) * conv.kernel_w + columns.tap + j * columns.tap_step;
+                // SAFETY: there are at most `conv.taps()` segments.
+                unsafe { *tap_numbers.add(i * columns.taps + j) = number };
+            }
+        }
+        let mut start = 0;
+        while start < count {
+            let height = tiles.height_for(count - start);
+            for row in 0..height {
+                // Rows beyond the last repeat it; they are not stored.
+                let pixel = first + (start + row).min(count - 1);
+                let (n, rest) =
+                    (pixel / (rows.pixels * columns.pixels), pixel % (rows.pixels * columns.pixels));
+                let (y, x) = (rest / columns.pixels, rest % columns.pixels);
+                if start + row < count {
+                    let (out_y, out_x) = (rows.phase + y * rows.step, columns.phase + x * columns.step);
+                    let offset = ((n * result_shape.h + out_y) * result_shape.w + out_x) * result_shape.c;
+                    targets[start + row] = result.pointer(offset);
+                }
+                for i in 0..rows.taps {
+                    let source_y = rows.source(y, i);
+                    for j in 0..columns.taps {
+                        let pointer = match (source_y, columns.source(x, j)) {
+                            (Some(sy), Some(sx)) => {
+                                source[((n * source_shape.h + sy) * source_shape.w + sx) * depth..].as_ptr()
+                            }
+                            _ => zeros.as_ptr(),
+                        };
+                        // SAFETY: tables of all tiles together have `BLOCK · segments` entries at most:
+                        // only the last tile's height exceeds its rows, and BLOCK is a multiple of every height.
+                        unsafe {
+                            *pointers.add(start * segments + (i * columns.taps + j) * height + row) = pointer;
+                        }
+                    }
+                }
+            }
+            start += height;
+        }
+
+        for panel in (group..panels.count()).step_by(groups) {
+            let base = packed[panel * panels.stride()..][..panels.stride()].as_ptr();
+            let mut start = 0;
+            while start < count {
+                let tile = RowTile {
+                    segments,
+                    depth,
+                    // SAFETY: see the table above.
+                    a: unsafe { pointers.add(start * segments) },
+                    taps: tap_numbers,
+                    // SAFETY: a panel begins with its initial row.
+                    b: unsafe { base.add(panels.width) },
+                    init: base,
+                    c: targets[start..].as_ptr(),
+                    c_offset: panel * panels.width,
+                    rows: (count - start).min(tiles.height),
+                    columns: panels.columns_of(panel),
+                };
+                let height = tiles.height_for(count - start);
+                // SAFETY: pointers lead to `depth` source channels or zeros; targets are this task's pixels and channels.
+                unsafe { tiles.rows(&tile) };
+                start += height;
+            }
+        }
+    });
+}
+
+/// Scratch for [`weight_gradient`]: zeros, then per thread the pointers of [`PIXELS`] pixels and a strip of dy.
+pub(crate) fn weight_gradient_scratch(x: Shape, tiles: Tiles, threads: usize) -> Scratch {
+    Scratch { prepared: 0, workspace: zeros_len(x.c) + threads * weight_gradient_workspace(tiles) }
+}
+
+fn weight_gradient_workspace(tiles: Tiles) -> usize {
+    PIXELS * (2 + tiles.width)
+}
+
+/// Adds to `dw[tap][c][o]` the sum over pixels, in order, of `x[pixel at tap][c] · dy[pixel][o]`.
+pub(crate) fn weight_gradient(
+    conv: Conv,
+    tiles: Tiles,
+    (x, x_shape): (&[f32], Shape),
+    (dy, dy_shape): (&[f32], Shape),
+    workspace: &mut [f32],
+    dw: &mut [f32],
+) {
+    let width = tiles.width;
+    let panels = dy_shape.c.div_ceil(width);
+    let chunks = x_shape.c.div_ceil(CHANNELS);
+    // A strip of dy is packed per task, so one task takes all channels unless there are few tasks.
+    let groups = if panels * conv.taps() >= 16 { 1 } else { chunks };
+    let pixels = dy_shape.n * dy_shape.pixels();
+    let (zeros, workspace) = workspace.split_at_mut(zeros_len(x_shape.c));
+    zeros.fill(0.0);
+    let zeros = &*zeros;
+    let workspace = Shared::new(workspace);
+    let dw = Shared::new(dw);
+
+    for_each_task(panels * conv.taps() * groups, |task| {
+        let (panel, rest) = (task / (conv.taps() * groups), task % (conv.taps() * groups));
+        let (tap, group) = (rest / groups, rest % groups);
+        let (tap_y, tap_x) = (tap / conv.kernel_w, tap % conv.kernel_w);
+        let rows = Axis::forward(dy_shape.h, x_shape.h, conv.kernel_h, conv.stride, conv.padding.top);
+        let columns = Axis::forward(dy_shape.w, x_shape.w, conv.kernel_w, conv.stride, conv.padding.left);
+        let first_column = panel * width;
+        let panel_columns = width.min(dy_shape.c - first_column);
+        let len = weight_gradient_workspace(tiles);
+        // SAFETY: each thread has its own part.
+        let (pointers, strip) =
+            unsafe { workspace.slice(thread_index() * len, len) }.split_at_mut(2 * PIXELS);
+        let pointers = pointers.as_mut_ptr().cast::<*const f32>();
+
+        for first in (0..pixels).step_by(PIXELS) {
+            let count = PIXELS.min(pixels - first);
+            for (k, row) in strip.chunks_exact_mut(width).take(count).enumerate() {
+                let pixel = first + k;
+                let (n, rest) = (pixel / dy_shape.pixels(), pixel % dy_shape.pixels());
+                let source =
+                    (rows.source(rest / dy_shape.w, tap_y), columns.source(rest % dy_shape.w, tap_x));
+                let pointer = match source {
+                    (Some(y), Some(x_)) => x[((n * x_shape.h + y) * x_shape.w + x_) * x_shape.c..].as_ptr(),
+                    _ => zeros.as_ptr(),
+                };
+                // SAFETY: k < PIXELS.
+                unsafe { *pointers.add(k) = pointer };
+                row[..panel_columns]
+                    .copy_from_slice(&dy[pixel * dy_shape.c + first_column..][..panel_columns]);
+                row[panel_columns..].fill(0.0);
+            }
+            let (first_channel, channels) = if groups == 1 {
+                (0, x_shape.c)
+            } else {
+                (group * CHANNELS, CHANNELS.min(x_shape.c - group * CHANNELS))
+            };
+            let tile = ColumnTile {
+                depth: count,
+                a: pointers,
+                a_offset: first_channel,
+                b: strip.as_ptr(),
+                c: dw.pointer((tap * x_shape.c + first_channel) * dy_shape.c + first_column),
+                c_stride: dy_shape.c,
+                columns: panel_columns,
+            };
+            // SAFETY: pointers lead to all channels of a pixel or to zeros; this part of dw is this task's.
+            unsafe { tiles.columns(&tile, channels) };
+        }
+    });
+}
+
+/// Adds to `db[o]` the sum of `dy[pixel][o]` over all pixels, in order.
+pub(crate) fn bias_gradient(dy: &[f32], channels: usize, db: &mut [f32]) {
+    const STRIP: usize = 32;
+    let db = Shared::new(db);
+    for_each_task(channels.div_ceil(STRIP), |task| {
+        let first = task * STRIP;
+        let count = STRIP.min(channels - first);
+        // SAFETY: these channels are this task's.
+        let db = unsafe { db.slice(first, count) };
+        let mut sums = [0.0f32; STRIP];
+        sums[..count].copy_from_slice(db);
+        for pixel in dy.chunks_exact(channels) {
+            for (sum, &value) in sums.iter_mut().zip(&pixel[first..first + count]) {
+                *sum += value;
+            }
+        }
+        db.copy_from_slice(&sums[..count]);
+    });
+}

@@ -1,0 +1,78 @@
+//! Kernels whose elements are independent of each other.
+
+use super::math::sigmoid;
+use super::parallel::CHUNK;
+use super::simd::Level;
+use crate::kernel::Run;
+use crate::random::{Purpose, Stream};
+use rayon::prelude::*;
+
+/// `y[i] = f(a[i])`.
+pub(crate) fn map(level: Level, a: &[f32], y: &mut [f32], f: impl Fn(f32) -> f32 + Sync) {
+    y.par_chunks_mut(CHUNK).zip(a.par_chunks(CHUNK)).for_each(|(y, a)| {
+        level.vectorize(|| {
+            for (y, &a) in y.iter_mut().zip(a) {
+                *y = f(a);
+            }
+        });
+    });
+}
+
+/// `y[i] = f(a[i], b[i])`.
+pub(crate) fn zip(level: Level, a: &[f32], b: &[f32], y: &mut [f32], f: impl Fn(f32, f32) -> f32 + Sync) {
+    y.par_chunks_mut(CHUNK).zip(a.par_chunks(CHUNK)).zip(b.par_chunks(CHUNK)).for_each(|((y, a), b)| {
+        level.vectorize(|| {
+            for ((y, &a), &b) in y.iter_mut().zip(a).zip(b) {
+                *y = f(a, b);
+            }
+        });
+    });
+}
+
+/// `a[i] += b[i]`.
+pub(crate) fn accumulate(level: Level, b: &[f32], a: &mut [f32]) {
+    a.par_chunks_mut(CHUNK).zip(b.par_chunks(CHUNK)).for_each(|(a, b)| {
+        level.vectorize(|| {
+            for (a, &b) in a.iter_mut().zip(b) {
+                *a += b;
+            }
+        });
+    });
+}
+
+pub(crate) fn silu(level: Level, x: &[f32], y: &mut [f32]) {
+    map(level, x, y, |x| x * sigmoid(x));
+}
+
+pub(crate) fn silu_gradient(level: Level, x: &[f32], dy: &[f32], dx: &mut [f32]) {
+    zip(level, x, dy, dx, |x, dy| {
+        let s = sigmoid(x);
+        dy * (s * (x * (1.0 - s) + 1.0))
+    });
+}
+
+pub(crate) fn relu(level: Level, x: &[f32], y: &mut [f32]) {
+    // A comparison that is false for NaN keeps it.
+    map(level, x, y, |x| if x < 0.0 { 0.0 } else { x });
+}
+
+pub(crate) fn relu_gradient(level: Level, x: &[f32], dy: &[f32], dx: &mut [f32]) {
+    zip(level, x, dy, dx, |x, dy| if x > 0.0 { dy } else { 0.0 });
+}
+
+/// Sample after sample: `y = x / (1 - rate)` where the element's word reaches the rate, else 0.
+pub(crate) fn dropout(run: &Run, rate: f32, layer: u32, sample_len: usize, x: &[f32], y: &mut [f32]) {
+    let threshold = (f64::from(rate) * 4_294_967_296.0) as u32;
+    let scale = 1.0 / (1.0 - rate);
+    y.par_chunks_mut(sample_len).zip(x.par_chunks(sample_len)).enumerate().for_each(|(n, (y, x))| {
+        let stream = Stream::new(run.seed, Purpose::Dropout, layer, run.first_sample + n as u64);
+        y.par_chunks_mut(CHUNK).zip(x.par_chunks(CHUNK)).enumerate().for_each(|(chunk, (y, x))| {
+            for (block, (y, x)) in y.chunks_mut(4).zip(x.chunks(4)).enumerate() {
+                let words = stream.block((chunk * (CHUNK / 4) + block) as u32);
+                for ((y, &x), word) in y.iter_mut().zip(x).zip(words) {
+                    *y = if word >= threshold { x * scale } else { 0.0 };
+                }
+            }
+        });
+    });
+}

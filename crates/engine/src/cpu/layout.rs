@@ -1,0 +1,114 @@
+//! Kernels that move pixels and channels, and the sums that undo them.
+
+use super::parallel::{Shared, for_each_task};
+use crate::shape::Shape;
+use rayon::prelude::*;
+
+/// Adds each sample's vector to all its pixels.
+pub(crate) fn add_per_sample(shape: Shape, x: &[f32], vector: &[f32], y: &mut [f32]) {
+    let row = shape.w * shape.c;
+    y.par_chunks_mut(row).zip(x.par_chunks(row)).enumerate().for_each(|(index, (y, x))| {
+        let vector = &vector[index / shape.h * shape.c..][..shape.c];
+        for (y, x) in y.chunks_exact_mut(shape.c).zip(x.chunks_exact(shape.c)) {
+            for ((y, &x), &v) in y.iter_mut().zip(x).zip(vector) {
+                *y = x + v;
+            }
+        }
+    });
+}
+
+/// Each sample's sum over pixels, in order: rows first, then the rows' sums.
+pub(crate) fn sum_pixels(shape: Shape, x: &[f32], sums: &mut [f32]) {
+    sums.par_chunks_mut(shape.c).zip(x.par_chunks(shape.sample_len())).for_each(|(sums, x)| {
+        sums.fill(0.0);
+        for pixel in x.chunks_exact(shape.c) {
+            for (sum, &value) in sums.iter_mut().zip(pixel) {
+                *sum += value;
+            }
+        }
+    });
+}
+
+/// Each pixel of `x` (`shape`) becomes 2×2.
+pub(crate) fn upsample(shape: Shape, x: &[f32], y: &mut [f32]) {
+    let row = shape.w * shape.c;
+    y.par_chunks_mut(4 * row).zip(x.par_chunks(row)).for_each(|(y, x)| {
+        let (upper, lower) = y.split_at_mut(2 * row);
+        for (pair, pixel) in upper.chunks_exact_mut(2 * shape.c).zip(x.chunks_exact(shape.c)) {
+            pair[..shape.c].copy_from_slice(pixel);
+            pair[shape.c..].copy_from_slice(pixel);
+        }
+        lower.copy_from_slice(upper);
+    });
+}
+
+/// Sums each 2×2 block of dy into a pixel of `dx` (`shape`).
+pub(crate) fn upsample_gradient(shape: Shape, dy: &[f32], dx: &mut [f32]) {
+    let (row, c) = (shape.w * shape.c, shape.c);
+    dx.par_chunks_mut(row).zip(dy.par_chunks(4 * row)).for_each(|(dx, dy)| {
+        let (upper, lower) = dy.split_at(2 * row);
+        let blocks = upper.chunks_exact(2 * c).zip(lower.chunks_exact(2 * c));
+        for (dx, (upper, lower)) in dx.chunks_exact_mut(c).zip(blocks) {
+            for (i, dx) in dx.iter_mut().enumerate() {
+                *dx = (upper[i] + upper[c + i]) + (lower[i] + lower[c + i]);
+            }
+        }
+    });
+}
+
+/// Writes a part of a concatenation: channels `start ..` of `y` (with `channels` in all) from `x` (with `part`).
+pub(crate) fn concat_part(x: &[f32], part: usize, start: usize, channels: usize, y: &mut [f32]) {
+    for_pixels(x, part, y, channels, |x, y| y[start..start + part].copy_from_slice(x));
+}
+
+/// Channels `start ..` of `x` (with `channels` in all) as `y` (with `part`).
+pub(crate) fn channel_slice(x: &[f32], channels: usize, start: usize, part: usize, y: &mut [f32]) {
+    for_pixels(x, channels, y, part, |x, y| y.copy_from_slice(&x[start..start + part]));
+}
+
+fn for_pixels(
+    x: &[f32],
+    x_channels: usize,
+    y: &mut [f32],
+    y_channels: usize,
+    copy: impl Fn(&[f32], &mut [f32]) + Sync,
+) {
+    const PIXELS: usize = 64;
+    y.par_chunks_mut(PIXELS * y_channels).zip(x.par_chunks(PIXELS * x_channels)).for_each(|(y, x)| {
+        for (y, x) in y.chunks_exact_mut(y_channels).zip(x.chunks_exact(x_channels)) {
+            copy(x, y);
+        }
+    });
+}
+
+/// Gathers blocks of pixels of `image` (`shape`) into channels.
+pub(crate) fn space_to_depth(shape: Shape, block: usize, image: &[f32], deep: &mut [f32]) {
+    let deep = Shared::new(deep);
+    for_each_block_row(shape, block, |image_start, deep_start, len| {
+        // SAFETY: rows of blocks do not overlap.
+        unsafe { deep.slice(deep_start, len) }.copy_from_slice(&image[image_start..image_start + len]);
+    });
+}
+
+/// Lays out channels as blocks of pixels of `image` (`shape`).
+pub(crate) fn depth_to_space(shape: Shape, block: usize, deep: &[f32], image: &mut [f32]) {
+    let image = Shared::new(image);
+    for_each_block_row(shape, block, |image_start, deep_start, len| {
+        // SAFETY: rows of blocks do not overlap.
+        unsafe { image.slice(image_start, len) }.copy_from_slice(&deep[deep_start..deep_start + len]);
+    });
+}
+
+/// Calls `copy(place in the image, place among the channels, length)` for each row of each block.
+fn for_each_block_row(shape: Shape, block: usize, copy: impl Fn(usize, usize, usize) + Sync + Send) {
+    let Shape { n, h, w, c } = shape;
+    let len = block * c;
+    for_each_task(n * h, |row| {
+        let (sample, y) = (row / h, row % h);
+        for x in 0..w / block {
+            let image_start = (row * w + x * block) * c;
+            let deep_pixel = (sample * (h / block) + y / block) * (w / block) + x;
+            copy(image_start, (deep_pixel * block + y % block) * len, len);
+        }
+    });
+}

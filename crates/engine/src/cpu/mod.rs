@@ -1,0 +1,333 @@
+//! The CPU backend: blocked, vectorised, parallel kernels on aligned memory.
+
+mod attention;
+mod conv;
+mod elementwise;
+mod group_norm;
+mod layout;
+mod math;
+mod memory;
+mod optimizer;
+mod panel;
+mod parallel;
+mod pool;
+mod reduction;
+mod simd;
+mod tile;
+
+pub use simd::Level;
+
+use crate::backend::{Backend, BackendError};
+use crate::kernel::{Kernel, Run, Scratch, Slot, Step, View};
+use crate::optimizer::AdamStep;
+use crate::shape::Shape;
+use memory::{Buffer, Memory, SLOTS, slot_index};
+use tile::Tiles;
+
+/// The CPU as a backend.
+pub struct Cpu {
+    pool: rayon::ThreadPool,
+    level: Level,
+    tiles: Tiles,
+    buffers: [Buffer; SLOTS],
+    norm_parts: Vec<f64>,
+}
+
+impl Cpu {
+    /// A backend with `threads` threads (0: one per core) and the widest vectors of this processor.
+    ///
+    /// # Errors
+    /// [`BackendError::Threads`].
+    pub fn new(threads: usize) -> Result<Self, BackendError> {
+        Self::with_level(threads, Level::detect())
+    }
+
+    /// A backend at a given vector width, one of [`Level::available`]. Results are the same bits at each.
+    ///
+    /// # Errors
+    /// [`BackendError::Threads`].
+    pub fn with_level(threads: usize, level: Level) -> Result<Self, BackendError> {
+        let pool = rayon::ThreadPoolBuilder::new()
+            .num_threads(threads)
+            .thread_name(|index| format!("engine-{index}"))
+            .build()
+            .map_err(|error| BackendError::Threads { threads, reason: error.to_string() })?;
+        Ok(Self {
+            pool,
+            level,
+            tiles: Tiles::new(level),
+            buffers: [const { Buffer::EMPTY }; SLOTS],
+            norm_parts: Vec::new(),
+        })
+    }
+
+    /// Number of threads.
+    pub fn threads(&self) -> usize {
+        self.pool.current_num_threads()
+    }
+}
+
+impl Backend for Cpu {
+    fn allocate(&mut self, slot: Slot, len: usize) -> Result<(), BackendError> {
+        let what = match slot {
+            Slot::Arena => "activations",
+            Slot::Params => "parameters",
+            Slot::Grads => "gradients",
+            Slot::FirstMoment | Slot::SecondMoment => "the optimiser's moments",
+            Slot::Ema => "the moving average",
+        };
+        if slot == Slot::Grads {
+            self.norm_parts = vec![0.0; optimizer::norm_parts(len)];
+        }
+        let buffer = &mut self.buffers[slot_index(slot)];
+        *buffer = Buffer::EMPTY;
+        *buffer = Buffer::zeroed(len, what)?;
+        Ok(())
+    }
+
+    fn upload(&mut self, slot: Slot, offset: usize, data: &[f32]) {
+        self.buffers[slot_index(slot)].as_mut_slice()[offset..offset + data.len()].copy_from_slice(data);
+    }
+
+    fn download(&self, slot: Slot, offset: usize, out: &mut [f32]) {
+        out.copy_from_slice(&self.buffers[slot_index(slot)].as_slice()[offset..offset + out.len()]);
+    }
+
+    fn clear(&mut self, slot: Slot) {
+        self.buffers[slot_index(slot)].as_mut_slice().fill(0.0);
+    }
+
+    fn scratch(&self, kernel: &Kernel, inputs: &[Shape], outputs: &[Shape]) -> Scratch {
+        let (tiles, threads) = (self.tiles, self.threads());
+        match *kernel {
+            Kernel::Conv(conv) | Kernel::ConvInputGrad(conv) => {
+                conv::gather_scratch(inputs[0], outputs[0], conv, tiles, threads)
+            }
+            Kernel::ConvWeightGrad(_) => conv::weight_gradient_scratch(inputs[0], tiles, threads),
+            Kernel::Attention(_) => attention::forward_scratch(inputs[0], tiles),
+            Kernel::AttentionGrad(_) => attention::gradient_scratch(inputs[0], tiles),
+            Kernel::GroupNormGrad(_) => {
+                Scratch { prepared: 0, workspace: group_norm::gradient_workspace(inputs[0]) }
+            }
+            _ => Scratch::default(),
+        }
+    }
+
+    fn prepare(&mut self, steps: &[Step]) {
+        let memory = Memory::new(&mut self.buffers);
+        let machine = Machine { memory, level: self.level, tiles: self.tiles };
+        self.pool.install(|| steps.iter().for_each(|step| machine.prepare(step)));
+    }
+
+    fn run(&mut self, steps: &[Step], run: &Run, prepare: bool) {
+        let memory = Memory::new(&mut self.buffers);
+        let machine = Machine { memory, level: self.level, tiles: self.tiles };
+        self.pool.install(|| {
+            for step in steps {
+                if prepare {
+                    machine.prepare(step);
+                }
+                machine.execute(step, run);
+            }
+        });
+    }
+
+    fn gradient_norm(&mut self) -> f64 {
+        let Self { pool, level, buffers, norm_parts, .. } = self;
+        let gradients = buffers[slot_index(Slot::Grads)].as_slice();
+        pool.install(|| optimizer::global_norm(*level, gradients, norm_parts))
+    }
+
+    fn update(&mut self, step: &AdamStep, gradient_scale: f32) {
+        let Self { pool, level, buffers, .. } = self;
+        let [_, params, gradients, first, second, ema] = buffers;
+        let state = optimizer::State {
+            params: params.as_mut_slice(),
+            gradients: gradients.as_slice(),
+            first: first.as_mut_slice(),
+            second: second.as_mut_slice(),
+            ema: ema.as_mut_slice(),
+        };
+        pool.install(|| optimizer::adam(*level, step, gradient_scale, state));
+    }
+}
+
+/// What executes steps inside the thread pool.
+#[derive(Clone, Copy)]
+struct Machine {
+    memory: Memory,
+    level: Level,
+    tiles: Tiles,
+}
+
+// SAFETY: its pointers are to buffers that `Cpu::run` has borrowed exclusively.
+unsafe impl Send for Machine {}
+// SAFETY: as above; steps run one after the other.
+unsafe impl Sync for Machine {}
+
+impl Machine {
+    fn input<'a>(&self, step: &Step, index: usize) -> &'a [f32] {
+        // SAFETY: the planner gives a step's tensors places that do not overlap.
+        unsafe { self.memory.read(step.inputs[index]) }
+    }
+
+    fn inputs<'a, const N: usize>(&self, step: &Step) -> [&'a [f32]; N] {
+        std::array::from_fn(|index| self.input(step, index))
+    }
+
+    fn write<'a>(&self, view: View) -> &'a mut [f32] {
+        // SAFETY: the planner gives a step's tensors places that do not overlap.
+        unsafe { self.memory.write(view) }
+    }
+
+    fn outputs<'a, const N: usize>(&self, step: &Step) -> [&'a mut [f32]; N] {
+        std::array::from_fn(|index| self.write(step.outputs[index]))
+    }
+
+    fn scratch<'a>(&self, view: Option<View>) -> &'a mut [f32] {
+        view.map_or(&mut [], |view| self.write(view))
+    }
+
+    fn prepare(&self, step: &Step) {
+        let Some(prepared) = step.prepared else { return };
+        let prepared = self.write(prepared);
+        let (source, result) = (step.inputs[0].shape, step.outputs[0].shape);
+        match step.kernel {
+            Kernel::Conv(conv) => {
+                let (weight, bias) = (self.input(step, 1), self.input(step, 2));
+                conv::prepare_forward(weight, bias, source, result, conv, self.tiles, prepared);
+            }
+            Kernel::ConvInputGrad(conv) => {
+                let weight = self.input(step, 1);
+                conv::prepare_input_gradient(weight, source, result, conv, self.tiles, prepared);
+            }
+            _ => unreachable!("only convolutions prepare anything"),
+        }
+    }
+
+    fn execute(&self, step: &Step, run: &Run) {
+        let Self { level, tiles, .. } = *self;
+        let shape = step.inputs[0].shape;
+        let result = step.outputs[0].shape;
+        match step.kernel {
+            Kernel::Conv(conv) => conv::forward(self.gather(step, conv)),
+            Kernel::ConvInputGrad(conv) => conv::input_gradient(self.gather(step, conv)),
+            Kernel::ConvWeightGrad(conv) => {
+                let [x, dy] = self.inputs(step);
+                let [dw] = self.outputs(step);
+                let workspace = self.scratch(step.workspace);
+                conv::weight_gradient(conv, tiles, (x, shape), (dy, step.inputs[1].shape), workspace, dw);
+            }
+            Kernel::BiasGrad => {
+                conv::bias_gradient(self.input(step, 0), shape.c, self.write(step.outputs[0]))
+            }
+            Kernel::GroupNorm(norm) => {
+                let [y, statistics] = self.outputs(step);
+                group_norm::forward(level, norm, shape, self.inputs(step), y, statistics);
+            }
+            Kernel::GroupNormGrad(norm) => {
+                let workspace = self.scratch(step.workspace);
+                group_norm::gradient(level, norm, shape, self.inputs(step), workspace, self.outputs(step));
+            }
+            Kernel::Attention(attention) => {
+                let [y, probabilities] = self.outputs(step);
+                let workspace = self.scratch(step.workspace);
+                let scale = attention.scale;
+                attention::forward(
+                    level,
+                    tiles,
+                    scale,
+                    shape,
+                    self.inputs(step),
+                    workspace,
+                    y,
+                    probabilities,
+                );
+            }
+            Kernel::AttentionGrad(attention) => {
+                let workspace = self.scratch(step.workspace);
+                let scale = attention.scale;
+                attention::gradient(
+                    level,
+                    tiles,
+                    scale,
+                    shape,
+                    self.inputs(step),
+                    workspace,
+                    self.outputs(step),
+                );
+            }
+            Kernel::Concat => {
+                let y = self.write(step.outputs[0]);
+                let mut start = 0;
+                for view in &step.inputs {
+                    // SAFETY: as for `input`.
+                    let x = unsafe { self.memory.read(*view) };
+                    layout::concat_part(x, view.shape.c, start, result.c, y);
+                    start += view.shape.c;
+                }
+            }
+            _ => self.execute_simple(step, run, shape, result),
+        }
+    }
+
+    /// Kernels with one output and no scratch.
+    fn execute_simple(&self, step: &Step, run: &Run, shape: Shape, result: Shape) {
+        let level = self.level;
+        let x = self.input(step, 0);
+        let y = self.write(step.outputs[0]);
+        let second = || self.input(step, 1);
+        match step.kernel {
+            Kernel::Silu => elementwise::silu(level, x, y),
+            Kernel::SiluGrad => elementwise::silu_gradient(level, x, second(), y),
+            Kernel::Relu => elementwise::relu(level, x, y),
+            Kernel::ReluGrad => elementwise::relu_gradient(level, x, second(), y),
+            Kernel::Add => elementwise::zip(level, x, second(), y, |a, b| a + b),
+            Kernel::Accumulate => elementwise::accumulate(level, x, y),
+            Kernel::AddPerSample => layout::add_per_sample(shape, x, second(), y),
+            Kernel::SumPixels => layout::sum_pixels(shape, x, y),
+            Kernel::Upsample => layout::upsample(shape, x, y),
+            Kernel::UpsampleGrad => layout::upsample_gradient(result, x, y),
+            Kernel::ChannelSlice { start } => layout::channel_slice(x, shape.c, start, result.c, y),
+            Kernel::Dropout { rate, layer } => {
+                elementwise::dropout(run, rate, layer, shape.sample_len(), x, y)
+            }
+            Kernel::MaxPool(pool) => pool::max_pool(pool, (x, shape), (y, result)),
+            Kernel::MaxPoolGrad(pool) => {
+                pool::max_pool_gradient(pool, (x, shape), (second(), step.inputs[1].shape), y);
+            }
+            Kernel::AvgPool(pool) => pool::avg_pool(pool, (x, shape), (y, result)),
+            Kernel::AvgPoolGrad(pool) => pool::avg_pool_gradient(pool, (x, shape), (y, result)),
+            Kernel::Softmax => reduction::softmax(level, shape.c, x, y),
+            Kernel::SoftmaxGrad => reduction::softmax_gradient(level, shape.c, x, second(), y),
+            Kernel::SpaceToDepth { block } => layout::space_to_depth(shape, block, x, y),
+            Kernel::DepthToSpace { block } => layout::depth_to_space(result, block, x, y),
+            Kernel::Sinusoid { max_period } => reduction::sinusoid(max_period, x, result.c, y),
+            Kernel::SquaredError => reduction::squared_error(level, shape.sample_len(), x, second(), y),
+            Kernel::SquaredErrorGrad => {
+                let dy = self.input(step, 2);
+                reduction::squared_error_gradient(shape.sample_len(), x, second(), dy, y);
+            }
+            Kernel::Conv(_)
+            | Kernel::ConvInputGrad(_)
+            | Kernel::ConvWeightGrad(_)
+            | Kernel::BiasGrad
+            | Kernel::GroupNorm(_)
+            | Kernel::GroupNormGrad(_)
+            | Kernel::Attention(_)
+            | Kernel::AttentionGrad(_)
+            | Kernel::Concat => unreachable!("handled by `execute`"),
+        }
+    }
+
+    fn gather<'a>(&self, step: &Step, conv: crate::ops::Conv) -> conv::Gather<'a> {
+        conv::Gather {
+            conv,
+            tiles: self.tiles,
+            source: (self.input(step, 0), step.inputs[0].shape),
+            prepared: &*self.scratch(step.prepared),
+            workspace: self.scratch(step.workspace),
+            result: (self.write(step.outputs[0]), step.outputs[0].shape),
+        }
+    }
+}

@@ -1,0 +1,61 @@
+//! The global norm, and Adam with the moving average in one pass over the parameters.
+
+use super::parallel::CHUNK;
+use super::simd::Level;
+use crate::optimizer::AdamStep;
+use rayon::prelude::*;
+
+/// Number of partial sums for a buffer of `len` elements.
+pub(crate) fn norm_parts(len: usize) -> usize {
+    len.div_ceil(CHUNK)
+}
+
+/// √Σ g², in `f64`: the parts have fixed places, and are summed in order.
+pub(crate) fn global_norm(level: Level, gradients: &[f32], parts: &mut [f64]) -> f64 {
+    const LANES: usize = 8;
+    gradients.par_chunks(CHUNK).zip(parts.par_iter_mut()).for_each(|(chunk, part)| {
+        *part = level.vectorize(|| {
+            let mut lanes = [0.0f64; LANES];
+            for eight in chunk.chunks(LANES) {
+                for (lane, &g) in lanes.iter_mut().zip(eight) {
+                    *lane += f64::from(g) * f64::from(g);
+                }
+            }
+            lanes.iter().sum()
+        });
+    });
+    parts.iter().sum::<f64>().sqrt()
+}
+
+/// The buffers of one optimiser step.
+pub(crate) struct State<'a> {
+    pub params: &'a mut [f32],
+    pub gradients: &'a [f32],
+    pub first: &'a mut [f32],
+    pub second: &'a mut [f32],
+    pub ema: &'a mut [f32],
+}
+
+/// `m ← β₁ m + (1-β₁) g`, `v ← β₂ v + (1-β₂) g²`, `p ← p - lr · m̂ / (√v̂ + ε)`, `ema ← ema + (1-d)(p - ema)`.
+pub(crate) fn adam(level: Level, step: &AdamStep, gradient_scale: f32, state: State) {
+    let correction = |beta: f32| 1.0 - libm::pow(f64::from(beta), step.number as f64);
+    let rate = (f64::from(step.learning_rate) / correction(step.beta1)) as f32;
+    let root = (1.0 / correction(step.beta2).sqrt()) as f32;
+    let AdamStep { beta1, beta2, epsilon, ema_decay, .. } = *step;
+    let moments = state.first.par_chunks_mut(CHUNK).zip(state.second.par_chunks_mut(CHUNK));
+    let weights = state.params.par_chunks_mut(CHUNK).zip(state.ema.par_chunks_mut(CHUNK));
+    let gradients = state.gradients.par_chunks(CHUNK);
+    weights.zip(moments).zip(gradients).for_each(|(((params, ema), (first, second)), gradients)| {
+        level.vectorize(|| {
+            let weights = params.iter_mut().zip(ema.iter_mut());
+            let moments = first.iter_mut().zip(second.iter_mut());
+            for (((p, e), (m, v)), &g) in weights.zip(moments).zip(gradients) {
+                let g = g * gradient_scale;
+                *m = beta1 * *m + (1.0 - beta1) * g;
+                *v = beta2 * *v + (1.0 - beta2) * (g * g);
+                *p -= rate * *m / (v.sqrt() * root + epsilon);
+                *e = if ema_decay == 0.0 { *p } else { *e + (1.0 - ema_decay) * (*p - *e) };
+            }
+        });
+    });
+}

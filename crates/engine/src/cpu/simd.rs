@@ -1,0 +1,168 @@
+//! Vector widths: which instructions this processor has, and the few vector operations the GEMM tiles need.
+//!
+//! Every output element of every kernel is one chain of operations in a fixed order, so a level changes speed, never bits.
+
+/// A set of vector instructions that kernels are compiled for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Level {
+    /// No vectors: one element at a time, with exactly rounded fused multiply-adds.
+    Scalar,
+    /// 8 lanes (AVX2 and FMA).
+    #[cfg(target_arch = "x86_64")]
+    Avx2,
+    /// 16 lanes (AVX-512 F).
+    #[cfg(target_arch = "x86_64")]
+    Avx512,
+}
+
+impl Level {
+    /// The widest level this processor runs.
+    pub fn detect() -> Self {
+        #[cfg(target_arch = "x86_64")]
+        {
+            if is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512vl") {
+                return Self::Avx512;
+            }
+            if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+                return Self::Avx2;
+            }
+        }
+        Self::Scalar
+    }
+
+    /// Every level this processor runs, narrowest first.
+    pub fn available() -> Vec<Self> {
+        let mut levels = vec![Self::Scalar];
+        #[cfg(target_arch = "x86_64")]
+        {
+            let widest = Self::detect();
+            if widest != Self::Scalar {
+                levels.push(Self::Avx2);
+            }
+            if widest == Self::Avx512 {
+                levels.push(Self::Avx512);
+            }
+        }
+        levels
+    }
+
+    /// Its name: `scalar`, `avx2`, `avx512`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Scalar => "scalar",
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2 => "avx2",
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512 => "avx512",
+        }
+    }
+
+    /// Runs `body` compiled for this level, so that its plain loops over slices use its vectors.
+    ///
+    /// The compiler vectorises only loops whose elements are independent: it never reorders `f32` sums.
+    #[inline(always)]
+    pub fn vectorize<R>(self, body: impl FnOnce() -> R) -> R {
+        match self {
+            Self::Scalar => body(),
+            // SAFETY: a value of this level exists only where `detect` found the instructions.
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2 => unsafe { with_avx2(body) },
+            // SAFETY: as above.
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512 => unsafe { with_avx512(body) },
+        }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma")]
+unsafe fn with_avx2<R>(body: impl FnOnce() -> R) -> R {
+    body()
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512vl,avx2,fma")]
+unsafe fn with_avx512<R>(body: impl FnOnce() -> R) -> R {
+    body()
+}
+
+/// A vector of `f32` lanes.
+pub(crate) trait Vector: Copy {
+    /// Number of lanes.
+    const LANES: usize;
+    /// All lanes `value`.
+    fn splat(value: f32) -> Self;
+    /// Lanes from memory, any alignment.
+    ///
+    /// # Safety
+    /// `LANES` elements at `source` are readable.
+    unsafe fn load(source: *const f32) -> Self;
+    /// Lanes to memory, any alignment.
+    ///
+    /// # Safety
+    /// `LANES` elements at `target` are writable.
+    unsafe fn store(self, target: *mut f32);
+    /// `self · factor + addend`, rounded once.
+    fn mul_add(self, factor: Self, addend: Self) -> Self;
+}
+
+impl Vector for f32 {
+    const LANES: usize = 1;
+    #[inline(always)]
+    fn splat(value: f32) -> Self {
+        value
+    }
+    #[inline(always)]
+    unsafe fn load(source: *const f32) -> Self {
+        // SAFETY: the caller's.
+        unsafe { *source }
+    }
+    #[inline(always)]
+    unsafe fn store(self, target: *mut f32) {
+        // SAFETY: the caller's.
+        unsafe { *target = self }
+    }
+    #[inline(always)]
+    fn mul_add(self, factor: Self, addend: Self) -> Self {
+        f32::mul_add(self, factor, addend)
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+mod x86 {
+    use super::Vector;
+    use std::arch::x86_64::*;
+
+    // SAFETY of both: the operations are only reached inside functions compiled for, and called on, processors with
+    // the instructions (`Level`); loads and stores carry their caller's promise.
+    macro_rules! vector {
+        ($type:ty, $lanes:literal, $splat:ident, $load:ident, $store:ident, $mul_add:ident) => {
+            impl Vector for $type {
+                const LANES: usize = $lanes;
+                #[inline(always)]
+                fn splat(value: f32) -> Self {
+                    // SAFETY: see above.
+                    unsafe { $splat(value) }
+                }
+                #[inline(always)]
+                unsafe fn load(source: *const f32) -> Self {
+                    // SAFETY: see above.
+                    unsafe { $load(source) }
+                }
+                #[inline(always)]
+                unsafe fn store(self, target: *mut f32) {
+                    // SAFETY: see above.
+                    unsafe { $store(target, self) }
+                }
+                #[inline(always)]
+                fn mul_add(self, factor: Self, addend: Self) -> Self {
+                    // SAFETY: see above.
+                    unsafe { $mul_add(self, factor, addend) }
+                }
+            }
+        };
+    }
+
+    vector!(__m256, 8, _mm256_set1_ps, _mm256_loadu_ps, _mm256_storeu_ps, _mm256_fmadd_ps);
+    vector!(__m512, 16, _mm512_set1_ps, _mm512_loadu_ps, _mm512_storeu_ps, _mm512_fmadd_ps);
+}

@@ -1,0 +1,154 @@
+//! The instruction set: what a program's steps do, and what a backend must be able to run.
+//!
+//! Each operation's file in [`crate::ops`] says what its kernels read and write. Shapes travel with the views,
+//! so kernels hold attributes only.
+
+use crate::ops::{Attention, Conv, GroupNorm, Pool};
+use crate::shape::Shape;
+
+/// What one step of a program does.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Kernel {
+    /// [`crate::ops::conv`]: (x, weight, bias) → y.
+    Conv(Conv),
+    /// (dy, weight) → dx.
+    ConvInputGrad(Conv),
+    /// (x, dy) → weight gradient, added to.
+    ConvWeightGrad(Conv),
+    /// dy → sum over all but channels, added to.
+    BiasGrad,
+    /// [`crate::ops::group_norm`]: (x, gamma, beta) → (y, statistics).
+    GroupNorm(GroupNorm),
+    /// (x, gamma, beta, statistics, dy) → (dx, gamma gradient, beta gradient), the latter two added to.
+    GroupNormGrad(GroupNorm),
+    /// [`crate::ops::activation`]: x → x · sigmoid(x).
+    Silu,
+    /// (x, dy) → dx.
+    SiluGrad,
+    /// x → max(x, 0).
+    Relu,
+    /// (x, dy) → dx.
+    ReluGrad,
+    /// [`crate::ops::attention`]: (q, k, v) → (y, probabilities).
+    Attention(Attention),
+    /// (q, k, v, probabilities, dy) → (dq, dk, dv).
+    AttentionGrad(Attention),
+    /// [`crate::ops::add`]: (a, b) → a + b.
+    Add,
+    /// a += b, in place: (b) → a.
+    Accumulate,
+    /// (x, vector per sample) → x + vector at every pixel.
+    AddPerSample,
+    /// x → sum over pixels, per sample and channel.
+    SumPixels,
+    /// [`crate::ops::upsample`]: nearest neighbour, twice the size.
+    Upsample,
+    /// dy → sum over each 2×2 block.
+    UpsampleGrad,
+    /// [`crate::ops::concat`]: all inputs side by side in channels.
+    Concat,
+    /// Channels `start ..` of the input, as many as the output has.
+    ChannelSlice {
+        /// First channel.
+        start: usize,
+    },
+    /// [`crate::ops::dropout`]: x → x / (1 - rate) where kept, else 0; its own gradient.
+    Dropout {
+        /// Probability of dropping an element.
+        rate: f32,
+        /// Which dropout of the network this is: its own random numbers.
+        layer: u32,
+    },
+    /// [`crate::ops::pool`].
+    MaxPool(Pool),
+    /// (x, dy) → dx.
+    MaxPoolGrad(Pool),
+    /// Average over the window's pixels inside the image.
+    AvgPool(Pool),
+    /// dy → dx.
+    AvgPoolGrad(Pool),
+    /// [`crate::ops::softmax`] over channels.
+    Softmax,
+    /// (y, dy) → dx.
+    SoftmaxGrad,
+    /// [`crate::ops::space_to_depth`].
+    SpaceToDepth {
+        /// Side of the blocks gathered into channels.
+        block: usize,
+    },
+    /// Its inverse, and gradient.
+    DepthToSpace {
+        /// Side of the blocks laid out.
+        block: usize,
+    },
+    /// [`crate::ops::sinusoid`]: a number per sample → sines and cosines.
+    Sinusoid {
+        /// The longest wavelength is 2π times this.
+        max_period: f32,
+    },
+    /// [`crate::ops::squared_error`]: (a, b) → per-sample mean of (a - b)².
+    SquaredError,
+    /// (a, b, dy) → gradient of a.
+    SquaredErrorGrad,
+}
+
+/// The memory spaces a backend keeps.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Slot {
+    /// Activations, gradients of activations, scratch: one planned arena.
+    Arena,
+    /// Parameters.
+    Params,
+    /// Gradients of the parameters.
+    Grads,
+    /// Adam's mean of gradients.
+    FirstMoment,
+    /// Adam's mean of squared gradients.
+    SecondMoment,
+    /// Exponential moving average of the parameters.
+    Ema,
+}
+
+/// A tensor in a backend's memory.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct View {
+    /// Which memory.
+    pub slot: Slot,
+    /// First element.
+    pub offset: usize,
+    /// Shape; parameters are flat: `[1, 1, 1, len]`.
+    pub shape: Shape,
+}
+
+/// Scratch memory that a backend wants for a kernel, in elements.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Scratch {
+    /// For what depends on parameters only (a packed filter): kept while they do not change.
+    pub prepared: usize,
+    /// For the duration of one execution.
+    pub workspace: usize,
+}
+
+/// One step of a program.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Step {
+    /// What to do.
+    pub kernel: Kernel,
+    /// Tensors read.
+    pub inputs: Vec<View>,
+    /// Tensors written (or added to, where the kernel says so).
+    pub outputs: Vec<View>,
+    /// Scratch that lives while parameters do not change.
+    pub prepared: Option<View>,
+    /// Scratch for this step alone.
+    pub workspace: Option<View>,
+}
+
+/// What a run's random numbers depend on.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Run {
+    /// Seed of the dropout masks.
+    pub seed: u64,
+    /// Number, over the whole training, of the batch's first sample.
+    pub first_sample: u64,
+}

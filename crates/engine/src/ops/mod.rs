@@ -1,0 +1,20 @@
+//! The operations, one file each: what it computes, the method that records it, and how its gradient is derived.
+
+pub mod activation;
+pub mod add;
+pub mod attention;
+pub mod concat;
+pub mod conv;
+pub mod dropout;
+pub mod group_norm;
+pub mod pool;
+pub mod sinusoid;
+pub mod softmax;
+pub mod space_to_depth;
+pub mod squared_error;
+pub mod upsample;
+
+pub use attention::Attention;
+pub use conv::{Conv, Padding};
+pub use group_norm::GroupNorm;
+pub use pool::Pool;

@@ -1,0 +1,28 @@
+//! Adam (Kingma & Ba 2015), global-norm clipping and the exponential moving average of the weights.
+
+/// The settings of one optimiser step.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct AdamStep {
+    /// Which update this is, counted from 1: for the moments' bias correction.
+    pub number: u64,
+    /// Learning rate of this step, ≥ 0.
+    pub learning_rate: f32,
+    /// Decay of the mean of gradients, in [0, 1).
+    pub beta1: f32,
+    /// Decay of the mean of squared gradients, in [0, 1).
+    pub beta2: f32,
+    /// Added to the root of the second moment, > 0.
+    pub epsilon: f32,
+    /// The gradient is scaled down to this global norm if it is longer; infinite for never.
+    pub max_gradient_norm: f32,
+    /// Decay of the moving average; 0 copies the weights.
+    pub ema_decay: f32,
+}
+
+impl AdamStep {
+    /// The factor that clips a gradient of global norm `norm`.
+    pub fn clip_factor(&self, norm: f64) -> f32 {
+        let limit = f64::from(self.max_gradient_norm);
+        if norm > limit { (limit / norm) as f32 } else { 1.0 }
+    }
+}

@@ -1,0 +1,240 @@
+//! From a graph to steps: the gradient is derived, lifetimes are measured, every tensor gets its place in one arena.
+
+mod differentiation;
+mod memory;
+
+pub(crate) use differentiation::Differentiation;
+
+use crate::backend::Backend;
+use crate::graph::{Graph, Operand, Var};
+use crate::kernel::{Kernel, Scratch, Slot, Step, View};
+use crate::params::{Param, ParamLayout};
+use crate::shape::Shape;
+use differentiation::differentiate;
+use memory::{Lifetime, place};
+
+/// Something an instruction reads or writes, before memory is planned.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Place {
+    /// A tensor of the arena.
+    Value(usize),
+    /// A parameter.
+    Param(Param),
+    /// The gradient of a parameter.
+    Grad(Param),
+}
+
+pub(crate) struct Instruction {
+    pub kernel: Kernel,
+    pub reads: Vec<Place>,
+    pub writes: Vec<Place>,
+}
+
+/// Instructions over values that have shapes but no place yet.
+pub(crate) struct Draft<'g> {
+    pub graph: &'g Graph,
+    pub values: Vec<Shape>,
+    pub instructions: Vec<Instruction>,
+    /// The value of each node.
+    pub node_values: Vec<usize>,
+    /// The second output of each node that has one.
+    pub saved_values: Vec<Option<usize>>,
+}
+
+impl Draft<'_> {
+    pub fn new_value(&mut self, shape: Shape) -> usize {
+        self.values.push(shape);
+        self.values.len() - 1
+    }
+
+    fn forward(graph: &Graph) -> Draft<'_> {
+        let mut draft = Draft {
+            graph,
+            values: Vec::new(),
+            instructions: Vec::new(),
+            node_values: Vec::new(),
+            saved_values: Vec::new(),
+        };
+        for node in &graph.nodes {
+            let value = draft.new_value(node.shape);
+            let saved = node.saved.map(|shape| draft.new_value(shape));
+            if let Some(kernel) = &node.kernel {
+                let reads = node.operands.iter().map(|operand| match *operand {
+                    Operand::Var(var) => Place::Value(draft.node_values[var.0]),
+                    Operand::Param(param) => Place::Param(param),
+                });
+                let instruction = Instruction {
+                    kernel: kernel.clone(),
+                    reads: reads.collect(),
+                    writes: [Some(value), saved].into_iter().flatten().map(Place::Value).collect(),
+                };
+                draft.instructions.push(instruction);
+            }
+            draft.node_values.push(value);
+            draft.saved_values.push(saved);
+        }
+        draft
+    }
+}
+
+/// A compiled network: steps with every tensor in its place.
+pub struct Program {
+    pub(crate) forward: Vec<Step>,
+    pub(crate) backward: Vec<Step>,
+    pub(crate) training: bool,
+    layout: ParamLayout,
+    arena_len: usize,
+    node_views: Vec<View>,
+    gradient_views: Vec<Option<View>>,
+}
+
+impl Program {
+    /// Steps that compute `outputs`. Filters are prepared once, when parameters are set.
+    pub fn inference(graph: &Graph, outputs: &[Var], backend: &dyn Backend) -> Self {
+        let draft = Draft::forward(graph);
+        let forward_len = draft.instructions.len();
+        Self::plan(draft, forward_len, outputs, Vec::new(), backend, false)
+    }
+
+    /// Steps that compute `outputs`, and the gradients of all parameters from the gradients of `outputs`.
+    ///
+    /// # Panics
+    /// If an output depends on no parameter.
+    pub fn training(graph: &Graph, outputs: &[Var], backend: &dyn Backend) -> Self {
+        let mut draft = Draft::forward(graph);
+        let forward_len = draft.instructions.len();
+        let gradients = differentiate(&mut draft, outputs);
+        Self::plan(draft, forward_len, outputs, gradients, backend, true)
+    }
+
+    /// The parameters.
+    pub fn layout(&self) -> &ParamLayout {
+        &self.layout
+    }
+
+    /// Elements of the arena: activations, their gradients and scratch.
+    pub fn arena_len(&self) -> usize {
+        self.arena_len
+    }
+
+    /// Where an input or output lies.
+    pub(crate) fn view(&self, var: Var) -> View {
+        self.node_views[var.0]
+    }
+
+    /// Where the gradient of an input or output lies.
+    pub(crate) fn gradient_view(&self, var: Var) -> Option<View> {
+        self.gradient_views.get(var.0).copied().flatten()
+    }
+
+    fn plan(
+        draft: Draft,
+        forward_len: usize,
+        outputs: &[Var],
+        gradients: Vec<Option<usize>>,
+        backend: &dyn Backend,
+        training: bool,
+    ) -> Self {
+        let mut lifetimes = measure_lifetimes(&draft, forward_len, outputs, &gradients);
+        let end = draft.instructions.len();
+        let layout = &draft.graph.params;
+        let shape_of = |place: Place| match place {
+            Place::Value(value) => draft.values[value],
+            Place::Param(param) | Place::Grad(param) => Shape::vectors(1, layout.spec(param).len()),
+        };
+
+        let mut scratch_values = Vec::with_capacity(end);
+        for (index, instruction) in draft.instructions.iter().enumerate() {
+            let reads: Vec<_> = instruction.reads.iter().map(|&place| shape_of(place)).collect();
+            let writes: Vec<_> = instruction.writes.iter().map(|&place| shape_of(place)).collect();
+            let Scratch { prepared, workspace } = backend.scratch(&instruction.kernel, &reads, &writes);
+            let mut reserve = |len: usize, first: usize, last: usize| {
+                (len > 0).then(|| {
+                    lifetimes.push(Lifetime { first, last, len });
+                    (lifetimes.len() - 1, len)
+                })
+            };
+            let prepared = if training { reserve(prepared, index, index) } else { reserve(prepared, 0, end) };
+            scratch_values.push((prepared, reserve(workspace, index, index)));
+        }
+
+        let (offsets, arena_len) = place(&lifetimes);
+        let arena = |index: usize, shape: Shape| View { slot: Slot::Arena, offset: offsets[index], shape };
+        let view = |place: Place| match place {
+            Place::Value(value) => arena(value, draft.values[value]),
+            Place::Param(param) => View {
+                slot: Slot::Params,
+                offset: layout.spec(param).offset,
+                shape: Shape::vectors(1, layout.spec(param).len()),
+            },
+            Place::Grad(param) => View {
+                slot: Slot::Grads,
+                offset: layout.spec(param).offset,
+                shape: Shape::vectors(1, layout.spec(param).len()),
+            },
+        };
+        let scratch =
+            |value: Option<(usize, usize)>| value.map(|(index, len)| arena(index, Shape::vectors(1, len)));
+        let mut steps: Vec<Step> = draft
+            .instructions
+            .iter()
+            .zip(scratch_values)
+            .map(|(instruction, (prepared, workspace))| Step {
+                kernel: instruction.kernel.clone(),
+                inputs: instruction.reads.iter().map(|&place| view(place)).collect(),
+                outputs: instruction.writes.iter().map(|&place| view(place)).collect(),
+                prepared: scratch(prepared),
+                workspace: scratch(workspace),
+            })
+            .collect();
+        let backward = steps.split_off(forward_len);
+        Self {
+            forward: steps,
+            backward,
+            training,
+            arena_len,
+            node_views: draft.node_values.iter().map(|&value| view(Place::Value(value))).collect(),
+            gradient_views: gradients.iter().map(|value| value.map(|v| view(Place::Value(v)))).collect(),
+            layout: draft.graph.params.clone(),
+        }
+    }
+}
+
+/// From when to when each value must keep its place. Inputs live from before the first instruction, outputs and the
+/// gradients of inputs to after the last, gradients of outputs from between forward and backward.
+fn measure_lifetimes(
+    draft: &Draft,
+    forward_len: usize,
+    outputs: &[Var],
+    gradients: &[Option<usize>],
+) -> Vec<Lifetime> {
+    let end = draft.instructions.len();
+    let mut lifetimes: Vec<_> =
+        draft.values.iter().map(|shape| Lifetime { first: usize::MAX, last: 0, len: shape.len() }).collect();
+    for (index, instruction) in draft.instructions.iter().enumerate() {
+        for place in instruction.reads.iter().chain(&instruction.writes) {
+            if let Place::Value(value) = *place {
+                let lifetime = &mut lifetimes[value];
+                lifetime.first = lifetime.first.min(index);
+                lifetime.last = lifetime.last.max(index);
+            }
+        }
+    }
+    for (node, &value) in draft.graph.nodes.iter().zip(&draft.node_values) {
+        if node.kernel.is_none() {
+            lifetimes[value].first = 0;
+        }
+    }
+    for output in outputs {
+        lifetimes[draft.node_values[output.0]].last = end;
+        if let Some(value) = gradients.get(output.0).copied().flatten() {
+            lifetimes[value].first = lifetimes[value].first.min(forward_len);
+        }
+    }
+    for (node, value) in draft.graph.nodes.iter().zip(gradients) {
+        if let (None, Some(value)) = (&node.kernel, *value) {
+            lifetimes[value].last = end;
+        }
+    }
+    lifetimes
+}

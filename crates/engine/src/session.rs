@@ -1,0 +1,130 @@
+//! A program on a backend, with its memory: set inputs, run, read outputs.
+
+use crate::backend::{Backend, BackendError};
+use crate::graph::Var;
+use crate::kernel::{Run, Slot};
+use crate::optimizer::AdamStep;
+use crate::program::Program;
+
+/// A program with memory on a backend. Nothing is allocated after it is made.
+pub struct Session {
+    backend: Box<dyn Backend>,
+    program: Program,
+}
+
+impl Session {
+    /// Takes memory for parameters and activations; with a training program also for gradients and the optimiser's state.
+    ///
+    /// # Errors
+    /// [`BackendError::OutOfMemory`].
+    pub fn new(program: Program, mut backend: Box<dyn Backend>) -> Result<Self, BackendError> {
+        let len = program.layout().len();
+        backend.allocate(Slot::Arena, program.arena_len())?;
+        backend.allocate(Slot::Params, len)?;
+        if program.training {
+            for slot in [Slot::Grads, Slot::FirstMoment, Slot::SecondMoment, Slot::Ema] {
+                backend.allocate(slot, len)?;
+            }
+        }
+        Ok(Self { backend, program })
+    }
+
+    /// The program.
+    pub fn program(&self) -> &Program {
+        &self.program
+    }
+
+    /// Sets all parameters: `weights` in the layout's order.
+    ///
+    /// # Panics
+    /// If the length is not the layout's.
+    pub fn set_parameters(&mut self, weights: &[f32]) {
+        assert_eq!(weights.len(), self.program.layout().len());
+        self.backend.upload(Slot::Params, 0, weights);
+        if !self.program.training {
+            self.backend.prepare(&self.program.forward);
+        }
+    }
+
+    /// Sets a buffer that shares the parameters' layout, to continue a training run.
+    ///
+    /// # Panics
+    /// If the length is not the layout's.
+    pub fn set_buffer(&mut self, slot: Slot, values: &[f32]) {
+        assert_eq!(values.len(), self.program.layout().len());
+        self.backend.upload(slot, 0, values);
+    }
+
+    /// A copy of a buffer that shares the parameters' layout.
+    pub fn buffer(&self, slot: Slot) -> Vec<f32> {
+        let mut values = vec![0.0; self.program.layout().len()];
+        self.backend.download(slot, 0, &mut values);
+        values
+    }
+
+    /// Sets an input.
+    ///
+    /// # Panics
+    /// If the length is not its shape's.
+    pub fn set(&mut self, input: Var, values: &[f32]) {
+        let view = self.program.view(input);
+        assert_eq!(values.len(), view.shape.len());
+        self.backend.upload(view.slot, view.offset, values);
+    }
+
+    /// Reads an output after a run.
+    ///
+    /// # Panics
+    /// If the length is not its shape's.
+    pub fn read(&self, output: Var, out: &mut [f32]) {
+        let view = self.program.view(output);
+        assert_eq!(out.len(), view.shape.len());
+        self.backend.download(view.slot, view.offset, out);
+    }
+
+    /// Computes the outputs.
+    pub fn forward(&mut self, run: &Run) {
+        self.backend.run(&self.program.forward, run, self.program.training);
+    }
+
+    /// Sets the gradient of the objective with respect to an output, after [`Self::forward`].
+    ///
+    /// # Panics
+    /// If `output` is not one of the training program's outputs, or the length is not its shape's.
+    pub fn set_gradient(&mut self, output: Var, values: &[f32]) {
+        let view = self.program.gradient_view(output).expect("not an output of a training program");
+        assert_eq!(values.len(), view.shape.len());
+        self.backend.upload(view.slot, view.offset, values);
+    }
+
+    /// Adds to the gradients of all parameters; [`Self::clear_gradients`] before the first batch of a step.
+    /// Several batches in turn give the same bits as all their samples in one.
+    pub fn backward(&mut self, run: &Run) {
+        self.backend.run(&self.program.backward, run, self.program.training);
+    }
+
+    /// Reads the gradient of an input made by `input_with_gradient`, after [`Self::backward`].
+    ///
+    /// # Panics
+    /// If it has none, or the length is not its shape's.
+    pub fn read_gradient(&self, input: Var, out: &mut [f32]) {
+        let view = self.program.gradient_view(input).expect("the input has no gradient");
+        assert_eq!(out.len(), view.shape.len());
+        self.backend.download(view.slot, view.offset, out);
+    }
+
+    /// Sets the gradients of all parameters to 0.
+    pub fn clear_gradients(&mut self) {
+        self.backend.clear(Slot::Grads);
+    }
+
+    /// Clips, updates the parameters and their moving average. Returns the gradients' global norm before clipping;
+    /// when it is not finite nothing has been changed.
+    pub fn update(&mut self, step: &AdamStep) -> f64 {
+        let norm = self.backend.gradient_norm();
+        if norm.is_finite() {
+            self.backend.update(step, step.clip_factor(norm));
+        }
+        norm
+    }
+}

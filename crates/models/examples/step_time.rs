@@ -1,0 +1,78 @@
+//! Times the CIFAR-10 network (35.7M parameters): forward at batch 1 and 8, a training step at batch 8.
+//!
+//! `cargo run --release -p ddpm-models --example step_time -- [forward|train] [batch] [repeats] [threads]` prints one JSON object.
+
+use engine::{AdamStep, Backend, Cpu, Program, Run, Session};
+use models::{Mode, Unet, UnetConfig};
+use std::time::Instant;
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let argument =
+        |index: usize, default: &str| arguments.get(index).map_or(default.to_string(), String::clone);
+    let kind = argument(0, "train");
+    let batch: usize = argument(1, "8").parse()?;
+    let repeats: usize = argument(2, "3").parse()?;
+    let threads: usize = argument(3, "2").parse()?;
+    let config = UnetConfig {
+        image_size: 32,
+        image_channels: 3,
+        learned_variance: false,
+        channels: 128,
+        channel_mult: vec![1, 2, 2, 2],
+        num_res_blocks: 2,
+        attention_resolutions: vec![16],
+        dropout: 0.1,
+        block_size: 1,
+        norm_groups: 32,
+    };
+    let training = kind == "train";
+    let mode = if training { Mode::Training } else { Mode::Inference };
+    let Unet { graph, x_t, timesteps, output } = Unet::new(&config, batch, mode);
+    let backend: Box<dyn Backend> = Box::new(Cpu::new(threads)?);
+    let program = if training {
+        Program::training(&graph, &[output], backend.as_ref())
+    } else {
+        Program::inference(&graph, &[output], backend.as_ref())
+    };
+    let arena_mib = program.arena_len() as f64 * 4.0 / (1 << 20) as f64;
+    let weights = program.layout().initialise(0);
+    let mut session = Session::new(program, backend)?;
+    session.set_parameters(&weights);
+    let x: Vec<f32> = (0..graph.shape(x_t).len()).map(|i| ((i % 17) as f32 - 8.0) / 8.0).collect();
+    let mut prediction = vec![0.0; x.len()];
+    let mut times = Vec::new();
+    for number in 0..=repeats {
+        let start = Instant::now();
+        let run = Run { seed: 0, first_sample: (number * batch) as u64 };
+        session.set(x_t, &x);
+        session.set(timesteps, &vec![500.0; batch]);
+        session.forward(&run);
+        session.read(output, &mut prediction);
+        if training {
+            session.clear_gradients();
+            session.set_gradient(output, &prediction);
+            session.backward(&run);
+            session.update(&AdamStep {
+                number: number as u64 + 1,
+                learning_rate: 1e-4,
+                beta1: 0.9,
+                beta2: 0.999,
+                epsilon: 1e-8,
+                max_gradient_norm: 1.0,
+                ema_decay: 0.9999,
+            });
+        }
+        // The first touches memory for the first time.
+        if number > 0 {
+            times.push(start.elapsed().as_secs_f64() * 1e3 / batch as f64);
+        }
+    }
+    times.sort_by(f64::total_cmp);
+    let name = if training { "train_ms_per_image" } else { "forward_ms_per_image" };
+    println!(
+        "{{\"{name}\": {:.2}, \"batch\": {batch}, \"arena_mib\": {arena_mib:.1}}}",
+        times[times.len() / 2]
+    );
+    Ok(())
+}

@@ -1,0 +1,257 @@
+//! The paper's U-Net: residual blocks with group normalisation, attention where configured, skips from down to up.
+//!
+//! Parameters carry the names that diffusers' `UNet2DModel` gives them.
+
+use crate::config::UnetConfig;
+use engine::{Conv, Graph, GroupNorm, Init, Padding, Param, ParamLayout, Shape, Var};
+
+/// Scale of the initial variance.
+const GLOROT: Init = Init::VarianceScaling { scale: 1.0 };
+/// Where the network should start as the identity: all but zero (the original code's constant).
+const NEAR_ZERO: Init = Init::VarianceScaling { scale: 1e-10 };
+/// Added to the variance by every normalisation.
+const EPSILON: f32 = 1e-6;
+/// Longest wavelength of the time embedding, over 2π.
+const MAX_PERIOD: f32 = 10_000.0;
+
+/// A U-Net for one batch size, as a graph.
+pub struct Unet {
+    /// The operations.
+    pub graph: Graph,
+    /// Input: noisy images `[n, size, size, channels]`.
+    pub x_t: Var,
+    /// Input: time steps `[n, 1, 1, 1]`.
+    pub timesteps: Var,
+    /// The prediction `[n, size, size, output channels]`.
+    pub output: Var,
+}
+
+/// What a network is built for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Mode {
+    /// With dropout.
+    Training,
+    /// Without.
+    Inference,
+}
+
+impl Unet {
+    /// The network of a valid `config` for batches of `batch` images.
+    pub fn new(config: &UnetConfig, batch: usize, mode: Mode) -> Self {
+        let size = config.image_size;
+        let mut graph = Graph::new();
+        let x_t = graph.input(Shape::new(batch, size, size, config.image_channels));
+        let timesteps = graph.input(Shape::vectors(batch, 1));
+        let dropout = if mode == Mode::Training { config.dropout } else { 0.0 };
+        let mut builder = Builder { config, graph, dropout };
+        let output = builder.network(x_t, timesteps);
+        Self { graph: builder.graph, x_t, timesteps, output }
+    }
+
+    /// The parameters of the network of `config`.
+    pub fn layout(config: &UnetConfig) -> ParamLayout {
+        Self::new(config, 1, Mode::Inference).graph.layout().clone()
+    }
+}
+
+struct Builder<'a> {
+    config: &'a UnetConfig,
+    graph: Graph,
+    dropout: f32,
+}
+
+impl Builder<'_> {
+    fn network(&mut self, x_t: Var, timesteps: Var) -> Var {
+        let config = self.config;
+        let block = config.block_size;
+        let x = if block > 1 { self.graph.space_to_depth(x_t, block) } else { x_t };
+        let time = self.time_embedding(timesteps);
+
+        let mut h = self.conv("conv_in", x, config.channels, Conv::SAME_3X3, GLOROT);
+        let mut skips = vec![h];
+        let levels = config.channel_mult.len();
+        for level in 0..levels {
+            let name = format!("down_blocks.{level}");
+            for block in 0..config.num_res_blocks {
+                h = self.residual_block(
+                    &format!("{name}.resnets.{block}"),
+                    h,
+                    time,
+                    config.level_channels(level),
+                );
+                if config.attends(level) {
+                    h = self.attention_block(&format!("{name}.attentions.{block}"), h);
+                }
+                skips.push(h);
+            }
+            if level + 1 < levels {
+                h = self.downsample(&format!("{name}.downsamplers.0.conv"), h);
+                skips.push(h);
+            }
+        }
+
+        let channels = config.level_channels(levels - 1);
+        h = self.residual_block("mid_block.resnets.0", h, time, channels);
+        h = self.attention_block("mid_block.attentions.0", h);
+        h = self.residual_block("mid_block.resnets.1", h, time, channels);
+
+        for (up, level) in (0..levels).rev().enumerate() {
+            let name = format!("up_blocks.{up}");
+            let skips_of_level = skips.split_off(skips.len() - (config.num_res_blocks + 1));
+            for (block, &skip) in skips_of_level.iter().rev().enumerate() {
+                h = self.graph.concat(&[h, skip]);
+                h = self.residual_block(
+                    &format!("{name}.resnets.{block}"),
+                    h,
+                    time,
+                    config.level_channels(level),
+                );
+                if config.attends(level) {
+                    h = self.attention_block(&format!("{name}.attentions.{block}"), h);
+                }
+            }
+            if level > 0 {
+                h = self.upsample(&format!("{name}.upsamplers.0.conv"), h);
+            }
+        }
+
+        h = self.norm("conv_norm_out", h, true);
+        let output_channels = config.output_channels() * block * block;
+        h = self.conv("conv_out", h, output_channels, Conv::SAME_3X3, NEAR_ZERO);
+        if block > 1 { self.graph.depth_to_space(h, block) } else { h }
+    }
+
+    /// SiLU of the embedding of t: every residual block begins with it.
+    fn time_embedding(&mut self, timesteps: Var) -> Var {
+        let width = 4 * self.config.channels;
+        let h = self.graph.sinusoid(timesteps, self.config.channels, MAX_PERIOD);
+        let h = self.linear("time_embedding.linear_1", h, width, GLOROT);
+        let h = self.graph.silu(h);
+        let h = self.linear("time_embedding.linear_2", h, width, GLOROT);
+        self.graph.silu(h)
+    }
+
+    /// GroupNorm, SiLU, conv; + time; GroupNorm, SiLU, dropout, conv; + input (projected when channels change).
+    fn residual_block(&mut self, name: &str, x: Var, time: Var, channels: usize) -> Var {
+        let h = self.norm(&format!("{name}.norm1"), x, true);
+        let h = self.conv(&format!("{name}.conv1"), h, channels, Conv::SAME_3X3, GLOROT);
+        let time = self.linear(&format!("{name}.time_emb_proj"), time, channels, GLOROT);
+        let h = self.graph.add_per_sample(h, time);
+        let h = self.norm(&format!("{name}.norm2"), h, true);
+        let h = self.graph.dropout(h, self.dropout);
+        let h = self.conv(&format!("{name}.conv2"), h, channels, Conv::SAME_3X3, NEAR_ZERO);
+        let x = if self.graph.shape(x).c == channels {
+            x
+        } else {
+            self.conv(&format!("{name}.conv_shortcut"), x, channels, Conv::POINTWISE, GLOROT)
+        };
+        self.graph.add(x, h)
+    }
+
+    /// GroupNorm, attention over all pixels, projection; + input.
+    fn attention_block(&mut self, name: &str, x: Var) -> Var {
+        let channels = self.graph.shape(x).c;
+        let h = self.norm(&format!("{name}.group_norm"), x, false);
+        let [q, k, v] =
+            ["to_q", "to_k", "to_v"].map(|part| self.linear(&format!("{name}.{part}"), h, channels, GLOROT));
+        let h = self.graph.attention(q, k, v);
+        let h = self.linear(&format!("{name}.to_out.0"), h, channels, NEAR_ZERO);
+        self.graph.add(x, h)
+    }
+
+    fn downsample(&mut self, name: &str, x: Var) -> Var {
+        let halving = Conv { stride: 2, padding: Padding::BOTTOM_RIGHT, ..Conv::SAME_3X3 };
+        self.conv(name, x, self.graph.shape(x).c, halving, GLOROT)
+    }
+
+    fn upsample(&mut self, name: &str, x: Var) -> Var {
+        let channels = self.graph.shape(x).c;
+        let h = self.graph.upsample(x);
+        self.conv(name, h, channels, Conv::SAME_3X3, GLOROT)
+    }
+
+    fn conv(&mut self, name: &str, x: Var, output: usize, conv: Conv, init: Init) -> Var {
+        let shape = vec![conv.kernel_h, conv.kernel_w, self.graph.shape(x).c, output];
+        let (weight, bias) = self.weight_and_bias(name, shape, init);
+        self.graph.conv(x, weight, bias, conv)
+    }
+
+    fn linear(&mut self, name: &str, x: Var, output: usize, init: Init) -> Var {
+        let shape = vec![self.graph.shape(x).c, output];
+        let (weight, bias) = self.weight_and_bias(name, shape, init);
+        self.graph.linear(x, weight, bias)
+    }
+
+    fn weight_and_bias(&mut self, name: &str, shape: Vec<usize>, init: Init) -> (Param, Param) {
+        let output = shape[shape.len() - 1];
+        let weight = self.graph.parameter(format!("{name}.weight"), shape, init);
+        (weight, self.graph.parameter(format!("{name}.bias"), vec![output], Init::Zeros))
+    }
+
+    fn norm(&mut self, name: &str, x: Var, silu: bool) -> Var {
+        let channels = self.graph.shape(x).c;
+        let gamma = self.graph.parameter(format!("{name}.weight"), vec![channels], Init::Ones);
+        let beta = self.graph.parameter(format!("{name}.bias"), vec![channels], Init::Zeros);
+        let norm = GroupNorm { groups: self.config.norm_groups, epsilon: EPSILON, silu };
+        self.graph.group_norm(x, gamma, beta, norm)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn paper(image_size: usize, channels: usize, channel_mult: &[usize], block_size: usize) -> UnetConfig {
+        UnetConfig {
+            image_size,
+            image_channels: 3,
+            learned_variance: false,
+            channels,
+            channel_mult: channel_mult.to_vec(),
+            num_res_blocks: 2,
+            attention_resolutions: vec![16],
+            dropout: 0.0,
+            block_size,
+            norm_groups: 32,
+        }
+    }
+
+    #[test]
+    fn parameters_are_as_many_as_published() {
+        let count = |config: &UnetConfig| {
+            config.validate().unwrap();
+            Unet::layout(config).len()
+        };
+        assert_eq!(count(&paper(32, 128, &[1, 2, 2, 2], 1)), 35_746_307);
+        assert_eq!(count(&paper(256, 128, &[1, 1, 2, 2, 4, 4], 1)), 113_673_219);
+        assert_eq!(count(&paper(256, 192, &[1, 1, 2, 2, 4, 4], 1)), 255_676_995);
+        let learned = UnetConfig { learned_variance: true, ..paper(32, 128, &[1, 2, 2, 2], 1) };
+        assert_eq!(count(&learned), 35_746_307 + 3 * (9 * 128 + 1));
+        // Blocks of 2×2 pixels: 12 channels in and out instead of 3.
+        assert_eq!(count(&paper(64, 128, &[1, 2, 2, 2], 2)), 35_746_307 + 9 * (9 * 128) * 2 + 9);
+    }
+
+    #[test]
+    fn impossible_configurations_name_their_key() {
+        let valid = paper(32, 128, &[1, 2, 2, 2], 1);
+        type Change = fn(&mut UnetConfig);
+        let cases: [(&str, Change); 10] = [
+            ("image_size", |c| c.image_size = 36),
+            ("image_size", |c| c.image_size = 0),
+            ("image_channels", |c| c.image_channels = 2),
+            ("channels", |c| c.channels = 0),
+            ("channel_mult", |c| c.channel_mult.clear()),
+            ("num_res_blocks", |c| c.num_res_blocks = 0),
+            ("attention_resolutions", |c| c.attention_resolutions = vec![5]),
+            ("dropout", |c| c.dropout = f32::NAN),
+            ("block_size", |c| c.block_size = 3),
+            ("norm_groups", |c| c.norm_groups = 24),
+        ];
+        valid.validate().unwrap();
+        for (key, change) in cases {
+            let mut config = valid.clone();
+            change(&mut config);
+            assert_eq!(config.validate().unwrap_err().key, key);
+        }
+    }
+}
