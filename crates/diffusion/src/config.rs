@@ -1,9 +1,17 @@
 //! What a diffusion process is made of, as it stands in a configuration file.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
+use crate::error::DiffusionError;
+
+/// The most steps a process may have. Its tables take about 100 bytes a step, so that a slip of the pen
+/// in a configuration does not fill the memory.
+pub const MAX_TIMESTEPS: usize = 100_000;
+
 /// How β_t grows with t (REFERENCE: the original code's schedules, and `cosine` of Nichol & Dhariwal 2021).
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum BetaSchedule {
     /// From `beta_start` to `beta_end`, both included (the paper's).
@@ -23,7 +31,7 @@ pub enum BetaSchedule {
 }
 
 /// What the network's output stands for.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Prediction {
     /// The noise ε.
@@ -34,8 +42,18 @@ pub enum Prediction {
     Xprev,
 }
 
+impl fmt::Display for Prediction {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Eps => "eps",
+            Self::Xstart => "xstart",
+            Self::Xprev => "xprev",
+        })
+    }
+}
+
 /// The variance of p(x_{t-1} | x_t).
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Variance {
     /// β̃_t, the posterior's.
@@ -47,7 +65,7 @@ pub enum Variance {
 }
 
 /// The training objective.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Loss {
     /// Squared error of the prediction (with [`Prediction::Eps`]: L_simple).
@@ -90,5 +108,72 @@ impl Default for DiffusionConfig {
             loss: Loss::Mse,
             clip_denoised: true,
         }
+    }
+}
+
+impl DiffusionConfig {
+    /// Checks every value, and those that only together make no sense.
+    ///
+    /// # Errors
+    /// [`DiffusionError::OutOfRange`] for T outside 1..=[`MAX_TIMESTEPS`] or β outside (0, 1);
+    /// [`DiffusionError::Conflict`] for `mse` with a learned variance, which it would never train.
+    pub fn validate(&self) -> Result<(), DiffusionError> {
+        if !(1..=MAX_TIMESTEPS).contains(&self.timesteps) {
+            return Err(DiffusionError::OutOfRange {
+                key: "diffusion.timesteps",
+                value: self.timesteps.to_string(),
+                valid: format!("a whole number from 1 to {MAX_TIMESTEPS}"),
+            });
+        }
+        for (key, beta) in [("diffusion.beta_start", self.beta_start), ("diffusion.beta_end", self.beta_end)]
+        {
+            // Written so that NaN fails too.
+            if !(beta > 0.0 && beta < 1.0) {
+                return Err(DiffusionError::OutOfRange {
+                    key,
+                    value: beta.to_string(),
+                    valid: "greater than 0 and less than 1".into(),
+                });
+            }
+        }
+        if self.loss == Loss::Mse && self.variance == Variance::Learned {
+            return Err(DiffusionError::Conflict(
+                "`diffusion.loss = \"mse\"` does not train the variance, so it cannot go with \
+                 `diffusion.variance = \"learned\"`: use `loss = \"kl\"`, or the variance `fixed_small` or `fixed_large`"
+                    .into(),
+            ));
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message(config: DiffusionConfig) -> String {
+        config.validate().unwrap_err().to_string()
+    }
+
+    #[test]
+    fn values_out_of_range_are_named_with_what_is_valid() {
+        let default = DiffusionConfig::default;
+        default().validate().unwrap();
+        let text = message(DiffusionConfig { timesteps: 0, ..default() });
+        assert!(text.contains("`diffusion.timesteps` is 0") && text.contains("from 1 to 100000"), "{text}");
+        message(DiffusionConfig { timesteps: usize::MAX, ..default() });
+        for bad in [0.0, 1.0, -1e-4, f64::NAN, f64::INFINITY] {
+            assert!(
+                message(DiffusionConfig { beta_start: bad, ..default() }).contains("diffusion.beta_start")
+            );
+            assert!(message(DiffusionConfig { beta_end: bad, ..default() }).contains("diffusion.beta_end"));
+        }
+    }
+
+    #[test]
+    fn mse_does_not_train_a_variance() {
+        let learned = DiffusionConfig { variance: Variance::Learned, ..DiffusionConfig::default() };
+        assert!(message(learned.clone()).contains("\"kl\""));
+        DiffusionConfig { loss: Loss::Kl, ..learned }.validate().unwrap();
     }
 }

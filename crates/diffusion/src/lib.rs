@@ -1,11 +1,78 @@
 //! The method of "Denoising Diffusion Probabilistic Models" (Ho, Jain, Abbeel 2020), readable as code.
 //!
-//! No IO and no network type: everything that needs a trained network sees a [`Denoiser`].
+//! | in the paper | here |
+//! |---|---|
+//! | β_t, ᾱ_t, β̃_t (eqs. 2, 4, 7) | [`schedule::betas`], [`Tables`] |
+//! | q(x_t \| x_0) (eq. 4) | [`GaussianDiffusion::q_sample`] |
+//! | q(x_{t-1} \| x_t, x_0) (eqs. 6, 7) | [`GaussianDiffusion::q_posterior_mean_variance`] |
+//! | x̂0 from ε (eq. 15) | [`GaussianDiffusion::predict_xstart_from_eps`] |
+//! | p_θ(x_{t-1} \| x_t) (eqs. 1, 11) | [`GaussianDiffusion::p_mean_variance`] |
+//! | training, L_simple (Algorithm 1, eqs. 8, 14) | [`Objective`] |
+//! | sampling (Algorithm 2) | [`AncestralSampler`] |
+//! | the bound L (eq. 5), its decoder (eq. 13) | [`BoundEvaluation`], [`gaussian::decoder_nll`] |
+//! | rate and distortion (§4.3) | [`BitsPerDim`] |
+//!
+//! Code counts t from 0: its t is the paper's t+1. There is no IO here and no network type: what needs a trained
+//! network sees a [`Denoiser`].
+//!
+//! ```
+//! use diffusion::{AncestralSampler, DenoiseError, Denoiser, DiffusionConfig, GaussianDiffusion, Sampler};
+//! use engine::ImageShape;
+//!
+//! /// The best possible network when every image is gray 0: all there is in x_t is noise.
+//! struct AllGray(GaussianDiffusion);
+//!
+//! impl Denoiser for AllGray {
+//!     fn image_shape(&self) -> ImageShape {
+//!         ImageShape::new(2, 2, 3)
+//!     }
+//!     fn output_channels(&self) -> usize {
+//!         3
+//!     }
+//!     fn denoise(&mut self, x_t: &[f32], timesteps: &[f32], eps: &mut [f32]) -> Result<(), DenoiseError> {
+//!         for ((x_t, eps), &t) in x_t.chunks(12).zip(eps.chunks_mut(12)).zip(timesteps) {
+//!             let sigma = self.0.tables().sqrt_one_minus_alphas_cumprod[t as usize] as f32;
+//!             eps.iter_mut().zip(x_t).for_each(|(eps, x)| *eps = x / sigma);
+//!         }
+//!         Ok(())
+//!     }
+//! }
+//!
+//! let process = GaussianDiffusion::new(&DiffusionConfig { timesteps: 100, ..DiffusionConfig::default() })?;
+//! let mut sampler = AncestralSampler::new(process.clone(), ImageShape::new(2, 2, 3), 0, 0, 4)?;
+//! let images = sampler.run(&mut AllGray(process))?;
+//! assert!(images.iter().all(|x| x.abs() < 1e-3));
+//! # Ok::<(), diffusion::DiffusionError>(())
+//! ```
 
 #![forbid(unsafe_code)]
 
+pub mod ancestral;
 pub mod config;
+pub mod ddim;
 pub mod denoiser;
+pub mod error;
+pub mod gaussian;
+pub mod likelihood;
+pub mod model_output;
+pub mod noise;
+pub mod objective;
+pub mod process;
+pub mod respace;
+pub mod sampler;
+pub mod schedule;
+pub mod tables;
 
+pub use ancestral::AncestralSampler;
 pub use config::{BetaSchedule, DiffusionConfig, Loss, Prediction, Variance};
+pub use ddim::DdimSampler;
 pub use denoiser::{DenoiseError, Denoiser};
+pub use error::DiffusionError;
+pub use gaussian::NormalCdf;
+pub use likelihood::{BitsPerDim, BoundEvaluation, BoundTerm};
+pub use model_output::ModelOutput;
+pub use objective::{LossGradient, Objective, TrainingInputs};
+pub use process::{GaussianDiffusion, IsotropicGaussians, LogVariance, ReverseTransition};
+pub use respace::Spacing;
+pub use sampler::{Chain, Sampler, StepInfo};
+pub use tables::Tables;
