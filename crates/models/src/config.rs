@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 ///
 /// Presets of the paper: CIFAR-10 is `channels` 128, `channel_mult` (1, 2, 2, 2), 2 blocks, attention at 16 (35,746,307 parameters);
 /// 256×256 is `channel_mult` (1, 1, 2, 2, 4, 4) (113,673,219). The large LSUN Bedroom model's width is not published: parameters grow
-/// with the square of the width, and 192 channels give 255,676,995, the paper's 256M.
+/// with the square of the width, and 192 channels give 255,677,955, the paper's 256M.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct UnetConfig {

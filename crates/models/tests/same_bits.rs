@@ -1,0 +1,93 @@
+//! The network's bits do not depend on threads, vector width or batch: predictions, gradients, and the weights after a step.
+
+use engine::cpu::Level;
+use engine::random::{Purpose, Stream};
+use engine::{AdamStep, Cpu, Program, Run, Session, Slot};
+use models::{Mode, Unet, UnetConfig};
+
+fn config() -> UnetConfig {
+    UnetConfig {
+        image_size: 16,
+        image_channels: 3,
+        learned_variance: false,
+        channels: 20,
+        channel_mult: vec![1, 2],
+        num_res_blocks: 1,
+        attention_resolutions: vec![8],
+        dropout: 0.2,
+        block_size: 1,
+        norm_groups: 4,
+    }
+}
+
+fn normals(purpose_step: u32, sample: u64, len: usize) -> Vec<f32> {
+    let mut values = vec![0.0; len];
+    Stream::new(3, Purpose::Test, purpose_step, sample).normals(0, &mut values);
+    values
+}
+
+const IMAGE: usize = 16 * 16 * 3;
+const SAMPLES: usize = 5;
+
+/// Predictions, gradients and updated weights for [`SAMPLES`] samples, computed `batch` at a time.
+fn train_step(level: Level, threads: usize, batch: usize) -> [Vec<u32>; 3] {
+    let config = config();
+    let layout = Unet::layout(&config);
+    let weights: Vec<f32> = normals(0, 0, layout.len()).iter().map(|v| 0.1 * v).collect();
+    let backend = || Box::new(Cpu::with_level(threads, level).unwrap());
+    let mut grads = vec![0.0; layout.len()];
+    let mut predictions = Vec::new();
+    let mut updated = Vec::new();
+    let mut start = 0;
+    while start < SAMPLES {
+        let n = batch.min(SAMPLES - start);
+        let Unet { graph, x_t, timesteps, output } = Unet::new(&config, n, Mode::Training);
+        let backend = backend();
+        let program = Program::training(&graph, &[output], backend.as_ref());
+        let mut session = Session::new(program, backend).unwrap();
+        session.set_parameters(&weights);
+        session.set_buffer(Slot::Grads, &grads);
+        let run = Run { seed: 1, first_sample: 40 + start as u64 };
+        let samples = start as u64..(start + n) as u64;
+        let gather = |step| samples.clone().flat_map(|s| normals(step, s, IMAGE)).collect::<Vec<_>>();
+        session.set(x_t, &gather(1));
+        session.set(timesteps, &samples.clone().map(|s| (s * 200) as f32).collect::<Vec<_>>());
+        session.forward(&run);
+        let mut out = vec![0.0; n * IMAGE];
+        session.read(output, &mut out);
+        predictions.extend(out);
+        session.set_gradient(output, &gather(2));
+        session.backward(&run);
+        grads = session.buffer(Slot::Grads);
+        start += n;
+        if start == SAMPLES {
+            let norm = session.update(&AdamStep {
+                number: 1,
+                learning_rate: 1e-3,
+                beta1: 0.9,
+                beta2: 0.999,
+                epsilon: 1e-8,
+                max_gradient_norm: 1.0,
+                ema_decay: 0.0,
+            });
+            assert!(norm > 1.0, "the gradient is too short to be clipped: {norm}");
+            updated = session.buffer(Slot::Params);
+            assert_eq!(session.buffer(Slot::Ema), updated);
+        }
+    }
+    [predictions, grads, updated].map(|values| values.iter().map(|v| v.to_bits()).collect())
+}
+
+#[test]
+fn a_training_step_has_the_same_bits_at_any_threads_width_and_batch() {
+    let reference = train_step(Level::detect(), 2, SAMPLES);
+    for level in Level::available() {
+        assert!(train_step(level, 3, SAMPLES) == reference, "level {}", level.name());
+    }
+    for threads in [1, 7] {
+        assert!(train_step(Level::detect(), threads, SAMPLES) == reference, "{threads} threads");
+    }
+    for batch in [1, 2] {
+        assert!(train_step(Level::detect(), 2, batch) == reference, "batch {batch}");
+    }
+}
