@@ -336,3 +336,167 @@ impl ImageSource for Shapes32 {
         format!("shapes32: procedural coloured shapes {SHAPE}, endless, seed {}", self.seed)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn image(factors: &Factors) -> Vec<u8> {
+        let mut pixels = vec![0; SHAPE.len()];
+        render(factors, &mut pixels);
+        pixels
+    }
+
+    fn distance(a: [u8; 3], b: [u8; 3]) -> f64 {
+        a.iter().zip(b).map(|(&a, b)| f64::from(a.abs_diff(b)).powi(2)).sum::<f64>().sqrt()
+    }
+
+    fn plain(figure: Figure, size: f32) -> Factors {
+        let (colour, tone, gradient) = (Colour::Blue, Tone::White, Gradient::Plain);
+        Factors { figure, colour, size, centre: (16.0, 16.0), tone, gradient }
+    }
+
+    /// The figure's area in pixels, from how much of each pixel has its colour.
+    fn area(factors: &Factors) -> f64 {
+        let (colour, ground) = (f64::from(factors.colour.rgb()[0]), f64::from(factors.tone.rgb()[0][0]));
+        image(factors).iter().step_by(3).map(|&red| (ground - f64::from(red)) / (ground - colour)).sum()
+    }
+
+    #[test]
+    fn the_set_has_always_had_these_bytes() {
+        // FNV-1a over the first 200 images: a change here is a change of the data set for everyone.
+        let mut hash = 0xcbf2_9ce4_8422_2325u64;
+        let mut pixels = vec![0; SHAPE.len()];
+        for index in 0..200 {
+            Shapes32::new(0).read(index, &mut pixels).unwrap();
+            for &byte in &pixels {
+                hash = (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
+            }
+        }
+        assert_eq!(hash, 12_207_934_248_047_065_693);
+    }
+
+    #[test]
+    fn figures_have_their_areas() {
+        let r = 11.0f64;
+        for (figure, unit_area) in [
+            (Figure::Circle, std::f64::consts::PI * 0.92 * 0.92),
+            (Figure::Square, 1.64 * 1.64),
+            (Figure::Triangle, 1.732),
+            (Figure::Diamond, 2.0 * 0.76),
+            (Figure::Ring, std::f64::consts::PI * (0.94 * 0.94 - 0.44 * 0.44)),
+            // Ten triangles between the radii 1.05 and 0.44.
+            (Figure::Star, 5.0 * 1.05 * 0.44 * 0.587_785),
+            (Figure::Cross, 4.0 * 0.95 * 0.33 * 2.0 - 4.0 * 0.33 * 0.33),
+            // A square and two half discs.
+            (Figure::Heart, 1.24 * 1.24 + std::f64::consts::PI * 0.62 * 0.62),
+        ] {
+            let found = area(&plain(figure, r as f32)) / (r * r);
+            assert!((found / unit_area - 1.0).abs() < 0.015, "{figure:?}: {found} instead of {unit_area}");
+        }
+    }
+
+    #[test]
+    fn figures_stay_in_their_square_and_look_unlike() {
+        let mut all = Vec::new();
+        for figure in Figure::ALL {
+            let pixels = image(&plain(figure, 8.0));
+            let outline = |x: usize, y: usize| pixels[(y * SIDE + x) * 3..][..3] != Tone::White.rgb()[0];
+            for y in 0..SIDE {
+                for x in 0..SIDE {
+                    let inside = (7..25).contains(&x) && (7..25).contains(&y);
+                    assert!(inside || !outline(x, y), "{figure:?} reaches {x}, {y}");
+                }
+            }
+            all.push(image(&plain(figure, 10.0)));
+        }
+        for (a, first) in all.iter().enumerate() {
+            for (b, second) in all.iter().enumerate().skip(a + 1) {
+                let differing = first.iter().zip(second).filter(|(a, b)| a.abs_diff(**b) > 60).count();
+                assert!(differing > 60, "{:?} and {:?}: {differing}", Figure::ALL[a], Figure::ALL[b]);
+            }
+        }
+    }
+
+    #[test]
+    fn edges_are_anti_aliased_and_move_smoothly() {
+        let mut factors = plain(Figure::Square, 10.0);
+        let mut last = image(&factors);
+        for step in 1..=20 {
+            factors.centre.0 = 16.0 + step as f32 * 0.05;
+            let next = image(&factors);
+            let jump = last.iter().zip(&next).map(|(a, b)| a.abs_diff(*b)).max().unwrap();
+            // A twentieth of the contrast of 212 levels, and rounding.
+            assert!((1..=13).contains(&jump), "{jump}");
+            last = next;
+        }
+    }
+
+    #[test]
+    fn colours_stand_out_from_each_other_and_from_every_background() {
+        for (number, colour) in Colour::ALL.iter().enumerate() {
+            for other in &Colour::ALL[number + 1..] {
+                assert!(distance(colour.rgb(), other.rgb()) > 75.0, "{colour:?} {other:?}");
+            }
+            for tone in Tone::ALL {
+                for ground in tone.rgb() {
+                    assert!(distance(colour.rgb(), ground) > 110.0, "{colour:?} {tone:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn gradients_run_their_way() {
+        let at = |gradient, x: usize, y: usize| {
+            let factors = Factors { gradient, ..plain(Figure::Circle, 8.0) };
+            image(&factors)[(y * SIDE + x) * 3]
+        };
+        assert_eq!(at(Gradient::Plain, 0, 0), at(Gradient::Plain, 31, 31));
+        assert!(at(Gradient::Down, 0, 0) > at(Gradient::Down, 0, 31) + 30);
+        assert!(at(Gradient::Up, 0, 31) > at(Gradient::Up, 0, 0) + 30);
+        assert!(at(Gradient::Right, 0, 0) > at(Gradient::Right, 31, 0) + 30);
+        assert!(at(Gradient::Left, 31, 0) > at(Gradient::Left, 0, 0) + 30);
+    }
+
+    #[test]
+    fn all_factors_occur_equally_often_and_independently() {
+        let set = Shapes32::new(3);
+        let mut pairs = [[0; 8]; 8];
+        let mut grounds = [[0; 5]; 6];
+        let mut size = 0.0;
+        for index in 0..16_000 {
+            let factors = set.factors(index);
+            pairs[factors.figure as usize][factors.colour as usize] += 1;
+            grounds[factors.tone as usize][factors.gradient as usize] += 1;
+            size += factors.size / 16_000.0;
+        }
+        assert!(pairs.as_flattened().iter().all(|count| (180..320).contains(count)), "{pairs:?}");
+        assert!(grounds.as_flattened().iter().all(|count| (430..640).contains(count)), "{grounds:?}");
+        assert!((size - 10.0).abs() < 0.05, "{size}");
+    }
+
+    #[test]
+    fn seeds_and_far_numbers_give_other_images() {
+        let factors = |seed, index| Shapes32::new(seed).factors(index);
+        let base = factors(0, 1);
+        for other in [factors(1, 1), factors(0, 2), factors(0, 1 << 56 | 1), factors(0, 1 << 40 | 1)] {
+            assert_ne!(base, other);
+        }
+        assert_eq!(Shapes32::new(0).label(1), Some(base.figure as u32));
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(200))]
+
+        #[test]
+        fn every_image_keeps_its_margin(seed: u64, index: u64) {
+            let factors = Shapes32::new(seed).factors(index);
+            prop_assert!((8.0..=12.0).contains(&factors.size));
+            for place in [factors.centre.0, factors.centre.1] {
+                prop_assert!(place - factors.size >= 1.499 && place + factors.size <= 30.501);
+            }
+        }
+    }
+}
