@@ -2,6 +2,8 @@
 
 use crate::config::Config;
 use crate::presets;
+use crate::sampling::Sampling;
+use crate::validate::{Problem, validate};
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
 use toml::{Table, Value};
@@ -54,6 +56,30 @@ pub enum ConfigError {
         text: String,
         /// What is wrong with it.
         reason: String,
+    },
+    /// A source of images that there is not.
+    #[error("{origin}: data.source: {source}")]
+    Source {
+        /// The file, preset or override that the value comes from.
+        origin: String,
+        /// What is wrong with it.
+        source: data::DataError,
+    },
+    /// A diffusion process that cannot be.
+    #[error("{origin}: {source}")]
+    Diffusion {
+        /// The file, preset or override that the value comes from.
+        origin: String,
+        /// What is wrong with it.
+        source: diffusion::DiffusionError,
+    },
+    /// Grids that cannot be sampled while training.
+    #[error("{origin}: log.sample_steps: {source} (log.sample_every = 0 does without samples)")]
+    Preview {
+        /// The file, preset or override that the value comes from.
+        origin: String,
+        /// What is wrong with it.
+        source: diffusion::DiffusionError,
     },
     /// A value outside its range.
     #[error("{origin}: {key} = {value}: {reason}")]
@@ -111,17 +137,7 @@ pub fn parse(text: &str, origin: &str, overrides: &[String]) -> Result<Config, C
     for text in overrides {
         config = apply_override(&mut table, text)?;
     }
-    crate::validate::validate(&config).map_err(|problem| {
-        let from_override = overrides.iter().rev().find(|text| {
-            text.split_once('=').is_some_and(|(key, _)| key.trim() == problem.key)
-        });
-        ConfigError::Invalid {
-            origin: from_override.map_or_else(|| origin.to_owned(), |text| format!("--set {text}")),
-            key: problem.key.to_owned(),
-            value: problem.value,
-            reason: problem.reason,
-        }
-    })?;
+    check(&config).map_err(|mistake| mistake.explain(origin, overrides))?;
     Ok(config)
 }
 
@@ -129,6 +145,48 @@ pub fn parse(text: &str, origin: &str, overrides: &[String]) -> Result<Config, C
 pub fn render(config: &Config) -> Result<String, ConfigError> {
     toml::to_string(config)
         .map_err(|error| ConfigError::Toml { origin: "configuration".into(), message: error.to_string() })
+}
+
+/// A mistake in the values, not yet traced to the text that it comes from.
+enum Mistake {
+    Value(Problem),
+    Source(data::DataError),
+    Diffusion(diffusion::DiffusionError),
+    Preview(diffusion::DiffusionError),
+}
+
+fn check(config: &Config) -> Result<(), Mistake> {
+    validate(config).map_err(Mistake::Value)?;
+    config.data.source.parse::<data::SourceSpec>().map_err(Mistake::Source)?;
+    let process = diffusion::GaussianDiffusion::new(&config.diffusion).map_err(Mistake::Diffusion)?;
+    if config.log.sample_every > 0 {
+        let preview = Sampling::preview(config.log.sample_steps, process.timesteps());
+        let sampler = preview.sampler(&process, config.unet().image_shape(), 0, 0, 0);
+        sampler.map_err(Mistake::Preview)?;
+    }
+    Ok(())
+}
+
+impl Mistake {
+    fn explain(self, origin: &str, overrides: &[String]) -> ConfigError {
+        let keys = match &self {
+            Self::Value(problem) => problem.key,
+            Self::Source(_) => "data.source",
+            Self::Diffusion(_) => "diffusion.",
+            Self::Preview(_) => "log.sample_steps",
+        };
+        let from_override =
+            overrides.iter().rev().find(|text| text.trim_start().starts_with(keys)).map(|text| format!("--set {text}"));
+        let origin = from_override.unwrap_or_else(|| origin.to_owned());
+        match self {
+            Self::Value(Problem { key, value, reason }) => {
+                ConfigError::Invalid { origin, key: key.to_owned(), value, reason }
+            }
+            Self::Source(source) => ConfigError::Source { origin, source },
+            Self::Diffusion(source) => ConfigError::Diffusion { origin, source },
+            Self::Preview(source) => ConfigError::Preview { origin, source },
+        }
+    }
 }
 
 /// Puts `SECTION.KEY=VALUE` over `table` and reads the result.

@@ -1,4 +1,7 @@
 //! The trainer: configuration, presets, the training loop, logs, resume.
+//!
+//! [`config_text::load`] reads a [`Config`], [`train()`] trains what it describes and tells an [`Observer`] how it goes.
+//! What a run writes, and where, is in [`training_run`].
 
 #![forbid(unsafe_code)]
 
@@ -6,9 +9,17 @@ pub mod config;
 pub mod config_text;
 pub mod grid;
 pub mod metrics;
+pub mod observer;
 pub mod presets;
+pub mod preview;
+pub mod sampling;
+pub mod step;
 pub mod tensorboard;
+pub mod trainer;
+pub mod training_run;
 pub mod validate;
 
 pub use config::Config;
 pub use config_text::ConfigError;
+pub use observer::Observer;
+pub use trainer::{Job, Outcome, TrainError, train};

@@ -1,7 +1,9 @@
 //! The range of every configuration value, and how values must fit each other.
+//!
+//! What `[diffusion]` may hold is the method's matter ([`diffusion::DiffusionConfig::validate`]), what makes a network
+//! is [`models::UnetConfig::validate`]'s.
 
 use crate::config::Config;
-use diffusion::{Loss, Variance};
 use std::fmt::Display;
 
 /// A value outside its range.
@@ -19,100 +21,50 @@ fn problem(key: &'static str, value: impl Display, reason: impl Into<String>) ->
     Problem { key, value: value.to_string(), reason: reason.into() }
 }
 
-/// Checks every value.
+/// Checks every value outside `[diffusion]`.
 ///
 /// # Errors
 /// The first value that is out of range or does not fit the others.
 pub fn validate(config: &Config) -> Result<(), Problem> {
     data(config)?;
     model(config)?;
-    diffusion(config)?;
     train(config)?;
     log(config)
 }
 
 fn data(config: &Config) -> Result<(), Problem> {
-    let data = &config.data;
-    if data.source.trim().is_empty() {
+    if config.data.source.trim().is_empty() {
         let reason = "must name the images: cifar10:DIR[:train|:test], mnist:DIR, images:DIR or shapes32";
-        return Err(problem("data.source", format!("{:?}", data.source), reason));
-    }
-    integer("data.image_size", data.image_size, 1, 4096)?;
-    if ![1, 3].contains(&data.channels) {
-        return Err(problem("data.channels", data.channels, "must be 1 (gray) or 3 (RGB)"));
+        return Err(problem("data.source", format!("{:?}", config.data.source), reason));
     }
     Ok(())
 }
 
 fn model(config: &Config) -> Result<(), Problem> {
-    let model = &config.model;
-    integer("model.channels", model.channels, 4, 8192)?;
-    if !model.channels.is_multiple_of(2) {
-        let reason = "must be even: half of the time embedding are sines, half cosines";
-        return Err(problem("model.channels", model.channels, reason));
+    // The width of the time embedding and of the first convolution is that of the first level, in the paper's network
+    // and in diffusers' layout.
+    if config.model.channel_mult.first().is_some_and(|&first| first != 1) {
+        let reason = "must begin with 1: model.channels is the width of the first level";
+        return Err(problem("model.channel_mult", format!("{:?}", config.model.channel_mult), reason));
     }
-    let levels = model.channel_mult.len();
-    if levels == 0 || levels > 12 || model.channel_mult.iter().any(|mult| !(1..=64).contains(mult)) {
-        let reason = "must list 1 to 12 multipliers, one a resolution level, each from 1 to 64";
-        return Err(problem("model.channel_mult", format!("{:?}", model.channel_mult), reason));
-    }
-    integer("model.num_res_blocks", model.num_res_blocks, 1, 64)?;
-    fraction("model.dropout", model.dropout)?;
-    integer("model.block_size", model.block_size, 1, 64)?;
-    let image_size = config.data.image_size;
-    if !image_size.is_multiple_of(model.block_size) {
-        let reason = format!("must divide data.image_size = {image_size}");
-        return Err(problem("model.block_size", model.block_size, reason));
-    }
-    let network_size = image_size / model.block_size;
-    let halvings = levels - 1;
-    if !network_size.is_multiple_of(1 << halvings) {
-        let reason = format!(
-            "must be a multiple of {}: {} levels in model.channel_mult halve it {halvings} times (after model.block_size = {})",
-            model.block_size << halvings,
-            levels,
-            model.block_size,
-        );
-        return Err(problem("data.image_size", image_size, reason));
-    }
-    let sizes: Vec<usize> = (0..levels).map(|level| network_size >> level).collect();
-    if let Some(size) = model.attention_resolutions.iter().find(|size| !sizes.contains(size)) {
-        let reason = format!("no level has feature maps of size {size}; the levels have {sizes:?}");
-        return Err(problem("model.attention_resolutions", format!("{:?}", model.attention_resolutions), reason));
-    }
-    integer("model.norm_groups", model.norm_groups, 1, 8192)?;
-    for mult in &model.channel_mult {
-        let channels = model.channels * mult;
-        if !channels.is_multiple_of(model.norm_groups) {
-            let reason = format!(
-                "must divide the channels of every level, but {} times {mult} in model.channel_mult gives {channels}",
-                model.channels
-            );
-            return Err(problem("model.norm_groups", model.norm_groups, reason));
-        }
-    }
-    Ok(())
-}
-
-fn diffusion(config: &Config) -> Result<(), Problem> {
-    let diffusion = &config.diffusion;
-    integer("diffusion.timesteps", diffusion.timesteps, 1, 1_000_000)?;
-    for (key, beta) in
-        [("diffusion.beta_start", diffusion.beta_start), ("diffusion.beta_end", diffusion.beta_end)]
-    {
-        if !(beta > 0.0 && beta < 1.0) {
-            return Err(problem(key, beta, "must be above 0 and below 1"));
-        }
-    }
-    if diffusion.beta_start > diffusion.beta_end {
-        let reason = format!("must be at most diffusion.beta_end = {}", diffusion.beta_end);
-        return Err(problem("diffusion.beta_start", diffusion.beta_start, reason));
-    }
-    if diffusion.loss == Loss::Mse && diffusion.variance == Variance::Learned {
-        let reason = "has no term for a variance: use diffusion.loss = \"kl\", or a fixed diffusion.variance";
-        return Err(problem("diffusion.loss", "\"mse\" with diffusion.variance = \"learned\"", reason));
-    }
-    Ok(())
+    config.unet().validate().map_err(|error| Problem {
+        // The network's configuration is put together from three sections of ours.
+        key: match error.key {
+            "image_size" => "data.image_size",
+            "image_channels" => "data.channels",
+            "learned_variance" => "diffusion.variance",
+            "channels" => "model.channels",
+            "channel_mult" => "model.channel_mult",
+            "num_res_blocks" => "model.num_res_blocks",
+            "attention_resolutions" => "model.attention_resolutions",
+            "dropout" => "model.dropout",
+            "block_size" => "model.block_size",
+            "norm_groups" => "model.norm_groups",
+            _ => "model",
+        },
+        value: error.value,
+        reason: error.reason,
+    })
 }
 
 fn train(config: &Config) -> Result<(), Problem> {
@@ -141,12 +93,7 @@ fn log(config: &Config) -> Result<(), Problem> {
     let log = &config.log;
     integer("log.every", log.every, 1, u64::MAX)?;
     integer("log.sample_count", log.sample_count, 1, 4096)?;
-    integer("log.sample_steps", log.sample_steps, 1, u64::MAX)?;
-    if log.sample_every > 0 && log.sample_steps > config.diffusion.timesteps {
-        let reason = format!("must be at most diffusion.timesteps = {}", config.diffusion.timesteps);
-        return Err(problem("log.sample_steps", log.sample_steps, reason));
-    }
-    Ok(())
+    integer("log.sample_steps", log.sample_steps, 1, u64::MAX)
 }
 
 fn integer<N>(key: &'static str, value: N, least: u64, most: u64) -> Result<(), Problem>

@@ -153,30 +153,32 @@ fn wrong_types_and_broken_text_are_shown_with_line_and_column() {
 fn values_out_of_range_are_named_with_their_range() {
     let cases: &[(&[&str], &[&str])] = &[
         (&["data.source="], &["data.source", "shapes32"]),
-        (&["data.image_size=0"], &["data.image_size = 0", "from 1"]),
-        (&["data.image_size=33"], &["data.image_size = 33", "multiple of 8", "4 levels"]),
+        (&["data.source=cifar:x"], &["--set data.source=cifar:x: data.source: ", "cifar10:DIR"]),
+        (&["data.image_size=0"], &["data.image_size = 0", "1..="]),
+        (&["data.image_size=33"], &["data.image_size = 33", "multiple of 8", "3 times"]),
         (&["data.image_size=36", "model.block_size=2"], &["data.image_size = 36", "multiple of 16"]),
         (&["data.channels=2"], &["data.channels = 2", "1 (gray) or 3 (RGB)"]),
-        (&["model.channels=0"], &["model.channels = 0", "from 4"]),
+        (&["model.channels=0"], &["model.channels = 0", "4..="]),
         (&["model.channels=33"], &["model.channels = 33", "even"]),
         (&["model.channels=18446744073709551615"], &["model.channels"]),
-        (&["model.channel_mult=[]"], &["model.channel_mult = []", "1 to 12"]),
-        (&["model.channel_mult=[1,0]"], &["model.channel_mult = [1, 0]", "from 1 to 64"]),
-        (&["model.channel_mult=[1,1,1,1,1,1,1,1,1,1,1,1,1]"], &["1 to 12"]),
+        (&["model.channel_mult=[]"], &["model.channel_mult = []", "1 to 16"]),
+        (&["model.channel_mult=[2,2]"], &["model.channel_mult = [2, 2]", "begin with 1"]),
+        (&["model.channel_mult=[1,0]"], &["model.channel_mult = [1, 0]", "1..=64"]),
+        (&["model.channel_mult=[1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1]"], &["1 to 16"]),
         (&["model.num_res_blocks=0"], &["model.num_res_blocks = 0"]),
         (&["model.attention_resolutions=[16, 5]"], &["model.attention_resolutions", "size 5", "[32, 16, 8, 4]"]),
-        (&["model.dropout=1.0"], &["model.dropout = 1", "below 1"]),
+        (&["model.dropout=1.0"], &["model.dropout = 1", "[0, 1)"]),
         (&["model.dropout=-0.1"], &["model.dropout = -0.1"]),
         (&["model.dropout=nan"], &["model.dropout = NaN"]),
-        (&["model.block_size=5"], &["model.block_size = 5", "data.image_size = 32"]),
+        (&["model.block_size=5"], &["model.block_size = 5", "image size 32"]),
         (&["model.block_size=0"], &["model.block_size = 0"]),
         (&["model.norm_groups=0"], &["model.norm_groups = 0"]),
         (&["model.norm_groups=48"], &["model.norm_groups = 48", "128"]),
-        (&["diffusion.timesteps=0"], &["diffusion.timesteps = 0", "from 1"]),
-        (&["diffusion.beta_start=0.0"], &["diffusion.beta_start = 0", "above 0"]),
-        (&["diffusion.beta_end=1.0"], &["diffusion.beta_end = 1", "below 1"]),
-        (&["diffusion.beta_end=nan"], &["diffusion.beta_end = NaN"]),
-        (&["diffusion.beta_start=0.5"], &["diffusion.beta_start = 0.5", "beta_end = 0.02"]),
+        (&["diffusion.timesteps=0"], &["--set diffusion.timesteps=0", "diffusion.timesteps", "from 1"]),
+        (&["diffusion.beta_start=0.0"], &["diffusion.beta_start", "greater than 0"]),
+        (&["diffusion.beta_end=1.0"], &["diffusion.beta_end", "less than 1"]),
+        (&["diffusion.beta_end=nan"], &["diffusion.beta_end", "NaN"]),
+        (&["diffusion.schedule=jsd"], &["diffusion.prediction", "schedule"]),
         (&["diffusion.variance=learned"], &["diffusion.loss", "kl"]),
         (&["train.steps=0"], &["train.steps = 0"]),
         (&["train.batch_size=0"], &["train.batch_size = 0"]),
@@ -194,7 +196,8 @@ fn values_out_of_range_are_named_with_their_range() {
         (&["train.keep_checkpoints=0"], &["train.keep_checkpoints = 0"]),
         (&["log.every=0"], &["log.every = 0"]),
         (&["log.sample_count=0"], &["log.sample_count = 0"]),
-        (&["log.sample_steps=1001"], &["log.sample_steps = 1001", "diffusion.timesteps = 1000"]),
+        (&["diffusion.prediction=xprev"], &["log.sample_steps", "xprev", "log.sample_every"]),
+        (&["log.sample_steps=1001"], &["--set log.sample_steps=1001: log.sample_steps", "1001", "1000"]),
     ];
     for (sets, words) in cases {
         assert_says(&refusal(MINIMAL, sets), words);
@@ -232,6 +235,9 @@ prop_compose! {
         config.data.image_size = size;
         config.model.channels = channels;
         config.model.channel_mult = mult;
+        if let Some(first) = config.model.channel_mult.first_mut() {
+            *first = (*first).min(1);
+        }
         config.model.block_size = block;
         config.model.norm_groups = groups;
         config.model.dropout = dropout;
@@ -263,6 +269,7 @@ proptest! {
                 prop_assert_eq!(config.train.batch_size % config.train.pass_size(), 0);
                 prop_assert!(config.train.learning_rate > 0.0 && config.diffusion.timesteps > 0);
             }
+            Err(ConfigError::Diffusion { .. }) => prop_assert_eq!(config.diffusion.timesteps, 0),
             Err(ConfigError::Invalid { key, reason, .. }) => prop_assert!(key.contains('.') && !reason.is_empty()),
             Err(other) => prop_assert!(false, "{other}"),
         }

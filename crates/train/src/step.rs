@@ -1,0 +1,160 @@
+//! One update of the weights (Algorithm 1): draw t and ε, predict, measure, go down the gradient.
+
+use crate::config::Config;
+use diffusion::{DiffusionError, Objective};
+use engine::{AdamStep, Backend, BackendError, ParamLayout, Program, Run, Session, Slot, Var};
+use models::{Mode, Unet};
+
+/// A network in training, with the state of its optimiser.
+pub struct TrainingStep {
+    config: Config,
+    objective: Objective,
+    session: Session,
+    x_t: Var,
+    timesteps: Var,
+    output: Var,
+    /// The network's output of one pass.
+    predictions: Vec<f32>,
+}
+
+/// How an update went.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct StepOutcome {
+    /// Mean loss of the batch, before the update.
+    pub loss: f64,
+    /// Norm of the whole gradient, before clipping.
+    pub grad_norm: f64,
+    /// Adam's step size.
+    pub learning_rate: f64,
+}
+
+/// An update that was not made, since it would have spoilt the weights.
+#[derive(Clone, Copy, PartialEq, Debug, thiserror::Error)]
+pub enum NotFinite {
+    /// The loss is NaN or infinite.
+    #[error("the loss of update {update} is {loss}")]
+    Loss {
+        /// The update, from 1.
+        update: u64,
+        /// The loss.
+        loss: f64,
+    },
+    /// The gradient has NaN or infinite elements.
+    #[error("the gradient of update {update} is not finite (its norm is {norm})")]
+    Gradient {
+        /// The update, from 1.
+        update: u64,
+        /// Its norm.
+        norm: f64,
+    },
+}
+
+/// What cannot be put together.
+#[derive(Debug, thiserror::Error)]
+pub enum SetupError {
+    /// The process.
+    #[error(transparent)]
+    Diffusion(#[from] DiffusionError),
+    /// The device.
+    #[error(transparent)]
+    Backend(#[from] BackendError),
+}
+
+impl TrainingStep {
+    /// The network of a valid `config` with its initial weights.
+    ///
+    /// # Errors
+    /// If memory is short.
+    pub fn new(config: &Config, backend: Box<dyn Backend>) -> Result<Self, SetupError> {
+        let objective = Objective::new(&config.diffusion, config.unet().image_shape())?;
+        let Unet { graph, x_t, timesteps, output } =
+            Unet::new(&config.unet(), config.train.pass_size(), Mode::Training);
+        let program = Program::training(&graph, &[output], backend.as_ref());
+        let mut session = Session::new(program, backend)?;
+        let weights = session.program().layout().initialise(config.train.seed);
+        session.set_parameters(&weights);
+        session.set_buffer(Slot::Ema, &weights);
+        let predictions = vec![0.0; graph.shape(output).len()];
+        Ok(Self { config: config.clone(), objective, session, x_t, timesteps, output, predictions })
+    }
+
+    /// The parameters.
+    pub fn layout(&self) -> &ParamLayout {
+        self.session.program().layout()
+    }
+
+    /// A copy of the weights, their average, or the optimiser's state.
+    pub fn buffer(&self, slot: Slot) -> Vec<f32> {
+        self.session.buffer(slot)
+    }
+
+    /// Sets the weights, their average, or the optimiser's state.
+    ///
+    /// # Panics
+    /// If the length is not the layout's.
+    pub fn set_buffer(&mut self, slot: Slot, values: &[f32]) {
+        if slot == Slot::Params {
+            self.session.set_parameters(values);
+        } else {
+            self.session.set_buffer(slot, values);
+        }
+    }
+
+    /// Makes the update that follows `completed` others, with a batch of images `[batch_size, size, size, channels]` in
+    /// [-1, 1] whose first is number `first_sample` of the whole training.
+    ///
+    /// The batch goes through the network in passes of `train.micro_batch` images; the result has the same bits
+    /// whatever their size.
+    ///
+    /// # Errors
+    /// [`NotFinite`]; the weights are then as they were.
+    ///
+    /// # Panics
+    /// If there are not `batch_size` images.
+    pub fn run(
+        &mut self,
+        completed: u64,
+        first_sample: u64,
+        images: &[f32],
+    ) -> Result<StepOutcome, NotFinite> {
+        let train = &self.config.train;
+        let (seed, batch, pass) = (train.seed, train.batch_size, train.pass_size());
+        let image_len = self.config.unet().image_shape().len();
+        assert_eq!(images.len(), batch * image_len, "not a batch of images");
+        self.session.clear_gradients();
+        let mut loss = 0.0;
+        for (index, x_start) in images.chunks_exact(pass * image_len).enumerate() {
+            let first_sample = first_sample + (index * pass) as u64;
+            let inputs = self.objective.draw(seed, first_sample, x_start);
+            self.session.set(self.x_t, &inputs.x_t);
+            self.session.set(self.timesteps, &inputs.timesteps());
+            let run = Run { seed, first_sample };
+            self.session.forward(&run);
+            self.session.read(self.output, &mut self.predictions);
+            let result = self.objective.loss_and_gradient(x_start, &inputs, &self.predictions, batch);
+            for sample in &result.losses {
+                loss += sample;
+            }
+            if !loss.is_finite() {
+                return Err(NotFinite::Loss { update: completed + 1, loss });
+            }
+            self.session.set_gradient(self.output, &result.gradient);
+            self.session.backward(&run);
+        }
+        let learning_rate = train.learning_rate_at(completed);
+        let grad_norm = self.session.update(&AdamStep {
+            number: completed + 1,
+            learning_rate: learning_rate as f32,
+            beta1: train.beta1 as f32,
+            beta2: train.beta2 as f32,
+            epsilon: train.eps as f32,
+            max_gradient_norm: if train.grad_clip > 0.0 { train.grad_clip as f32 } else { f32::INFINITY },
+            // The first update copies the weights, as the original code does.
+            ema_decay: if completed == 0 { 0.0 } else { train.ema_decay as f32 },
+        });
+        if !grad_norm.is_finite() {
+            return Err(NotFinite::Gradient { update: completed + 1, norm: grad_norm });
+        }
+        Ok(StepOutcome { loss: loss / batch as f64, grad_norm, learning_rate })
+    }
+}

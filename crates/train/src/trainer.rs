@@ -1,0 +1,458 @@
+//! The training loop: batches in, checkpoints, metrics and samples out, from wherever the run stands.
+
+use crate::config::Config;
+use crate::config_text::{self, ConfigError};
+use crate::grid::EncodeError;
+use crate::metrics::{MetricsError, Record, StepLog, Window};
+use crate::observer::{Observer, Progress, Start};
+use crate::preview::Preview;
+use crate::step::{NotFinite, SetupError, StepOutcome, TrainingStep};
+use crate::tensorboard::{EventFile, TensorboardError};
+use crate::training_run::{RunError, TrainingRun};
+use checkpoint::{
+    Checkpoint, ModelDescription, RunDirectory, SavedTraining, TrainingBuffers, TrainingBuffersMut,
+    TrainingProgress, save_checkpoint,
+};
+use data::{DataError, ImageOptions, ImageSource, Loader, LoaderOptions, SourceSpec};
+use diffusion::{DiffusionError, GaussianDiffusion};
+use engine::{BackendError, Cpu, Slot};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+/// What to train, and where.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Job {
+    /// The run's configuration.
+    pub config: Config,
+    /// The run's directory.
+    pub directory: PathBuf,
+    /// Whether to go on with the run there; else there must be none.
+    pub resume: bool,
+    /// Worker threads; 0: one per core.
+    pub threads: usize,
+}
+
+/// How a run ended.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Outcome {
+    /// Updates done.
+    pub completed: u64,
+    /// Updates in the whole run; `completed` is less if it was told to stop.
+    pub steps: u64,
+    /// The last checkpoint.
+    pub checkpoint: PathBuf,
+    /// The last line of metrics.
+    pub last: Option<Record>,
+}
+
+/// Why a run did not begin, or did not go on.
+#[derive(Debug, thiserror::Error)]
+pub enum TrainError {
+    /// The directory.
+    #[error(transparent)]
+    Run(#[from] RunError),
+    /// The images.
+    #[error(transparent)]
+    Data(#[from] DataError),
+    /// The process or the device.
+    #[error(transparent)]
+    Setup(#[from] SetupError),
+    /// The device.
+    #[error(transparent)]
+    Backend(#[from] BackendError),
+    /// The network cannot be saved.
+    #[error(transparent)]
+    Checkpoint(#[from] checkpoint::Error),
+    /// The checkpoint to go on from cannot be used.
+    #[error("cannot resume from the last checkpoint: {source}{}", remedy(damaged, before))]
+    Resume {
+        /// What is wrong with it.
+        source: checkpoint::Error,
+        /// The checkpoint.
+        damaged: PathBuf,
+        /// The one before, if there is one.
+        before: Option<PathBuf>,
+    },
+    /// The checkpoint was made by another configuration than the run's.
+    #[error("{}: this checkpoint was not made with the configuration of the run (config.toml); restore that file", path.display())]
+    OtherModel {
+        /// The checkpoint.
+        path: PathBuf,
+    },
+    /// The metrics.
+    #[error(transparent)]
+    Metrics(#[from] MetricsError),
+    /// TensorBoard's files.
+    #[error(transparent)]
+    Tensorboard(#[from] TensorboardError),
+    /// Something went wrong on the way.
+    #[error("{source}; stopped after {completed} of {steps} updates. {}", last_good(checkpoint))]
+    Stopped {
+        /// What went wrong.
+        source: StopCause,
+        /// Updates done.
+        completed: u64,
+        /// Updates in the whole run.
+        steps: u64,
+        /// The last good checkpoint.
+        checkpoint: Option<PathBuf>,
+    },
+}
+
+/// What can go wrong on the way.
+#[derive(Debug, thiserror::Error)]
+pub enum StopCause {
+    /// The loss or the gradient.
+    #[error("{0}: training has diverged; begin again with a lower train.learning_rate or with train.grad_clip")]
+    NotFinite(#[from] NotFinite),
+    /// An image.
+    #[error(transparent)]
+    Data(#[from] DataError),
+    /// A sample.
+    #[error("no samples can be drawn: {0}")]
+    Sample(#[from] DiffusionError),
+    /// Memory for sampling.
+    #[error(transparent)]
+    Backend(#[from] BackendError),
+    /// A grid of samples.
+    #[error(transparent)]
+    Encode(#[from] EncodeError),
+    /// A checkpoint or a grid that cannot be written.
+    #[error(transparent)]
+    Checkpoint(#[from] checkpoint::Error),
+    /// The configuration that goes with a checkpoint.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The metrics.
+    #[error(transparent)]
+    Metrics(#[from] MetricsError),
+    /// TensorBoard's files.
+    #[error(transparent)]
+    Tensorboard(#[from] TensorboardError),
+}
+
+fn last_good(checkpoint: &Option<PathBuf>) -> String {
+    match checkpoint {
+        Some(path) => format!("The last good checkpoint is {}", path.display()),
+        None => "There is no checkpoint yet".to_owned(),
+    }
+}
+
+fn remedy(damaged: &Path, before: &Option<PathBuf>) -> String {
+    let remove = format!("; to go on without it, remove {}", damaged.display());
+    match before {
+        Some(before) => format!("{remove} (the one before is {})", before.display()),
+        None => format!("{remove}, and the run begins anew"),
+    }
+}
+
+impl TrainError {
+    /// Whether the call or the input was wrong (exit status 2), as opposed to work that failed (exit status 1).
+    pub fn is_input(&self) -> bool {
+        match self {
+            Self::Run(_) | Self::Data(_) | Self::Resume { .. } | Self::OtherModel { .. } => true,
+            Self::Setup(SetupError::Diffusion(_)) => true,
+            Self::Metrics(MetricsError::Damaged { .. }) => true,
+            Self::Checkpoint(error) => error.is_input(),
+            Self::Stopped { source: StopCause::Data(_), .. } => true,
+            _ => false,
+        }
+    }
+}
+
+/// Trains a run until it has all its updates, or `stop` is set; then it saves where it is.
+///
+/// # Errors
+/// [`TrainError`]; what had been saved before is untouched.
+pub fn train(job: &Job, stop: &AtomicBool, observer: &mut dyn Observer) -> Result<Outcome, TrainError> {
+    let config = &job.config;
+    // All that can be wrong with the call is found before anything is written.
+    TrainingRun::check(&job.directory, job.resume)?;
+    let description = ModelDescription { model: config.unet(), diffusion: config.diffusion.clone() };
+    description.check_expressible()?;
+    let source = open_data(config)?;
+    let mut step = TrainingStep::new(config, Box::new(Cpu::new(job.threads)?))?;
+    let process = GaussianDiffusion::new(&config.diffusion).map_err(SetupError::from)?;
+
+    let run = TrainingRun::open(&job.directory, job.resume)?;
+    run.continue_with(config)?;
+    let checkpoints = RunDirectory::new(run.path());
+    checkpoints.clean()?;
+    let saved = resume(config, &description, &checkpoints, &mut step)?;
+    let completed = saved.as_ref().map_or(0, |checkpoint| checkpoint.step);
+    let trainer = Trainer {
+        config,
+        description,
+        logs: Logs::open(config, &run, completed)?,
+        run,
+        checkpoints,
+        step,
+        process,
+        preview: None,
+        threads: job.threads,
+        completed,
+        saved,
+        stop,
+        observer,
+    };
+    trainer.observer.started(&Start {
+        run: trainer.run.path(),
+        data: source.description(),
+        parameters: trainer.step.layout().len(),
+        completed: trainer.completed,
+        steps: config.train.steps,
+    });
+    trainer.run_to_the_end(source)
+}
+
+fn open_data(config: &Config) -> Result<Arc<dyn ImageSource>, DataError> {
+    let spec: SourceSpec = config.data.source.parse()?;
+    let options = ImageOptions {
+        size: Some(config.data.image_size),
+        channels: Some(config.data.channels),
+        filter: config.data.resize,
+    };
+    data::open(&spec, &options)
+}
+
+/// Whether something that happens every `every` updates happens after `completed`; `every` = 0: never.
+fn due(completed: u64, every: u64) -> bool {
+    every > 0 && completed.is_multiple_of(every)
+}
+
+struct Trainer<'a> {
+    config: &'a Config,
+    description: ModelDescription,
+    run: TrainingRun,
+    checkpoints: RunDirectory,
+    step: TrainingStep,
+    process: GaussianDiffusion,
+    /// Made when the first samples are due.
+    preview: Option<Preview>,
+    threads: usize,
+    logs: Logs,
+    completed: u64,
+    saved: Option<Checkpoint>,
+    stop: &'a AtomicBool,
+    observer: &'a mut dyn Observer,
+}
+
+impl Trainer<'_> {
+    fn run_to_the_end(mut self, source: Arc<dyn ImageSource>) -> Result<Outcome, TrainError> {
+        let steps = self.config.train.steps;
+        if let Err(source) = self.train(source) {
+            if matches!(source, StopCause::Data(_)) {
+                // The weights are good, and images may be readable again tomorrow. The error to report is the first.
+                let _ = self.save();
+            }
+            let checkpoint = self.saved.map(|checkpoint| checkpoint.directory);
+            return Err(TrainError::Stopped { source, completed: self.completed, steps, checkpoint });
+        }
+        let checkpoint = self.saved.map(|checkpoint| checkpoint.directory).unwrap_or_default();
+        Ok(Outcome { completed: self.completed, steps, checkpoint, last: self.logs.last })
+    }
+
+    fn train(&mut self, source: Arc<dyn ImageSource>) -> Result<(), StopCause> {
+        let train = &self.config.train;
+        // A run stopped while it drew samples has saved without them.
+        if self.samples_due() && !self.run.sample_grid(self.completed).exists() {
+            self.sample()?;
+        }
+        let mut loader = Loader::new(
+            source,
+            LoaderOptions {
+                batch_size: train.batch_size,
+                seed: train.seed,
+                flip: self.config.data.flip,
+                start: self.completed * train.batch_size as u64,
+                ..LoaderOptions::default()
+            },
+        )?;
+        while self.completed < train.steps && !self.stop.load(Ordering::Relaxed) {
+            let start = Instant::now();
+            let batch = loader.next_batch()?;
+            let outcome = self.step.run(self.completed, batch.first_sample(), batch.images())?;
+            drop(batch);
+            self.completed += 1;
+            self.report(&outcome, start.elapsed().as_secs_f64())?;
+            if self.samples_due() {
+                self.sample()?;
+            }
+            if due(self.completed, train.checkpoint_every) {
+                self.save()?;
+            }
+        }
+        self.save()
+    }
+
+    /// Sums up an update, and writes a line of metrics when one is due.
+    fn report(&mut self, outcome: &StepOutcome, seconds: f64) -> Result<(), StopCause> {
+        let config = self.config;
+        let batch_size = config.train.batch_size as u64;
+        self.logs.window.add(outcome.loss, outcome.grad_norm, seconds);
+        let so_far = self.logs.window.clone().take_record(batch_size, outcome.learning_rate);
+        self.observer.updated(&Progress {
+            completed: self.completed,
+            steps: config.train.steps,
+            loss: so_far.loss,
+            images_per_second: so_far.images_per_second,
+        });
+        if due(self.completed, config.log.every) || self.completed == config.train.steps {
+            self.logs.window.take_record(batch_size, outcome.learning_rate);
+            self.logs.write(&so_far)?;
+            self.observer.logged(&so_far);
+        }
+        Ok(())
+    }
+
+    /// Whether a grid of samples belongs to the weights as they are now: regularly, and at the end.
+    fn samples_due(&self) -> bool {
+        let every = self.config.log.sample_every;
+        let at_the_end = every > 0 && self.completed == self.config.train.steps;
+        self.completed > 0 && (due(self.completed, every) || at_the_end)
+    }
+
+    fn sample(&mut self) -> Result<(), StopCause> {
+        let weights = self.step.buffer(Slot::Ema);
+        let preview = match &mut self.preview {
+            Some(preview) => preview,
+            none => {
+                let backend = Box::new(Cpu::new(self.threads)?);
+                none.insert(Preview::new(self.config, &self.process, &weights, backend)?)
+            }
+        };
+        let Some(picture) = preview.draw(&weights, self.stop)? else { return Ok(()) };
+        let path = self.run.sample_grid(self.completed);
+        let write_error = |source| checkpoint::Error::Write { path: path.clone(), source };
+        if let Some(folder) = path.parent() {
+            std::fs::create_dir_all(folder).map_err(write_error)?;
+        }
+        let png = picture.to_png()?;
+        checkpoint::atomic::write_file(&path, |out| out.write_all(&png).map_err(write_error))?;
+        if let Some(events) = &mut self.logs.events {
+            events.image(self.completed, "samples", &picture)?;
+        }
+        self.observer.sampled(self.completed, &path);
+        Ok(())
+    }
+
+    /// Saves a checkpoint, unless there is one of this update, and removes the oldest.
+    fn save(&mut self) -> Result<(), StopCause> {
+        if self.saved.as_ref().is_some_and(|checkpoint| checkpoint.step == self.completed) {
+            return Ok(());
+        }
+        self.logs.keep()?;
+        let train = &self.config.train;
+        let buffer = |slot| self.step.buffer(slot);
+        let (raw, ema) = (buffer(Slot::Params), buffer(Slot::Ema));
+        let (first, second) = (buffer(Slot::FirstMoment), buffer(Slot::SecondMoment));
+        let progress = TrainingProgress {
+            step: self.completed,
+            samples: self.completed * train.batch_size as u64,
+            seed: train.seed,
+            config: config_text::render(self.config)?,
+        };
+        let buffers =
+            TrainingBuffers { raw: &raw, ema: &ema, first_moment: &first, second_moment: &second };
+        let directory =
+            save_checkpoint(&self.checkpoints, &self.description, self.step.layout(), buffers, &progress)?;
+        self.observer.saved(self.completed, &directory);
+        self.saved = Some(Checkpoint { step: self.completed, directory });
+        self.checkpoints.prune(self.completed, train.keep_checkpoints)?;
+        Ok(())
+    }
+}
+
+/// Goes to where the last checkpoint was saved, and returns that, if there is one.
+fn resume(
+    config: &Config,
+    description: &ModelDescription,
+    checkpoints: &RunDirectory,
+    step: &mut TrainingStep,
+) -> Result<Option<Checkpoint>, TrainError> {
+    let mut checkpoints = checkpoints.checkpoints()?;
+    let Some(last) = checkpoints.pop() else { return Ok(None) };
+    let path = &last.directory;
+    let cannot = |source| TrainError::Resume {
+        source,
+        damaged: path.clone(),
+        before: checkpoints.last().map(|checkpoint| checkpoint.directory.clone()),
+    };
+    let saved = SavedTraining::open(path).map_err(cannot)?;
+    let samples = last.step * config.train.batch_size as u64;
+    let TrainingProgress { step: saved_step, samples: saved_samples, seed, .. } = saved.progress;
+    if saved.description != *description
+        || (saved_step, saved_samples, seed) != (last.step, samples, config.train.seed)
+    {
+        return Err(TrainError::OtherModel { path: path.clone() });
+    }
+    let layout = step.layout().clone();
+    let empty = || vec![0.0; layout.len()];
+    let (mut raw, mut ema, mut first, mut second) = (empty(), empty(), empty(), empty());
+    let buffers = TrainingBuffersMut {
+        raw: &mut raw,
+        ema: &mut ema,
+        first_moment: &mut first,
+        second_moment: &mut second,
+    };
+    saved.restore(&layout, buffers).map_err(cannot)?;
+    for (slot, values) in [
+        (Slot::Params, raw),
+        (Slot::Ema, ema),
+        (Slot::FirstMoment, first),
+        (Slot::SecondMoment, second),
+    ] {
+        step.set_buffer(slot, &values);
+    }
+    Ok(Some(last))
+}
+
+/// What a run writes down on its way.
+struct Logs {
+    metrics: StepLog<Record>,
+    last: Option<Record>,
+    /// The unfinished line of metrics at each checkpoint.
+    windows: StepLog<Window>,
+    window: Window,
+    events: Option<EventFile>,
+}
+
+impl Logs {
+    /// Opens the files for a run that has done `completed` updates.
+    fn open(config: &Config, run: &TrainingRun, completed: u64) -> Result<Self, TrainError> {
+        let (metrics, last) = StepLog::open(&run.metrics(), completed)?;
+        let (windows, window) = StepLog::open(&run.windows(), completed)?;
+        let window = window
+            .filter(|window: &Window| window.step == completed)
+            .unwrap_or(Window { step: completed, ..Window::default() });
+        let events = match config.log.tensorboard {
+            true => Some(EventFile::create(&run.tensorboard(), completed)?),
+            false => None,
+        };
+        Ok(Self { metrics, last, windows, window, events })
+    }
+
+    fn write(&mut self, record: &Record) -> Result<(), StopCause> {
+        self.metrics.append(record)?;
+        if let Some(events) = &mut self.events {
+            let scalars = [
+                ("train/loss", record.loss),
+                ("train/grad_norm", record.grad_norm),
+                ("train/learning_rate", record.learning_rate),
+                ("train/images_per_second", record.images_per_second),
+            ];
+            events.scalars(record.step, &scalars)?;
+        }
+        self.last = Some(record.clone());
+        Ok(())
+    }
+
+    /// Brings all of it to the disk, so that it is there when a checkpoint made now is.
+    fn keep(&mut self) -> Result<(), MetricsError> {
+        self.windows.append(&self.window)?;
+        self.windows.sync()?;
+        self.metrics.sync()
+    }
+}
