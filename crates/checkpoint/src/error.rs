@@ -2,6 +2,7 @@
 
 use crate::diffusers::ParameterMismatch;
 use crate::model_dir::Weights;
+use diffusion::DiffusionError;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -94,6 +95,14 @@ pub enum Error {
         value: String,
         /// Why it cannot be expressed.
         reason: &'static str,
+    },
+    /// A configuration file with an impossible process.
+    #[error("{}: {source}", path.display())]
+    Process {
+        /// The file.
+        path: PathBuf,
+        /// What is impossible.
+        source: DiffusionError,
     },
     /// The tensors of a file are not the parameters of the network.
     #[error("{}: not the weights of this network: {mismatch}", path.display())]

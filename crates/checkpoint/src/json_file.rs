@@ -9,13 +9,13 @@ use std::io::Read;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
-/// Longest JSON file read, in bytes: a scheduler with a million trained betas fits.
-const MAX_JSON_BYTES: u64 = 32 << 20;
+/// Longest JSON file read, in bytes: a scheduler with the β of the longest process fits.
+const MAX_JSON_BYTES: u64 = 8 << 20;
 
 /// Parses the JSON file at `path`.
 ///
 /// # Errors
-/// If it cannot be read, is longer than 32 MiB, or is not what `T` asks for.
+/// If it cannot be read, is longer than 8 MiB, or is not what `T` asks for.
 pub(crate) fn read<T: DeserializeOwned>(path: &Path) -> Result<T, Error> {
     let file = File::open(path).map_err(Error::read(path))?;
     let mut text = Vec::new();

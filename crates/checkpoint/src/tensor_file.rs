@@ -8,6 +8,7 @@ use safetensors::tensor::{Metadata, TensorInfo};
 use serde::Serialize;
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
+use std::fmt;
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
@@ -19,7 +20,6 @@ const MAX_HEADER_BYTES: u64 = 16 << 20;
 const CHUNK_BYTES: usize = 1 << 20;
 
 /// An open safetensors file whose header has been checked against the file's length.
-#[derive(Debug)]
 pub struct TensorFile {
     path: PathBuf,
     file: File,
@@ -142,6 +142,12 @@ impl TensorFile {
             }
         }
         Ok(())
+    }
+}
+
+impl fmt::Debug for TensorFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("TensorFile").field(&self.path).finish()
     }
 }
 

@@ -21,6 +21,8 @@ pub use unet_config::{unet_from_json, unet_to_json};
 
 pub(crate) use parameters::{match_names, read_parameters};
 
+use scheduler_config::have_equal_betas;
+
 use crate::atomic::Existing;
 use crate::hash;
 use crate::manifest::RecordedDirectory;
@@ -28,7 +30,7 @@ use crate::model_dir::Weights;
 use crate::{Dtype, Error, json_file};
 use diffusion::{DiffusionConfig, Variance};
 use engine::ParamLayout;
-use models::UnetConfig;
+use models::{UnetConfig, UnetConfigError};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -221,27 +223,48 @@ impl PipelineFiles {
     /// The network and, where it is known, the process.
     ///
     /// # Errors
-    /// If a setting is not supported, or the files contradict each other.
+    /// If a setting is not supported or impossible, or the files contradict each other.
     pub fn read_description(&self) -> Result<(UnetConfig, Option<DiffusionConfig>), Error> {
-        let description_path = self.unet.join(DESCRIPTION_FILE);
-        let own = description_path.is_file().then(|| read_own(&description_path)).transpose()?;
-        let block_size = own.as_ref().map_or(1, |own| own.model.block_size);
-        let model = unet_from_json(&self.config(), block_size)?;
-        let diffusion = self.scheduler.as_deref().map(scheduler_from_json).transpose()?;
-        let Some(own) = own else {
-            if let (Some(diffusion), Some(path)) = (&diffusion, &self.scheduler) {
-                check_variance(&self.config(), &model, path, diffusion)?;
-            }
-            return Ok((model, diffusion));
+        let description = self.unet.join(DESCRIPTION_FILE);
+        let (model, diffusion, process) = if description.is_file() {
+            let own = read_own(&description)?;
+            self.check_agreement(&own, &description)?;
+            (own.model, Some(own.diffusion), Some(&description))
+        } else {
+            let diffusion = self.scheduler.as_deref().map(scheduler_from_json).transpose()?;
+            (unet_from_json(&self.config(), 1)?, diffusion, self.scheduler.as_ref())
         };
-        agree(&self.config(), &model, &description_path, &own_as_stored(&own.model))?;
-        if let (Some(diffusion), Some(path)) = (&diffusion, &self.scheduler) {
-            // The loss is not in diffusers' file, whose reader guesses it.
-            let stored = DiffusionConfig { loss: own.diffusion.loss, ..diffusion.clone() };
-            agree(path, &stored, &description_path, &own.diffusion)?;
+        let impossible = |UnetConfigError { key, value, reason }| Error::Unsupported {
+            path: self.config(),
+            key: format!("model.{key}"),
+            value,
+            supported: reason,
+        };
+        model.validate().map_err(impossible)?;
+        if let (Some(diffusion), Some(path)) = (&diffusion, process) {
+            diffusion.validate().map_err(|source| Error::Process { path: path.clone(), source })?;
+            check_variance(&self.config(), &model, path, diffusion)?;
         }
-        check_variance(&self.config(), &own.model, &description_path, &own.diffusion)?;
-        Ok((own.model, Some(own.diffusion)))
+        Ok((model, diffusion))
+    }
+
+    /// Compares `ddpm.json` with what diffusers' files say.
+    fn check_agreement(&self, own: &ModelDescription, description: &Path) -> Result<(), Error> {
+        let model = unet_from_json(&self.config(), own.model.block_size)?;
+        agree(&self.config(), &model, description, &as_stored(&own.model))?;
+        if let Some(path) = &self.scheduler {
+            let own = &own.diffusion;
+            own.validate().map_err(|source| Error::Process { path: description.to_owned(), source })?;
+            // The loss is not in diffusers' file, whose reader guesses it.
+            let mut diffusion = DiffusionConfig { loss: own.loss, ..scheduler_from_json(path)? };
+            if have_equal_betas(own, &diffusion) {
+                // In a short process, two schedules may be one.
+                let DiffusionConfig { schedule, beta_start, beta_end, .. } = *own;
+                diffusion = DiffusionConfig { schedule, beta_start, beta_end, ..diffusion };
+            }
+            agree(path, &diffusion, description, own)?;
+        }
+        Ok(())
     }
 }
 
@@ -277,7 +300,7 @@ fn read_own(path: &Path) -> Result<ModelDescription, Error> {
 }
 
 /// `config` as it comes back from diffusers' file: attention only at resolutions that the network has, highest first.
-fn own_as_stored(config: &UnetConfig) -> UnetConfig {
+fn as_stored(config: &UnetConfig) -> UnetConfig {
     let sample_size = config.image_size / config.block_size;
     let levels = 0..config.channel_mult.len() as u32;
     let resolutions = levels.map(|level| sample_size.checked_shr(level).unwrap_or(0));

@@ -7,13 +7,11 @@
 use super::DIFFUSERS_VERSION;
 use crate::Error;
 use crate::json_file::Fields;
+use diffusion::config::MAX_TIMESTEPS;
 use diffusion::schedule::betas;
 use diffusion::{BetaSchedule, DiffusionConfig, Loss, Prediction, Variance};
 use serde_json::{Value, json};
 use std::path::Path;
-
-/// Longest process read: a thousand times the paper's.
-const MAX_TIMESTEPS: usize = 1_000_000;
 
 /// β in files are single precision now and then.
 const BETA_TOLERANCE: f64 = 1e-6;
@@ -193,4 +191,13 @@ fn with_schedule(fields: &mut Fields, config: DiffusionConfig) -> Result<Diffusi
 
 fn is_range((start, end): (f64, f64)) -> bool {
     start > 0.0 && start < 1.0 && end > 0.0 && end < 1.0
+}
+
+/// Whether two processes have the same β, whatever they call their schedules.
+pub(super) fn have_equal_betas(one: &DiffusionConfig, other: &DiffusionConfig) -> bool {
+    one.timesteps == other.timesteps && are_equal(&betas(one), &betas(other))
+}
+
+fn are_equal(betas: &[f64], others: &[f64]) -> bool {
+    betas.iter().zip(others).all(|(beta, other)| (beta - other).abs() <= BETA_TOLERANCE * beta)
 }
