@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Reference numbers for `crates/diffusion/tests/fixtures_parity.rs`, from numpy, scipy, PyTorch and diffusers.
+"""Reference numbers for `crates/diffusion/tests/reference`, from numpy, scipy, PyTorch and diffusers.
 
     python tools/diffusion_fixtures.py [--out crates/diffusion/tests/fixtures/diffusion.json]
 
@@ -38,7 +38,7 @@ LN2 = math.log(2)
 
 # Random numbers: crates/engine/src/random.rs, a second time.
 
-PURPOSE = {"forward_noise": 6, "latent": 7, "reverse_noise": 8}
+PURPOSE = {"timestep": 5, "forward_noise": 6, "latent": 7, "reverse_noise": 8}
 
 
 def philox4x32(counter, key):
@@ -50,12 +50,21 @@ def philox4x32(counter, key):
     return c
 
 
+def random_block(seed, purpose, step, sample, block):
+    counter = [block, step, sample & 0xFFFFFFFF, (sample >> 32) << 8 | PURPOSE[purpose]]
+    return philox4x32(counter, [seed & 0xFFFFFFFF, seed >> 32])
+
+
+def drawn_timestep(seed, sample, T):
+    words = random_block(seed, "timestep", 0, sample, 0)
+    return (words[0] << 32 | words[1]) * T >> 64
+
+
 def normals(seed, purpose, step, sample, count):
     """Float32 numbers, as float64."""
     out = []
     for block in range((count + 3) // 4):
-        counter = [block, step, sample & 0xFFFFFFFF, (sample >> 32) << 8 | PURPOSE[purpose]]
-        words = philox4x32(counter, [seed & 0xFFFFFFFF, seed >> 32])
+        words = random_block(seed, purpose, step, sample, block)
         for radius_word, angle_word in (words[:2], words[2:]):
             radius = math.sqrt(-2 * math.log((radius_word + 0.5) / 2**32))
             angle = 2 * math.pi * angle_word / 2**32
@@ -300,6 +309,14 @@ def decoder():
     return rows
 
 
+def drawn():
+    """What training draws for three samples of two numbers."""
+    seed, first_sample, count = 2**40 + 3, 2**33 - 1, 3
+    t = [drawn_timestep(seed, first_sample + i, 1000) for i in range(count)]
+    noise = [normals(seed, "forward_noise", t[i], first_sample + i, 2) for i in range(count)]
+    return {"seed": seed, "first_sample": first_sample, "t": t, "noise": numbers(np.concatenate(noise))}
+
+
 def toy_network(x_t, t):
     """What `ToyDenoiser` of the Rust test computes; NHWC, one t for each sample."""
     t = torch.as_tensor(np.asarray(t, dtype=np.float64)).reshape(-1, 1, 1, 1) / 1000
@@ -415,6 +432,7 @@ def main():
         },
         "schedules": schedules(),
         "training": reverse_and_losses(np.random.default_rng(2020)),
+        "drawn": drawn(),
         "decoder": decoder(),
         "bound": bound(),
         "spacings": spacings(),

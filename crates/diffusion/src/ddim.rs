@@ -2,6 +2,7 @@
 
 use engine::ImageShape;
 
+use crate::config::Prediction;
 use crate::denoiser::Denoiser;
 use crate::error::DiffusionError;
 use crate::model_output::ModelOutput;
@@ -21,7 +22,8 @@ impl DdimSampler {
     /// in whatever batches they are drawn.
     ///
     /// # Errors
-    /// [`DiffusionError::OutOfRange`] for `eta` outside [0, 1].
+    /// [`DiffusionError::OutOfRange`] for `eta` outside [0, 1]; [`DiffusionError::Conflict`] for a network that predicts
+    /// `xprev`, of which ε is too small a part to be recovered.
     pub fn new(
         process: GaussianDiffusion,
         image: ImageShape,
@@ -36,6 +38,12 @@ impl DdimSampler {
                 value: eta.to_string(),
                 valid: "from 0 to 1, both included".into(),
             });
+        }
+        if process.prediction() == Prediction::Xprev {
+            return Err(DiffusionError::Conflict(
+                "a network with `diffusion.prediction = \"xprev\"` gives no usable ε for the sampler `ddim`: use `ancestral`"
+                    .into(),
+            ));
         }
         Ok(Self { chain: Chain::new(process, image, seed, first_sample, samples), eta })
     }

@@ -164,6 +164,17 @@ mod tests {
     }
 
     #[test]
+    fn both_sides_of_the_mean_are_equally_precise() {
+        for cdf in BOTH {
+            // 6.4 standard deviations away, a probability of about 1e-10.
+            let (below, above) = (decoder_nll(0.0, 0.5, -5.1, cdf), decoder_nll(0.0, -0.5, -5.1, cdf));
+            assert_close(below.value, above.value, 1e-14);
+            assert_close(below.by_mean, -above.by_mean, 1e-12);
+            assert_close(below.by_log_variance, above.by_log_variance, 1e-12);
+        }
+    }
+
+    #[test]
     fn the_approximation_is_close_to_the_exact_function_and_density_is_its_derivative() {
         for i in -60..=60 {
             let z = f64::from(i) / 10.0;

@@ -83,17 +83,15 @@ impl GaussianDiffusion {
     ) {
         let len = sample_len(t, x_start);
         let q = self.q_posterior_mean_variance(x_start, x_t, t);
-        for (sample, &t) in t.iter().enumerate() {
-            for element in sample * len..(sample + 1) * len {
-                let mean = f64::from(p.mean[element]);
-                let log_variance = p.log_variance.at(sample, element);
-                let term = if t == 0 {
-                    decoder_nll(f64::from(x_start[element]), mean, log_variance, cdf)
-                } else {
-                    normal_kl(f64::from(q.mean[element]), q.log_variance[sample], mean, log_variance)
-                };
-                visit(sample, element, term);
-            }
+        for (element, &x) in x_start.iter().enumerate() {
+            let sample = element / len;
+            let (mean, log_variance) = (f64::from(p.mean[element]), p.log_variance.at(sample, element));
+            let term = if t[sample] == 0 {
+                decoder_nll(f64::from(x), mean, log_variance, cdf)
+            } else {
+                normal_kl(f64::from(q.mean[element]), q.log_variance[sample], mean, log_variance)
+            };
+            visit(sample, element, term);
         }
     }
 

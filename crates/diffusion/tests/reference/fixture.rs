@@ -13,6 +13,7 @@ pub type NamedTables = BTreeMap<String, Vec<Option<f64>>>;
 pub struct Fixture {
     pub schedules: Schedules,
     pub training: Training,
+    pub drawn: Drawn,
     /// Rows of x, mean, log variance, and the negative log likelihood in nats with tanh and with erf.
     pub decoder: Vec<[f64; 5]>,
     pub bound: Bound,
@@ -79,6 +80,15 @@ impl Training {
             Variance::FixedSmall | Variance::FixedLarge => &self.plain_outputs[&prediction],
         }
     }
+}
+
+/// What training draws.
+#[derive(Deserialize)]
+pub struct Drawn {
+    pub seed: u64,
+    pub first_sample: u64,
+    pub t: Vec<usize>,
+    pub noise: Vec<f64>,
 }
 
 #[derive(Deserialize)]

@@ -1,6 +1,9 @@
 //! q, p, losses and gradients.
 
-use diffusion::{GaussianDiffusion, Loss, ModelOutput, Objective, Prediction, TrainingInputs, Variance};
+use diffusion::{
+    DiffusionConfig, GaussianDiffusion, Loss, ModelOutput, Objective, Prediction, TrainingInputs, Variance,
+};
+use engine::ImageShape;
 
 use crate::assert_close;
 use crate::fixture::{self, image_shape};
@@ -44,10 +47,6 @@ fn losses_and_gradients_of_every_objective() {
     for expected in &case.losses {
         let what = format!("{:?} {} {:?}", expected.loss, expected.prediction, expected.variance);
         let config = case.process.config(expected.prediction, expected.variance, expected.loss);
-        let config = match (expected.loss, expected.variance) {
-            (Loss::Mse, Variance::Learned) => panic!("{what} is no objective"),
-            _ => config,
-        };
         let objective = Objective::new(&config, image_shape(case.shape)).unwrap();
         let output = case.output(expected.prediction, expected.variance);
         let found = objective.loss_and_gradient(&case.x_start, &inputs, output, case.total_batch);
@@ -63,4 +62,15 @@ fn losses_and_gradients_of_every_objective() {
         let expected: Vec<_> = expected.gradient.iter().map(|g| g / rms).collect();
         assert_close(&format!("{what}: gradient"), &scaled, &expected, 1e-5);
     }
+}
+
+#[test]
+fn training_draws_are_the_documented_random_numbers() {
+    let expected = fixture::load().drawn;
+    let objective = Objective::new(&DiffusionConfig::default(), ImageShape::new(1, 1, 2)).unwrap();
+    let x_start = vec![0.5; expected.noise.len()];
+    let found = objective.draw(expected.seed, expected.first_sample, &x_start);
+    assert_eq!(found.t, expected.t);
+    assert_close("noise", &found.noise, &expected.noise, 1e-6);
+    assert_eq!(found.x_t, objective.process().q_sample(&x_start, &found.t, &found.noise));
 }
