@@ -86,14 +86,17 @@ pub(crate) fn forward(
             &keys[i * transposed.len()..],
             scores,
         );
-        level.vectorize(|| {
-            for row in scores.chunks_exact_mut(l) {
-                for score in row.iter_mut() {
-                    *score *= scale;
+        level.vectorize(
+            #[inline(always)]
+            || {
+                for row in scores.chunks_exact_mut(l) {
+                    for score in row.iter_mut() {
+                        *score *= scale;
+                    }
+                    softmax_in_place(row);
                 }
-                softmax_in_place(row);
-            }
-        });
+            },
+        );
         multiply_rows(tiles, scores, plain, &values[i * plain.len()..], out);
     });
 }
@@ -134,14 +137,17 @@ pub(crate) fn gradient(
         // SAFETY: these rows of this sample are this task's.
         let (ds, dq) = unsafe { (shared_scores.slice(start * l, rows * l), dq.slice(start * c, rows * c)) };
         multiply_rows(tiles, &dy[start * c..][..rows * c], transposed, &values[i * transposed.len()..], ds);
-        level.vectorize(|| {
-            for (row, p) in ds.chunks_exact_mut(l).zip(probabilities[start * l..].chunks_exact(l)) {
-                let mean = lane_sum(l, |j| row[j] * p[j]);
-                for (d, &p) in row.iter_mut().zip(p) {
-                    *d = scale * (p * (*d - mean));
+        level.vectorize(
+            #[inline(always)]
+            || {
+                for (row, p) in ds.chunks_exact_mut(l).zip(probabilities[start * l..].chunks_exact(l)) {
+                    let mean = lane_sum(l, |j| row[j] * p[j]);
+                    for (d, &p) in row.iter_mut().zip(p) {
+                        *d = scale * (p * (*d - mean));
+                    }
                 }
-            }
-        });
+            },
+        );
         multiply_rows(tiles, ds, plain, &keys[i * plain.len()..], dq);
     });
 

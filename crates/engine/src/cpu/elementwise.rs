@@ -10,33 +10,42 @@ use rayon::prelude::*;
 /// `y[i] = f(a[i])`.
 pub(crate) fn map(level: Level, a: &[f32], y: &mut [f32], f: impl Fn(f32) -> f32 + Sync) {
     y.par_chunks_mut(CHUNK).zip(a.par_chunks(CHUNK)).for_each(|(y, a)| {
-        level.vectorize(|| {
-            for (y, &a) in y.iter_mut().zip(a) {
-                *y = f(a);
-            }
-        });
+        level.vectorize(
+            #[inline(always)]
+            || {
+                for (y, &a) in y.iter_mut().zip(a) {
+                    *y = f(a);
+                }
+            },
+        );
     });
 }
 
 /// `y[i] = f(a[i], b[i])`.
 pub(crate) fn zip(level: Level, a: &[f32], b: &[f32], y: &mut [f32], f: impl Fn(f32, f32) -> f32 + Sync) {
     y.par_chunks_mut(CHUNK).zip(a.par_chunks(CHUNK)).zip(b.par_chunks(CHUNK)).for_each(|((y, a), b)| {
-        level.vectorize(|| {
-            for ((y, &a), &b) in y.iter_mut().zip(a).zip(b) {
-                *y = f(a, b);
-            }
-        });
+        level.vectorize(
+            #[inline(always)]
+            || {
+                for ((y, &a), &b) in y.iter_mut().zip(a).zip(b) {
+                    *y = f(a, b);
+                }
+            },
+        );
     });
 }
 
 /// `a[i] += b[i]`.
 pub(crate) fn accumulate(level: Level, b: &[f32], a: &mut [f32]) {
     a.par_chunks_mut(CHUNK).zip(b.par_chunks(CHUNK)).for_each(|(a, b)| {
-        level.vectorize(|| {
-            for (a, &b) in a.iter_mut().zip(b) {
-                *a += b;
-            }
-        });
+        level.vectorize(
+            #[inline(always)]
+            || {
+                for (a, &b) in a.iter_mut().zip(b) {
+                    *a += b;
+                }
+            },
+        );
     });
 }
 

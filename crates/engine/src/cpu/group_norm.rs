@@ -58,48 +58,52 @@ pub(crate) fn forward(
         let mut shifts = [0.0f32; MAX_CHANNELS];
         let (scales, shifts) = (&mut scales[..channels.len()], &mut shifts[..channels.len()]);
         let count = (shape.pixels() * strips.group) as f64;
-        level.vectorize(|| {
-            let mut means = [0.0f32; MAX_CHANNELS];
-            let means = &mut means[..channels.len()];
-            let mut sums = [0.0f64; MAX_CHANNELS];
-            let sums = &mut sums[..channels.len()];
-            sum_channels(x, shape.c, &channels, sums, |value, _| value);
-            for (sums, means) in sums.chunks_exact(strips.group).zip(means.chunks_exact_mut(strips.group)) {
-                means.fill((sums.iter().sum::<f64>() / count) as f32);
-            }
-            sum_channels(x, shape.c, &channels, sums, |value, channel| {
-                let difference = value - means[channel];
-                difference * difference
-            });
-            for (index, sums) in sums.chunks_exact(strips.group).enumerate() {
-                let variance = sums.iter().sum::<f64>() / count;
-                let inverse = (1.0 / (variance + f64::from(norm.epsilon)).sqrt()) as f32;
-                let mean = means[index * strips.group];
-                let group = channels.start / strips.group + index;
-                // SAFETY: this sample's group is this task's.
-                let pair = unsafe { statistics.slice(2 * (n * norm.groups + group), 2) };
-                pair.copy_from_slice(&[mean, inverse]);
-                for c in index * strips.group..(index + 1) * strips.group {
-                    scales[c] = gamma[channels.start + c] * inverse;
-                    shifts[c] = (-mean).mul_add(scales[c], beta[channels.start + c]);
+        level.vectorize(
+            #[inline(always)]
+            || {
+                let mut means = [0.0f32; MAX_CHANNELS];
+                let means = &mut means[..channels.len()];
+                let mut sums = [0.0f64; MAX_CHANNELS];
+                let sums = &mut sums[..channels.len()];
+                sum_channels(x, shape.c, &channels, sums, |value, _| value);
+                for (sums, means) in sums.chunks_exact(strips.group).zip(means.chunks_exact_mut(strips.group))
+                {
+                    means.fill((sums.iter().sum::<f64>() / count) as f32);
                 }
-            }
-            for (pixel, x) in x.chunks_exact(shape.c).enumerate() {
-                let x = &x[channels.clone()];
-                // SAFETY: these channels of this sample are this task's.
-                let y = unsafe { y.slice(start + pixel * shape.c + channels.start, channels.len()) };
-                if norm.silu {
-                    for (c, y) in y.iter_mut().enumerate() {
-                        let z = x[c].mul_add(scales[c], shifts[c]);
-                        *y = z * sigmoid(z);
-                    }
-                } else {
-                    for (c, y) in y.iter_mut().enumerate() {
-                        *y = x[c].mul_add(scales[c], shifts[c]);
+                sum_channels(x, shape.c, &channels, sums, |value, channel| {
+                    let difference = value - means[channel];
+                    difference * difference
+                });
+                for (index, sums) in sums.chunks_exact(strips.group).enumerate() {
+                    let variance = sums.iter().sum::<f64>() / count;
+                    let inverse = (1.0 / (variance + f64::from(norm.epsilon)).sqrt()) as f32;
+                    let mean = means[index * strips.group];
+                    let group = channels.start / strips.group + index;
+                    // SAFETY: this sample's group is this task's.
+                    let pair = unsafe { statistics.slice(2 * (n * norm.groups + group), 2) };
+                    pair.copy_from_slice(&[mean, inverse]);
+                    for c in index * strips.group..(index + 1) * strips.group {
+                        scales[c] = gamma[channels.start + c] * inverse;
+                        shifts[c] = (-mean).mul_add(scales[c], beta[channels.start + c]);
                     }
                 }
-            }
-        });
+                for (pixel, x) in x.chunks_exact(shape.c).enumerate() {
+                    let x = &x[channels.clone()];
+                    // SAFETY: these channels of this sample are this task's.
+                    let y = unsafe { y.slice(start + pixel * shape.c + channels.start, channels.len()) };
+                    if norm.silu {
+                        for (c, y) in y.iter_mut().enumerate() {
+                            let z = x[c].mul_add(scales[c], shifts[c]);
+                            *y = z * sigmoid(z);
+                        }
+                    } else {
+                        for (c, y) in y.iter_mut().enumerate() {
+                            *y = x[c].mul_add(scales[c], shifts[c]);
+                        }
+                    }
+                }
+            },
+        );
     });
 }
 
@@ -160,69 +164,62 @@ pub(crate) fn gradient(
             inverses[c] = statistics[2 * (n * norm.groups + group) + 1];
         }
         let (means, inverses, gammas, betas) = (&*means, &*inverses, &*gammas, &*betas);
-        level.vectorize(|| {
-            let normalised = |x: f32, c: usize| (x - means[c]) * inverses[c];
-            let through_silu = |hat: f32, dy: f32, c: usize| {
-                if norm.silu {
-                    let z = hat.mul_add(gammas[c], betas[c]);
-                    let s = sigmoid(z);
-                    dy * (s * (z * (1.0 - s) + 1.0))
-                } else {
-                    dy
-                }
-            };
-            let mut sums = [[0.0f64; MAX_CHANNELS]; 2];
-            let [sum_dz, sum_dz_hat] = sums.each_mut().map(|array| &mut array[..channels.len()]);
-            let mut runs = [[0.0f32; MAX_CHANNELS]; 2];
-            let [run_dz, run_dz_hat] = runs.each_mut().map(|array| &mut array[..channels.len()]);
-            for (x, dy) in x.chunks(shape.c * RUN).zip(dy.chunks(shape.c * RUN)) {
-                run_dz.fill(0.0);
-                run_dz_hat.fill(0.0);
-                for (x, dy) in x.chunks_exact(shape.c).zip(dy.chunks_exact(shape.c)) {
-                    let (x, dy) = (&x[channels.clone()], &dy[channels.clone()]);
-                    for c in 0..x.len() {
-                        let hat = normalised(x[c], c);
-                        let dz = through_silu(hat, dy[c], c);
-                        run_dz[c] += dz;
-                        run_dz_hat[c] = dz.mul_add(hat, run_dz_hat[c]);
+        level.vectorize(
+            #[inline(always)]
+            || {
+                let mut sums = [[0.0f64; MAX_CHANNELS]; 2];
+                let [sum_dz, sum_dz_hat] = sums.each_mut().map(|array| &mut array[..channels.len()]);
+                let mut runs = [[0.0f32; MAX_CHANNELS]; 2];
+                let [run_dz, run_dz_hat] = runs.each_mut().map(|array| &mut array[..channels.len()]);
+                for (x, dy) in x.chunks(shape.c * RUN).zip(dy.chunks(shape.c * RUN)) {
+                    run_dz.fill(0.0);
+                    run_dz_hat.fill(0.0);
+                    for (x, dy) in x.chunks_exact(shape.c).zip(dy.chunks_exact(shape.c)) {
+                        let (x, dy) = (&x[channels.clone()], &dy[channels.clone()]);
+                        for c in 0..x.len() {
+                            let hat = (x[c] - means[c]) * inverses[c];
+                            let dz = before_silu(norm.silu, hat.mul_add(gammas[c], betas[c]), dy[c]);
+                            run_dz[c] += dz;
+                            run_dz_hat[c] = dz.mul_add(hat, run_dz_hat[c]);
+                        }
+                    }
+                    for c in 0..channels.len() {
+                        sum_dz[c] += f64::from(run_dz[c]);
+                        sum_dz_hat[c] += f64::from(run_dz_hat[c]);
                     }
                 }
-                for c in 0..channels.len() {
-                    sum_dz[c] += f64::from(run_dz[c]);
-                    sum_dz_hat[c] += f64::from(run_dz_hat[c]);
-                }
-            }
-            // SAFETY: these channels of this sample are this task's.
-            let (out_dz_hat, out_dz) = unsafe {
-                let start = 2 * n * shape.c + channels.start;
-                (
-                    sums_of_samples.slice(start, channels.len()),
-                    sums_of_samples.slice(start + shape.c, channels.len()),
-                )
-            };
-            let count = (shape.pixels() * strips.group) as f64;
-            for first in (0..channels.len()).step_by(strips.group) {
-                let (mut mean_g, mut mean_g_hat) = (0.0f64, 0.0f64);
-                for c in first..first + strips.group {
-                    mean_g += f64::from(gammas[c]) * sum_dz[c];
-                    mean_g_hat += f64::from(gammas[c]) * sum_dz_hat[c];
-                    out_dz[c] = sum_dz[c] as f32;
-                    out_dz_hat[c] = sum_dz_hat[c] as f32;
-                }
-                a[first..first + strips.group].fill((mean_g / count) as f32);
-                b[first..first + strips.group].fill((mean_g_hat / count) as f32);
-            }
-            for (pixel, (x, dy)) in x.chunks_exact(shape.c).zip(dy.chunks_exact(shape.c)).enumerate() {
-                let (x, dy) = (&x[channels.clone()], &dy[channels.clone()]);
                 // SAFETY: these channels of this sample are this task's.
-                let dx = unsafe { dx.slice(start + pixel * shape.c + channels.start, channels.len()) };
-                for (c, dx) in dx.iter_mut().enumerate() {
-                    let hat = normalised(x[c], c);
-                    let g = through_silu(hat, dy[c], c) * gammas[c];
-                    *dx = ((-hat).mul_add(b[c], g) - a[c]) * inverses[c];
+                let (out_dz_hat, out_dz) = unsafe {
+                    let start = 2 * n * shape.c + channels.start;
+                    (
+                        sums_of_samples.slice(start, channels.len()),
+                        sums_of_samples.slice(start + shape.c, channels.len()),
+                    )
+                };
+                let count = (shape.pixels() * strips.group) as f64;
+                for first in (0..channels.len()).step_by(strips.group) {
+                    let (mut mean_g, mut mean_g_hat) = (0.0f64, 0.0f64);
+                    for c in first..first + strips.group {
+                        mean_g += f64::from(gammas[c]) * sum_dz[c];
+                        mean_g_hat += f64::from(gammas[c]) * sum_dz_hat[c];
+                        out_dz[c] = sum_dz[c] as f32;
+                        out_dz_hat[c] = sum_dz_hat[c] as f32;
+                    }
+                    a[first..first + strips.group].fill((mean_g / count) as f32);
+                    b[first..first + strips.group].fill((mean_g_hat / count) as f32);
                 }
-            }
-        });
+                for (pixel, (x, dy)) in x.chunks_exact(shape.c).zip(dy.chunks_exact(shape.c)).enumerate() {
+                    let (x, dy) = (&x[channels.clone()], &dy[channels.clone()]);
+                    // SAFETY: these channels of this sample are this task's.
+                    let dx = unsafe { dx.slice(start + pixel * shape.c + channels.start, channels.len()) };
+                    for (c, dx) in dx.iter_mut().enumerate() {
+                        let hat = (x[c] - means[c]) * inverses[c];
+                        let g = before_silu(norm.silu, hat.mul_add(gammas[c], betas[c]), dy[c]) * gammas[c];
+                        *dx = ((-hat).mul_add(b[c], g) - a[c]) * inverses[c];
+                    }
+                }
+            },
+        );
     });
     for sample in workspace.chunks_exact(2 * shape.c).take(shape.n) {
         let (dz_hat, dz) = sample.split_at(shape.c);
@@ -230,6 +227,17 @@ pub(crate) fn gradient(
             dgamma[c] += dz_hat[c];
             dbeta[c] += dz[c];
         }
+    }
+}
+
+/// The gradient before SiLU, if there is one, of z from the gradient after it.
+#[inline(always)]
+fn before_silu(silu: bool, z: f32, dy: f32) -> f32 {
+    if silu {
+        let s = sigmoid(z);
+        dy * (s * (z * (1.0 - s) + 1.0))
+    } else {
+        dy
     }
 }
 

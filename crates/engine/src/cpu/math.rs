@@ -113,8 +113,14 @@ mod tests {
         let inputs: Vec<f32> = (0..10_000).map(|i| (i as f32 - 5000.0) * 0.0137).collect();
         let run = |level: Level| {
             let mut out = inputs.clone();
-            level.vectorize(|| out.iter_mut().for_each(|x| *x = sigmoid(*x)));
-            let sum = level.vectorize(|| lane_sum(inputs.len(), |i| inputs[i] * inputs[i]));
+            level.vectorize(
+                #[inline(always)]
+                || out.iter_mut().for_each(|x| *x = sigmoid(*x)),
+            );
+            let sum = level.vectorize(
+                #[inline(always)]
+                || lane_sum(inputs.len(), |i| inputs[i] * inputs[i]),
+            );
             (out.iter().map(|x| x.to_bits()).collect::<Vec<_>>(), sum.to_bits())
         };
         for level in Level::available() {

@@ -14,15 +14,18 @@ pub(crate) fn norm_parts(len: usize) -> usize {
 pub(crate) fn global_norm(level: Level, gradients: &[f32], parts: &mut [f64]) -> f64 {
     const LANES: usize = 8;
     gradients.par_chunks(CHUNK).zip(parts.par_iter_mut()).for_each(|(chunk, part)| {
-        *part = level.vectorize(|| {
-            let mut lanes = [0.0f64; LANES];
-            for eight in chunk.chunks(LANES) {
-                for (lane, &g) in lanes.iter_mut().zip(eight) {
-                    *lane += f64::from(g) * f64::from(g);
+        *part = level.vectorize(
+            #[inline(always)]
+            || {
+                let mut lanes = [0.0f64; LANES];
+                for eight in chunk.chunks(LANES) {
+                    for (lane, &g) in lanes.iter_mut().zip(eight) {
+                        *lane += f64::from(g) * f64::from(g);
+                    }
                 }
-            }
-            lanes.iter().sum()
-        });
+                lanes.iter().sum()
+            },
+        );
     });
     parts.iter().sum::<f64>().sqrt()
 }
@@ -46,16 +49,19 @@ pub(crate) fn adam(level: Level, step: &AdamStep, gradient_scale: f32, state: St
     let weights = state.params.par_chunks_mut(CHUNK).zip(state.ema.par_chunks_mut(CHUNK));
     let gradients = state.gradients.par_chunks(CHUNK);
     weights.zip(moments).zip(gradients).for_each(|(((params, ema), (first, second)), gradients)| {
-        level.vectorize(|| {
-            let weights = params.iter_mut().zip(ema.iter_mut());
-            let moments = first.iter_mut().zip(second.iter_mut());
-            for (((p, e), (m, v)), &g) in weights.zip(moments).zip(gradients) {
-                let g = g * gradient_scale;
-                *m = beta1 * *m + (1.0 - beta1) * g;
-                *v = beta2 * *v + (1.0 - beta2) * (g * g);
-                *p -= rate * *m / (v.sqrt() * root + epsilon);
-                *e = if ema_decay == 0.0 { *p } else { *e + (1.0 - ema_decay) * (*p - *e) };
-            }
-        });
+        level.vectorize(
+            #[inline(always)]
+            || {
+                let weights = params.iter_mut().zip(ema.iter_mut());
+                let moments = first.iter_mut().zip(second.iter_mut());
+                for (((p, e), (m, v)), &g) in weights.zip(moments).zip(gradients) {
+                    let g = g * gradient_scale;
+                    *m = beta1 * *m + (1.0 - beta1) * g;
+                    *v = beta2 * *v + (1.0 - beta2) * (g * g);
+                    *p -= rate * *m / (v.sqrt() * root + epsilon);
+                    *e = if ema_decay == 0.0 { *p } else { *e + (1.0 - ema_decay) * (*p - *e) };
+                }
+            },
+        );
     });
 }

@@ -8,19 +8,25 @@ use rayon::prelude::*;
 pub(crate) fn softmax(level: Level, channels: usize, x: &[f32], y: &mut [f32]) {
     y.par_chunks_mut(channels).zip(x.par_chunks(channels)).for_each(|(y, x)| {
         y.copy_from_slice(x);
-        level.vectorize(|| softmax_in_place(y));
+        level.vectorize(
+            #[inline(always)]
+            || softmax_in_place(y),
+        );
     });
 }
 
 pub(crate) fn softmax_gradient(level: Level, channels: usize, y: &[f32], dy: &[f32], dx: &mut [f32]) {
     let rows = dx.par_chunks_mut(channels).zip(y.par_chunks(channels)).zip(dy.par_chunks(channels));
     rows.for_each(|((dx, y), dy)| {
-        level.vectorize(|| {
-            let mean = lane_sum(channels, |i| y[i] * dy[i]);
-            for ((dx, &y), &dy) in dx.iter_mut().zip(y).zip(dy) {
-                *dx = y * (dy - mean);
-            }
-        });
+        level.vectorize(
+            #[inline(always)]
+            || {
+                let mean = lane_sum(channels, |i| y[i] * dy[i]);
+                for ((dx, &y), &dy) in dx.iter_mut().zip(y).zip(dy) {
+                    *dx = y * (dy - mean);
+                }
+            },
+        );
     });
 }
 
@@ -40,12 +46,15 @@ pub(crate) fn sinusoid(max_period: f32, t: &[f32], channels: usize, y: &mut [f32
 pub(crate) fn squared_error(level: Level, sample_len: usize, a: &[f32], b: &[f32], y: &mut [f32]) {
     let samples = y.par_iter_mut().zip(a.par_chunks(sample_len)).zip(b.par_chunks(sample_len));
     samples.for_each(|((y, a), b)| {
-        let sum = level.vectorize(|| {
-            lane_sum(sample_len, |i| {
-                let difference = a[i] - b[i];
-                difference * difference
-            })
-        });
+        let sum = level.vectorize(
+            #[inline(always)]
+            || {
+                lane_sum(sample_len, |i| {
+                    let difference = a[i] - b[i];
+                    difference * difference
+                })
+            },
+        );
         *y = sum / sample_len as f32;
     });
 }
