@@ -142,8 +142,13 @@ impl GaussianDiffusion {
     /// q(x_t | x_0) = N(√ᾱ_t x_0, (1-ᾱ_t) I) (eq. 4).
     pub fn q_mean_variance(&self, x_start: &[f32], t: &[usize]) -> IsotropicGaussians {
         let tables = &self.tables;
+        let samples = x_start.chunks_exact(sample_len(t, x_start)).zip(t);
+        let scaled = samples.flat_map(|(x_start, &t)| {
+            let signal = tables.sqrt_alphas_cumprod[t] as f32;
+            x_start.iter().map(move |&x| signal * x)
+        });
         IsotropicGaussians {
-            mean: combine(t, x_start, x_start, |t| (tables.sqrt_alphas_cumprod[t], 0.0)),
+            mean: scaled.collect(),
             variance: t.iter().map(|&t| 1.0 - tables.alphas_cumprod[t]).collect(),
             log_variance: look_up(&tables.log_one_minus_alphas_cumprod, t),
         }
