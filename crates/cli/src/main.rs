@@ -1,1 +1,119 @@
-fn main() {}
+//! `ddpm`: train, sample and inspect denoising diffusion models.
+
+#![forbid(unsafe_code)]
+
+mod completions;
+mod denoise;
+mod failure;
+mod image_files;
+mod inspect;
+mod model;
+mod npy;
+mod progress;
+mod report;
+mod sample;
+mod signals;
+mod train;
+
+use clap::{Parser, Subcommand};
+use failure::Failure;
+use report::Report;
+use std::num::NonZeroUsize;
+use std::process::ExitCode;
+
+/// Denoising diffusion probabilistic models (Ho, Jain, Abbeel 2020).
+///
+/// MODEL is a run directory that `ddpm train` wrote, one of its checkpoints, or a directory in diffusers' layout.
+#[derive(Parser, Debug)]
+#[command(name = "ddpm", version, after_long_help = EXIT_STATUS, max_term_width = 110)]
+struct Cli {
+    #[command(flatten)]
+    global: Global,
+
+    #[command(subcommand)]
+    command: Command,
+}
+
+const EXIT_STATUS: &str = "Exit status:
+  0  done
+  1  the work failed
+  2  the call or the input was wrong
+  130, 143  stopped by Ctrl-C or SIGTERM, what was done is kept
+
+Examples:
+  ddpm train shapes32                          train a small model, no data needed
+  ddpm sample runs/shapes32 --n 16 --out new   draw 16 images from it
+  ddpm inspect runs/shapes32                   what is in it";
+
+/// Options that every command has.
+#[derive(clap::Args, Debug)]
+#[command(next_help_heading = "Options of every command")]
+struct Global {
+    /// Print one JSON object on standard output, and everything for people on standard error
+    #[arg(long, global = true)]
+    json: bool,
+
+    /// Worker threads [default: one per core]. Results are the same for any number
+    #[arg(long, global = true, value_name = "COUNT")]
+    threads: Option<NonZeroUsize>,
+
+    /// Decides every random number, 0 to 2^63-1 [default: the configuration's for train, else 0]
+    #[arg(long, global = true, value_name = "SEED", value_parser = clap::value_parser!(u64).range(..=i64::MAX as u64))]
+    seed: Option<u64>,
+
+    /// Say nothing while working: errors and the result only
+    #[arg(long, short, global = true)]
+    quiet: bool,
+}
+
+impl Global {
+    /// Worker threads to use.
+    fn thread_count(&self) -> usize {
+        self.threads.or_else(|| std::thread::available_parallelism().ok()).map_or(1, NonZeroUsize::get)
+    }
+}
+
+#[derive(Subcommand, Debug)]
+enum Command {
+    Train(train::Args),
+    Sample(sample::Args),
+    Inspect(inspect::Args),
+    Denoise(denoise::Args),
+    Completions(completions::Args),
+}
+
+fn run(cli: &Cli) -> Result<Report, Failure> {
+    match &cli.command {
+        Command::Train(args) => train::run(args, &cli.global),
+        Command::Sample(args) => sample::run(args, &cli.global),
+        Command::Inspect(args) => inspect::run(args),
+        Command::Denoise(args) => denoise::run(args, &cli.global),
+        Command::Completions(args) => completions::run(args),
+    }
+}
+
+fn main() -> ExitCode {
+    // Clap prints help and wrong calls itself, and exits with 0 or 2.
+    let cli = Cli::parse();
+    let failure = match run(&cli).and_then(|report| report.print(cli.global.json)) {
+        Ok(()) => return ExitCode::SUCCESS,
+        Err(failure) => failure,
+    };
+    eprintln!("ddpm: {}", failure.message);
+    if cli.global.json {
+        // Standard output carries one object in any case; that it cannot be written matters less than the failure.
+        let _ = Report::new("", failure.json).print(true);
+    }
+    ExitCode::from(failure.status)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+}

@@ -110,13 +110,7 @@ pub struct LogConfig {
 
 impl Default for DataConfig {
     fn default() -> Self {
-        Self {
-            source: String::new(),
-            image_size: 32,
-            channels: 3,
-            flip: true,
-            resize: ResizeFilter::Area,
-        }
+        Self { source: String::new(), image_size: 32, channels: 3, flip: true, resize: ResizeFilter::Area }
     }
 }
 

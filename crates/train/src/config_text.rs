@@ -20,7 +20,10 @@ pub enum ConfigError {
         source: std::io::Error,
     },
     /// Neither a preset nor a file has this name.
-    #[error("there is no preset and no file called {name:?}{}; the presets are {presets}", did_you_mean(suggestion))]
+    #[error(
+        "there is no preset and no file called {name:?}{}; the presets are {presets}",
+        did_you_mean(suggestion)
+    )]
     NoSuchConfig {
         /// What was asked for.
         name: String,
@@ -175,8 +178,11 @@ impl Mistake {
             Self::Diffusion(_) => "diffusion.",
             Self::Preview(_) => "log.sample_steps",
         };
-        let from_override =
-            overrides.iter().rev().find(|text| text.trim_start().starts_with(keys)).map(|text| format!("--set {text}"));
+        let from_override = overrides
+            .iter()
+            .rev()
+            .find(|text| text.trim_start().starts_with(keys))
+            .map(|text| format!("--set {text}"));
         let origin = from_override.unwrap_or_else(|| origin.to_owned());
         match self {
             Self::Value(Problem { key, value, reason }) => {

@@ -35,8 +35,7 @@ pub fn grid(images: &[u8], shape: ImageShape) -> Picture {
     let columns = (1..).find(|side| side * side >= count).unwrap_or(count);
     let rows = count.div_ceil(columns);
     let extent = |cells: usize, size: usize| cells * (size + GAP) - GAP;
-    let out =
-        ImageShape::new(extent(rows, shape.height), extent(columns, shape.width), shape.channels);
+    let out = ImageShape::new(extent(rows, shape.height), extent(columns, shape.width), shape.channels);
     let mut pixels = vec![255; out.len()];
     let row_bytes = shape.width * shape.channels;
     for (index, image) in images.chunks_exact(shape.len()).enumerate() {
@@ -109,8 +108,7 @@ mod tests {
     fn png_keeps_every_pixel() {
         for channels in [1, 3] {
             let shape = ImageShape::new(5, 4, channels);
-            let picture =
-                Picture { shape, pixels: (0..shape.len()).map(|i| (i * 37 % 256) as u8).collect() };
+            let picture = Picture { shape, pixels: (0..shape.len()).map(|i| (i * 37 % 256) as u8).collect() };
             let decoded = image::load_from_memory(&picture.to_png().unwrap()).unwrap();
             assert_eq!((decoded.width(), decoded.height()), (4, 5));
             assert_eq!(decoded.color().channel_count() as usize, channels);

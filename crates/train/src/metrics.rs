@@ -182,10 +182,8 @@ fn kept_lines<L: AtStep>(file: &File, path: &Path, step: u64) -> Result<(u64, Op
     let mut line = Vec::new();
     for number in 1.. {
         line.clear();
-        let read = (&mut reader).take(MAX_LINE).read_until(b'\n', &mut line).map_err(|source| MetricsError::Io {
-            path: path.to_owned(),
-            action: "cannot read the metrics",
-            source,
+        let read = (&mut reader).take(MAX_LINE).read_until(b'\n', &mut line).map_err(|source| {
+            MetricsError::Io { path: path.to_owned(), action: "cannot read the metrics", source }
         })?;
         if line.last() != Some(&b'\n') && (read as u64) < MAX_LINE {
             break;

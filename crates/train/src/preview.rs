@@ -51,7 +51,8 @@ impl Preview {
         let mut images = Vec::with_capacity(self.count * image.len());
         for first in (0..self.count).step_by(batch) {
             let samples = batch.min(self.count - first);
-            let mut sampler = self.sampling.sampler(&self.process, image, self.seed, first as u64, samples)?;
+            let mut sampler =
+                self.sampling.sampler(&self.process, image, self.seed, first as u64, samples)?;
             while sampler.step(&mut self.denoiser)?.is_some() {
                 if stop.load(Ordering::Relaxed) {
                     return Ok(None);

@@ -15,6 +15,16 @@ pub enum SamplerKind {
     Ddim,
 }
 
+impl SamplerKind {
+    /// What it is called on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Ancestral => "ancestral",
+            Self::Ddim => "ddim",
+        }
+    }
+}
+
 /// A sampler and its number of steps.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Sampling {
@@ -54,7 +64,9 @@ impl Sampling {
             SamplerKind::Ancestral => {
                 Box::new(AncestralSampler::new(process, image, seed, first_sample, samples)?)
             }
-            SamplerKind::Ddim => Box::new(DdimSampler::new(process, image, seed, first_sample, samples, 0.0)?),
+            SamplerKind::Ddim => {
+                Box::new(DdimSampler::new(process, image, seed, first_sample, samples, 0.0)?)
+            }
         })
     }
 }

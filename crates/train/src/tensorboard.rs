@@ -72,7 +72,8 @@ impl EventFile {
     /// # Errors
     /// If the system does not take them.
     pub fn scalars(&mut self, step: u64, values: &[(&str, f64)]) -> Result<(), TensorboardError> {
-        let summary: Vec<u8> = values.iter().flat_map(|(tag, value)| scalar_value(tag, *value as f32)).collect();
+        let summary: Vec<u8> =
+            values.iter().flat_map(|(tag, value)| scalar_value(tag, *value as f32)).collect();
         self.write(&event(wall_time(), step, &bytes_field(SUMMARY, &summary)))
     }
 

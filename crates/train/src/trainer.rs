@@ -1,22 +1,22 @@
 //! The training loop: batches in, checkpoints, metrics and samples out, from wherever the run stands.
 
 use crate::config::Config;
-use crate::config_text::{self, ConfigError};
-use crate::grid::EncodeError;
-use crate::metrics::{MetricsError, Record, StepLog, Window};
+use crate::config_text;
+use crate::logs::Logs;
+use crate::metrics::Record;
 use crate::observer::{Observer, Progress, Start};
 use crate::preview::Preview;
-use crate::step::{NotFinite, SetupError, StepOutcome, TrainingStep};
-use crate::tensorboard::{EventFile, TensorboardError};
-use crate::training_run::{RunError, TrainingRun};
+use crate::step::{SetupError, StepOutcome, TrainingStep};
+use crate::train_error::{StopCause, TrainError};
+use crate::training_run::TrainingRun;
 use checkpoint::{
     Checkpoint, ModelDescription, RunDirectory, SavedTraining, TrainingBuffers, TrainingBuffersMut,
     TrainingProgress, save_checkpoint,
 };
 use data::{DataError, ImageOptions, ImageSource, Loader, LoaderOptions, SourceSpec};
-use diffusion::{DiffusionError, GaussianDiffusion};
-use engine::{BackendError, Cpu, Slot};
-use std::path::{Path, PathBuf};
+use diffusion::GaussianDiffusion;
+use engine::{Cpu, Slot};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
@@ -45,121 +45,6 @@ pub struct Outcome {
     pub checkpoint: PathBuf,
     /// The last line of metrics.
     pub last: Option<Record>,
-}
-
-/// Why a run did not begin, or did not go on.
-#[derive(Debug, thiserror::Error)]
-pub enum TrainError {
-    /// The directory.
-    #[error(transparent)]
-    Run(#[from] RunError),
-    /// The images.
-    #[error(transparent)]
-    Data(#[from] DataError),
-    /// The process or the device.
-    #[error(transparent)]
-    Setup(#[from] SetupError),
-    /// The device.
-    #[error(transparent)]
-    Backend(#[from] BackendError),
-    /// The network cannot be saved.
-    #[error(transparent)]
-    Checkpoint(#[from] checkpoint::Error),
-    /// The checkpoint to go on from cannot be used.
-    #[error("cannot resume from the last checkpoint: {source}{}", remedy(damaged, before))]
-    Resume {
-        /// What is wrong with it.
-        source: checkpoint::Error,
-        /// The checkpoint.
-        damaged: PathBuf,
-        /// The one before, if there is one.
-        before: Option<PathBuf>,
-    },
-    /// The checkpoint was made by another configuration than the run's.
-    #[error("{}: this checkpoint was not made with the configuration of the run (config.toml); restore that file", path.display())]
-    OtherModel {
-        /// The checkpoint.
-        path: PathBuf,
-    },
-    /// The metrics.
-    #[error(transparent)]
-    Metrics(#[from] MetricsError),
-    /// TensorBoard's files.
-    #[error(transparent)]
-    Tensorboard(#[from] TensorboardError),
-    /// Something went wrong on the way.
-    #[error("{source}; stopped after {completed} of {steps} updates. {}", last_good(checkpoint))]
-    Stopped {
-        /// What went wrong.
-        source: StopCause,
-        /// Updates done.
-        completed: u64,
-        /// Updates in the whole run.
-        steps: u64,
-        /// The last good checkpoint.
-        checkpoint: Option<PathBuf>,
-    },
-}
-
-/// What can go wrong on the way.
-#[derive(Debug, thiserror::Error)]
-pub enum StopCause {
-    /// The loss or the gradient.
-    #[error("{0}: training has diverged; begin again with a lower train.learning_rate or with train.grad_clip")]
-    NotFinite(#[from] NotFinite),
-    /// An image.
-    #[error(transparent)]
-    Data(#[from] DataError),
-    /// A sample.
-    #[error("no samples can be drawn: {0}")]
-    Sample(#[from] DiffusionError),
-    /// Memory for sampling.
-    #[error(transparent)]
-    Backend(#[from] BackendError),
-    /// A grid of samples.
-    #[error(transparent)]
-    Encode(#[from] EncodeError),
-    /// A checkpoint or a grid that cannot be written.
-    #[error(transparent)]
-    Checkpoint(#[from] checkpoint::Error),
-    /// The configuration that goes with a checkpoint.
-    #[error(transparent)]
-    Config(#[from] ConfigError),
-    /// The metrics.
-    #[error(transparent)]
-    Metrics(#[from] MetricsError),
-    /// TensorBoard's files.
-    #[error(transparent)]
-    Tensorboard(#[from] TensorboardError),
-}
-
-fn last_good(checkpoint: &Option<PathBuf>) -> String {
-    match checkpoint {
-        Some(path) => format!("The last good checkpoint is {}", path.display()),
-        None => "There is no checkpoint yet".to_owned(),
-    }
-}
-
-fn remedy(damaged: &Path, before: &Option<PathBuf>) -> String {
-    let remove = format!("; to go on without it, remove {}", damaged.display());
-    match before {
-        Some(before) => format!("{remove} (the one before is {})", before.display()),
-        None => format!("{remove}, and the run begins anew"),
-    }
-}
-
-impl TrainError {
-    /// Whether the call or the input was wrong (exit status 2), as opposed to work that failed (exit status 1).
-    pub fn is_input(&self) -> bool {
-        match self {
-            Self::Run(_) | Self::Data(_) | Self::Resume { .. } | Self::OtherModel { .. } => true,
-            Self::Setup(SetupError::Diffusion(_)) => true,
-            Self::Metrics(MetricsError::Damaged { .. }) => true,
-            Self::Checkpoint(error) => error.is_input(),
-            Self::Stopped { source: StopCause::Data(_), .. } => true,
-            _ => false,
-        }
-    }
 }
 
 /// Trains a run until it has all its updates, or `stop` is set; then it saves where it is.
@@ -248,6 +133,7 @@ impl Trainer<'_> {
                 let _ = self.save();
             }
             let checkpoint = self.saved.map(|checkpoint| checkpoint.directory);
+            let source = Box::new(source);
             return Err(TrainError::Stopped { source, completed: self.completed, steps, checkpoint });
         }
         let checkpoint = self.saved.map(|checkpoint| checkpoint.directory).unwrap_or_default();
@@ -354,8 +240,7 @@ impl Trainer<'_> {
             seed: train.seed,
             config: config_text::render(self.config)?,
         };
-        let buffers =
-            TrainingBuffers { raw: &raw, ema: &ema, first_moment: &first, second_moment: &second };
+        let buffers = TrainingBuffers { raw: &raw, ema: &ema, first_moment: &first, second_moment: &second };
         let directory =
             save_checkpoint(&self.checkpoints, &self.description, self.step.layout(), buffers, &progress)?;
         self.observer.saved(self.completed, &directory);
@@ -376,7 +261,7 @@ fn resume(
     let Some(last) = checkpoints.pop() else { return Ok(None) };
     let path = &last.directory;
     let cannot = |source| TrainError::Resume {
-        source,
+        source: Box::new(source),
         damaged: path.clone(),
         before: checkpoints.last().map(|checkpoint| checkpoint.directory.clone()),
     };
@@ -398,61 +283,10 @@ fn resume(
         second_moment: &mut second,
     };
     saved.restore(&layout, buffers).map_err(cannot)?;
-    for (slot, values) in [
-        (Slot::Params, raw),
-        (Slot::Ema, ema),
-        (Slot::FirstMoment, first),
-        (Slot::SecondMoment, second),
-    ] {
+    for (slot, values) in
+        [(Slot::Params, raw), (Slot::Ema, ema), (Slot::FirstMoment, first), (Slot::SecondMoment, second)]
+    {
         step.set_buffer(slot, &values);
     }
     Ok(Some(last))
-}
-
-/// What a run writes down on its way.
-struct Logs {
-    metrics: StepLog<Record>,
-    last: Option<Record>,
-    /// The unfinished line of metrics at each checkpoint.
-    windows: StepLog<Window>,
-    window: Window,
-    events: Option<EventFile>,
-}
-
-impl Logs {
-    /// Opens the files for a run that has done `completed` updates.
-    fn open(config: &Config, run: &TrainingRun, completed: u64) -> Result<Self, TrainError> {
-        let (metrics, last) = StepLog::open(&run.metrics(), completed)?;
-        let (windows, window) = StepLog::open(&run.windows(), completed)?;
-        let window = window
-            .filter(|window: &Window| window.step == completed)
-            .unwrap_or(Window { step: completed, ..Window::default() });
-        let events = match config.log.tensorboard {
-            true => Some(EventFile::create(&run.tensorboard(), completed)?),
-            false => None,
-        };
-        Ok(Self { metrics, last, windows, window, events })
-    }
-
-    fn write(&mut self, record: &Record) -> Result<(), StopCause> {
-        self.metrics.append(record)?;
-        if let Some(events) = &mut self.events {
-            let scalars = [
-                ("train/loss", record.loss),
-                ("train/grad_norm", record.grad_norm),
-                ("train/learning_rate", record.learning_rate),
-                ("train/images_per_second", record.images_per_second),
-            ];
-            events.scalars(record.step, &scalars)?;
-        }
-        self.last = Some(record.clone());
-        Ok(())
-    }
-
-    /// Brings all of it to the disk, so that it is there when a checkpoint made now is.
-    fn keep(&mut self) -> Result<(), MetricsError> {
-        self.windows.append(&self.window)?;
-        self.windows.sync()?;
-        self.metrics.sync()
-    }
 }

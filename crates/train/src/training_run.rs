@@ -185,12 +185,17 @@ impl TrainingRun {
     }
 }
 
+/// Where the configuration of the run at `path` is.
+pub fn config_path(path: &Path) -> PathBuf {
+    path.join(CONFIG_FILE)
+}
+
 /// The configuration of the run at `path`; `None` if there is no run.
 ///
 /// # Errors
 /// If it cannot be read.
 pub fn stored_config(path: &Path) -> Result<Option<Config>, ConfigError> {
-    let path = path.join(CONFIG_FILE);
+    let path = config_path(path);
     match std::fs::read_to_string(&path) {
         Ok(text) => config_text::parse(&text, &path.display().to_string(), &[]).map(Some),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),

@@ -73,7 +73,8 @@ fn train(config: &Config) -> Result<(), Problem> {
     integer("train.steps", train.steps, 1, u32::MAX.into())?;
     integer("train.batch_size", train.batch_size, 1, 1 << 20)?;
     if train.micro_batch > 0 && !train.batch_size.is_multiple_of(train.micro_batch) {
-        let reason = format!("must divide train.batch_size = {} (0: the whole batch at once)", train.batch_size);
+        let reason =
+            format!("must divide train.batch_size = {} (0: the whole batch at once)", train.batch_size);
         return Err(problem("train.micro_batch", train.micro_batch, reason));
     }
     rate("train.learning_rate", train.learning_rate)?;

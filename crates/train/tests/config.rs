@@ -53,7 +53,11 @@ fn the_papers_presets_have_the_papers_hyperparameters() {
         assert_eq!((train.beta1, train.beta2, train.eps), (0.9, 0.999, 1e-8), "{name}");
         assert_eq!((train.warmup_steps, train.grad_clip, train.ema_decay), (5000, 1.0, 0.9999), "{name}");
         let diffusion = &config.diffusion;
-        assert_eq!((diffusion.timesteps, diffusion.beta_start, diffusion.beta_end), (1000, 1e-4, 0.02), "{name}");
+        assert_eq!(
+            (diffusion.timesteps, diffusion.beta_start, diffusion.beta_end),
+            (1000, 1e-4, 0.02),
+            "{name}"
+        );
         let small = diffusion.variance == diffusion::Variance::FixedSmall;
         assert_eq!(small, size == 256, "{name}");
     }
@@ -83,10 +87,17 @@ fn unknown_keys_are_named_with_their_place_and_the_nearest_key() {
     for (text, key, suggestion) in cases {
         assert_says(
             &refusal(text, &[]),
-            &["run.toml, line 2, column ", &format!("unknown key {key} "), &format!("did you mean {suggestion}?")],
+            &[
+                "run.toml, line 2, column ",
+                &format!("unknown key {key} "),
+                &format!("did you mean {suggestion}?"),
+            ],
         );
     }
-    assert_says(&refusal("\n [trian]\nsteps = 3", &[]), &["line 2, column 3", "[trian]", "did you mean [train]?"]);
+    assert_says(
+        &refusal("\n [trian]\nsteps = 3", &[]),
+        &["line 2, column 3", "[trian]", "did you mean [train]?"],
+    );
     let far = refusal("[train]\nzzz = 1", &[]);
     assert!(!far.contains("did you mean"), "{far}");
     assert_says(&far, &["train.zzz", "checkpoint_every"]);
@@ -166,7 +177,10 @@ fn values_out_of_range_are_named_with_their_range() {
         (&["model.channel_mult=[1,0]"], &["model.channel_mult = [1, 0]", "1..=64"]),
         (&["model.channel_mult=[1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1]"], &["1 to 16"]),
         (&["model.num_res_blocks=0"], &["model.num_res_blocks = 0"]),
-        (&["model.attention_resolutions=[16, 5]"], &["model.attention_resolutions", "size 5", "[32, 16, 8, 4]"]),
+        (
+            &["model.attention_resolutions=[16, 5]"],
+            &["model.attention_resolutions", "size 5", "[32, 16, 8, 4]"],
+        ),
         (&["model.dropout=1.0"], &["model.dropout = 1", "[0, 1)"]),
         (&["model.dropout=-0.1"], &["model.dropout = -0.1"]),
         (&["model.dropout=nan"], &["model.dropout = NaN"]),
@@ -204,7 +218,10 @@ fn values_out_of_range_are_named_with_their_range() {
     }
     // In a file the file is named.
     assert_says(&refusal("[train]\nsteps = 0", &[]), &["run.toml: ", "data.source"]);
-    assert_says(&refusal("[data]\nsource = \"shapes32\"\n[train]\nsteps = 0", &[]), &["run.toml: train.steps = 0"]);
+    assert_says(
+        &refusal("[data]\nsource = \"shapes32\"\n[train]\nsteps = 0", &[]),
+        &["run.toml: train.steps = 0"],
+    );
 }
 
 #[test]
@@ -214,7 +231,10 @@ fn names_are_presets_or_files() {
     assert_says(&error.to_string(), &["\"cifar\"", "did you mean cifar10?", "lsun_church"]);
     let dir = tempfile::tempdir().unwrap();
     let missing = dir.path().join("none.toml");
-    assert_says(&load(missing.to_str().unwrap(), &[]).unwrap_err().to_string(), &["none.toml", "cannot read"]);
+    assert_says(
+        &load(missing.to_str().unwrap(), &[]).unwrap_err().to_string(),
+        &["none.toml", "cannot read"],
+    );
     let folder = load(dir.path().to_str().unwrap(), &[]).unwrap_err().to_string();
     assert_says(&folder, &["cannot read"]);
     let file = dir.path().join("run.toml");

@@ -50,7 +50,8 @@ fn tensorboard_shows_a_resumed_run_as_one() {
 
     let seen = read(&python, dir.path());
     let loss = [(10, 0.1f32), (20, 0.05), (30, 1.0 / 30.0), (40, 7.0)];
-    let expected: Vec<_> = loss.iter().map(|&(step, value)| serde_json::json!([step, f64::from(value)])).collect();
+    let expected: Vec<_> =
+        loss.iter().map(|&(step, value)| serde_json::json!([step, f64::from(value)])).collect();
     assert_eq!(seen["scalars"]["train/loss"], serde_json::Value::from(expected));
     assert_eq!(seen["scalars"]["train/rate"].as_array().unwrap().len(), 3, "{}", seen["scalars"]);
     let image = &seen["images"]["samples"][0];

@@ -1,0 +1,86 @@
+//! A folder of images that appear one by one, each whole.
+
+use crate::failure::Failure;
+use engine::ImageShape;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+use train::grid::{self, Picture};
+
+/// A folder being filled with numbered images.
+#[derive(Debug)]
+pub struct ImageFolder {
+    path: PathBuf,
+    digits: usize,
+}
+
+impl ImageFolder {
+    /// Checks that `path` is an empty folder, or that nothing is there.
+    ///
+    /// # Errors
+    /// If it is a file, or has something in it that would get lost among the images.
+    pub fn check_vacant(path: &Path) -> Result<(), Failure> {
+        let refuse = |problem: &str| {
+            Err(Failure::input(format!("{}: {problem}; choose another --out, or remove it", path.display())))
+        };
+        match std::fs::read_dir(path) {
+            Ok(mut entries) => match entries.next() {
+                None => Ok(()),
+                Some(_) => refuse("the folder is not empty"),
+            },
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+            Err(error) if error.kind() == ErrorKind::NotADirectory => {
+                refuse("is a file, or lies in one, where a folder for the images is needed")
+            }
+            Err(error) => Err(Failure::input(format!("{}: {error}; choose another --out", path.display()))),
+        }
+    }
+
+    /// Makes the folder, for `count` images.
+    ///
+    /// # Errors
+    /// If it cannot be made.
+    pub fn create(path: &Path, count: usize) -> Result<Self, Failure> {
+        std::fs::create_dir_all(path).map_err(|error| {
+            Failure::input(format!(
+                "{}: cannot make the folder: {error}; choose another --out",
+                path.display()
+            ))
+        })?;
+        let digits = count.saturating_sub(1).to_string().len().max(6);
+        Ok(Self { path: path.to_owned(), digits })
+    }
+
+    /// Writes image number `index`.
+    ///
+    /// # Errors
+    /// If it cannot be written; nothing is then under its name.
+    pub fn write_image(&self, index: usize, pixels: &[u8], shape: ImageShape) -> Result<(), Failure> {
+        let bytes = grid::png(pixels, shape).map_err(Failure::work)?;
+        self.write(&format!("{index:0digits$}.png", digits = self.digits), &bytes)
+    }
+
+    /// Writes a picture under another name.
+    ///
+    /// # Errors
+    /// If it cannot be written; nothing is then under its name.
+    pub fn write_picture(&self, name: &str, picture: &Picture) -> Result<(), Failure> {
+        self.write(name, &picture.to_png().map_err(Failure::work)?)
+    }
+
+    fn write(&self, name: &str, bytes: &[u8]) -> Result<(), Failure> {
+        write_whole(&self.path.join(name), bytes)
+    }
+}
+
+/// Writes a file that appears under its name when it is whole.
+///
+/// # Errors
+/// If it cannot be written; what was there before is then still there.
+pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let partial = path.with_file_name(format!(".{name}.ddpm-partial"));
+    std::fs::write(&partial, bytes).and_then(|()| std::fs::rename(&partial, path)).map_err(|error| {
+        let _ = std::fs::remove_file(&partial);
+        Failure::work(format!("{}: cannot be written: {error}", path.display()))
+    })
+}

@@ -1,0 +1,87 @@
+//! MODEL on the command line, opened for predicting.
+
+use crate::failure::Failure;
+use checkpoint::{ModelLocation, StoredModel, Weights};
+use clap::ValueEnum;
+use diffusion::GaussianDiffusion;
+use engine::Cpu;
+use models::{Unet, UnetDenoiser};
+use std::path::PathBuf;
+
+/// Which model, and which of its weights.
+#[derive(clap::Args, Debug)]
+pub struct ModelArgs {
+    /// A run directory (its last checkpoint), a checkpoint, or a directory in diffusers' layout
+    model: PathBuf,
+
+    /// Which weights [default: ema; of a directory that holds one kind, that]
+    #[arg(long, value_enum)]
+    weights: Option<WeightsName>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+enum WeightsName {
+    /// The moving average over the training, which gives better images
+    Ema,
+    /// The weights as the last update left them
+    Raw,
+}
+
+/// A model ready to predict.
+pub struct Model {
+    /// The network.
+    pub denoiser: UnetDenoiser,
+    /// What its files say about it.
+    pub stored: StoredModel,
+    /// Where it lies.
+    pub directory: PathBuf,
+}
+
+/// Opens the model and reads its weights, for `batch` images at a time.
+///
+/// # Errors
+/// If it is not there, not whole, or memory is short.
+pub fn open(args: &ModelArgs, batch: usize, threads: usize) -> Result<Model, Failure> {
+    let checkpoint_failure = |error: checkpoint::Error| match error.is_input() {
+        true => Failure::input(error),
+        false => Failure::work(error),
+    };
+    let location = ModelLocation::resolve(&args.model).map_err(checkpoint_failure)?;
+    let wanted = args.weights.map(|name| match name {
+        WeightsName::Ema => Weights::Ema,
+        WeightsName::Raw => Weights::Raw,
+    });
+    let mut stored = location.open(wanted).map_err(checkpoint_failure)?;
+    let layout = Unet::layout(&stored.unet);
+    let weights = stored.read_parameters(&layout).map_err(checkpoint_failure)?;
+    let backend = Box::new(Cpu::new(threads).map_err(Failure::work)?);
+    let denoiser = UnetDenoiser::new(&stored.unet, &weights, batch, backend).map_err(Failure::work)?;
+    Ok(Model { denoiser, stored, directory: location.directory })
+}
+
+impl Model {
+    /// The diffusion process it was trained for.
+    ///
+    /// # Errors
+    /// If its files do not say.
+    pub fn process(&self) -> Result<GaussianDiffusion, Failure> {
+        let config = self.stored.diffusion.as_ref().ok_or_else(|| {
+            Failure::input(format!(
+                "{}: only a network, with no scheduler/ beside it: the diffusion process is not known; give the folder of \
+                 the whole pipeline",
+                self.directory.display()
+            ))
+        })?;
+        GaussianDiffusion::new(config).map_err(Failure::input)
+    }
+
+    /// Which weights these are, in words.
+    pub fn weights_name(&self) -> String {
+        let which =
+            self.stored.weights.map_or_else(|| "unlabelled".to_owned(), |weights| weights.to_string());
+        match self.stored.step {
+            Some(step) => format!("{which} weights after {step} updates"),
+            None => format!("{which} weights"),
+        }
+    }
+}

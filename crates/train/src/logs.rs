@@ -1,0 +1,68 @@
+//! What a run writes down on its way, in all its forms.
+
+use crate::config::Config;
+use crate::metrics::{MetricsError, Record, StepLog, Window};
+use crate::tensorboard::EventFile;
+use crate::train_error::{StopCause, TrainError};
+use crate::training_run::TrainingRun;
+
+/// What a run writes down on its way.
+pub(crate) struct Logs {
+    metrics: StepLog<Record>,
+    /// The last line of metrics.
+    pub last: Option<Record>,
+    /// The unfinished line of metrics at each checkpoint.
+    windows: StepLog<Window>,
+    /// The updates since the last line of metrics.
+    pub window: Window,
+    /// TensorBoard's file, if wanted.
+    pub events: Option<EventFile>,
+}
+
+impl Logs {
+    /// Opens the files for a run that has done `completed` updates.
+    ///
+    /// # Errors
+    /// If one cannot be read or written.
+    pub fn open(config: &Config, run: &TrainingRun, completed: u64) -> Result<Self, TrainError> {
+        let (metrics, last) = StepLog::open(&run.metrics(), completed)?;
+        let (windows, window) = StepLog::open(&run.windows(), completed)?;
+        let window = window
+            .filter(|window: &Window| window.step == completed)
+            .unwrap_or(Window { step: completed, ..Window::default() });
+        let events = match config.log.tensorboard {
+            true => Some(EventFile::create(&run.tensorboard(), completed)?),
+            false => None,
+        };
+        Ok(Self { metrics, last, windows, window, events })
+    }
+
+    /// Writes a line of metrics.
+    ///
+    /// # Errors
+    /// If the system does not take it.
+    pub fn write(&mut self, record: &Record) -> Result<(), StopCause> {
+        self.metrics.append(record)?;
+        if let Some(events) = &mut self.events {
+            let scalars = [
+                ("train/loss", record.loss),
+                ("train/grad_norm", record.grad_norm),
+                ("train/learning_rate", record.learning_rate),
+                ("train/images_per_second", record.images_per_second),
+            ];
+            events.scalars(record.step, &scalars)?;
+        }
+        self.last = Some(record.clone());
+        Ok(())
+    }
+
+    /// Brings all of it to the disk, so that it is there when a checkpoint made now is.
+    ///
+    /// # Errors
+    /// If the system does not take it.
+    pub fn keep(&mut self) -> Result<(), MetricsError> {
+        self.windows.append(&self.window)?;
+        self.windows.sync()?;
+        self.metrics.sync()
+    }
+}

@@ -1,0 +1,129 @@
+//! Why training did not begin, or did not go on: what, where, and what to do.
+
+use crate::config_text::ConfigError;
+use crate::grid::EncodeError;
+use crate::metrics::MetricsError;
+use crate::step::{NotFinite, SetupError};
+use crate::tensorboard::TensorboardError;
+use crate::training_run::RunError;
+use data::DataError;
+use diffusion::DiffusionError;
+use engine::BackendError;
+use std::path::{Path, PathBuf};
+
+/// Why a run did not begin, or did not go on.
+#[derive(Debug, thiserror::Error)]
+pub enum TrainError {
+    /// The directory.
+    #[error(transparent)]
+    Run(#[from] RunError),
+    /// The images.
+    #[error(transparent)]
+    Data(#[from] DataError),
+    /// The process or the device.
+    #[error(transparent)]
+    Setup(#[from] SetupError),
+    /// The device.
+    #[error(transparent)]
+    Backend(#[from] BackendError),
+    /// The network cannot be saved.
+    #[error(transparent)]
+    Checkpoint(#[from] checkpoint::Error),
+    /// The checkpoint to go on from cannot be used.
+    #[error("cannot resume from the last checkpoint: {source}{}", remedy(damaged, before))]
+    Resume {
+        /// What is wrong with it.
+        source: Box<checkpoint::Error>,
+        /// The checkpoint.
+        damaged: PathBuf,
+        /// The one before, if there is one.
+        before: Option<PathBuf>,
+    },
+    /// The checkpoint was made by another configuration than the run's.
+    #[error("{}: this checkpoint was not made with the configuration of the run (config.toml); restore that file", path.display())]
+    OtherModel {
+        /// The checkpoint.
+        path: PathBuf,
+    },
+    /// The metrics.
+    #[error(transparent)]
+    Metrics(#[from] MetricsError),
+    /// TensorBoard's files.
+    #[error(transparent)]
+    Tensorboard(#[from] TensorboardError),
+    /// Something went wrong on the way.
+    #[error("{source}; stopped after {completed} of {steps} updates. {}", last_good(checkpoint))]
+    Stopped {
+        /// What went wrong.
+        source: Box<StopCause>,
+        /// Updates done.
+        completed: u64,
+        /// Updates in the whole run.
+        steps: u64,
+        /// The last good checkpoint.
+        checkpoint: Option<PathBuf>,
+    },
+}
+
+/// What can go wrong on the way.
+#[derive(Debug, thiserror::Error)]
+pub enum StopCause {
+    /// The loss or the gradient.
+    #[error(
+        "{0}: training has diverged; begin again with a lower train.learning_rate or with train.grad_clip"
+    )]
+    NotFinite(#[from] NotFinite),
+    /// An image.
+    #[error(transparent)]
+    Data(#[from] DataError),
+    /// A sample.
+    #[error("no samples can be drawn: {0}")]
+    Sample(#[from] DiffusionError),
+    /// Memory for sampling.
+    #[error(transparent)]
+    Backend(#[from] BackendError),
+    /// A grid of samples.
+    #[error(transparent)]
+    Encode(#[from] EncodeError),
+    /// A checkpoint or a grid that cannot be written.
+    #[error(transparent)]
+    Checkpoint(#[from] checkpoint::Error),
+    /// The configuration that goes with a checkpoint.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The metrics.
+    #[error(transparent)]
+    Metrics(#[from] MetricsError),
+    /// TensorBoard's files.
+    #[error(transparent)]
+    Tensorboard(#[from] TensorboardError),
+}
+
+fn last_good(checkpoint: &Option<PathBuf>) -> String {
+    match checkpoint {
+        Some(path) => format!("The last good checkpoint is {}", path.display()),
+        None => "There is no checkpoint yet".to_owned(),
+    }
+}
+
+fn remedy(damaged: &Path, before: &Option<PathBuf>) -> String {
+    let remove = format!("; to go on without it, remove {}", damaged.display());
+    match before {
+        Some(before) => format!("{remove} (the one before is {})", before.display()),
+        None => format!("{remove}, and the run begins anew"),
+    }
+}
+
+impl TrainError {
+    /// Whether the call or the input was wrong (exit status 2), as opposed to work that failed (exit status 1).
+    pub fn is_input(&self) -> bool {
+        match self {
+            Self::Run(_) | Self::Data(_) | Self::Resume { .. } | Self::OtherModel { .. } => true,
+            Self::Setup(SetupError::Diffusion(_)) => true,
+            Self::Metrics(MetricsError::Damaged { .. }) => true,
+            Self::Checkpoint(error) => error.is_input(),
+            Self::Stopped { source, .. } => matches!(**source, StopCause::Data(_)),
+            _ => false,
+        }
+    }
+}
