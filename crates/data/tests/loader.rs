@@ -234,3 +234,26 @@ fn what_cannot_be_loaded_is_refused() {
     let mut loader = Loader::new(Arc::new(Numbered::new(9)), options(usize::MAX / 100, 0, 0)).unwrap();
     assert!(loader.next_batch().unwrap_err().to_string().contains("do not fit in memory"));
 }
+
+#[test]
+fn a_panic_in_a_source_is_an_error_of_the_loader() {
+    struct Panicking;
+    impl ImageSource for Panicking {
+        fn len(&self) -> u64 {
+            5
+        }
+        fn shape(&self) -> ImageShape {
+            ImageShape::new(1, 1, 1)
+        }
+        fn read(&self, _: u64, _: &mut [u8]) -> Result<(), DataError> {
+            panic!("meant to be seen in the log of this test")
+        }
+        fn description(&self) -> String {
+            "panicking".into()
+        }
+    }
+    let mut loader = Loader::new(Arc::new(Panicking), options(2, 0, 7)).unwrap();
+    for _ in 0..2 {
+        assert!(matches!(loader.next_batch(), Err(DataError::LoaderStopped { position: 7 })));
+    }
+}
