@@ -88,7 +88,7 @@ impl GaussianDiffusion {
         Ok(process)
     }
 
-    pub(crate) fn check_xstart_is_determined(&self) -> Result<(), DiffusionError> {
+    fn check_xstart_is_determined(&self) -> Result<(), DiffusionError> {
         let undetermined = (0..self.timesteps()).find(|&t| {
             let (a, b) = match self.prediction {
                 Prediction::Eps => self.xstart_from_eps_coefs(t),
