@@ -203,7 +203,7 @@ def record_all():
     group_norm(recorder, "plain", (2, 3, 3, 12), 4, 1e-6)
     group_norm(recorder, "large_mean", (2, 4, 3, 9), 3, 1e-6, mean=40, deviation=0.25)
     group_norm(recorder, "one_channel", (2, 3, 4, 5), 5, 1e-5)
-    group_norm(recorder, "silu", (2, 3, 3, 20), 4, 1e-6)
+    group_norm(recorder, "silu", (2, 3, 3, 20), 4, 1e-6, silu=True)
 
     case("silu/range", lambda x: F.silu(x), x=inputs("silu/x", (1, 5, 7, 3), 30.0))
     case("relu/range", lambda x: F.relu(x), x=inputs("relu/x", (1, 4, 3, 3), 30.0))

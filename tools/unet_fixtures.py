@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""U-Net reference outputs and gradients from diffusers, for `crates/models/tests/diffusers_parity.rs`.
+"""U-Net reference outputs and gradients from diffusers, for `crates/models/tests/diffusers_parity`.
 
     python tools/unet_fixtures.py [--only NAME] [--out crates/models/tests/fixtures]
 
@@ -16,7 +16,6 @@ Stored in each `<configuration>.safetensors`:
     timesteps            int64 [N]
     output               f32 [N, C', H, W]: y computed in float64, the time embedding included
     output_stock         f32: y of the unchanged diffusers model in float32, as its users run it
-    input_gradient       f32 [N, C, H, W]: d sum(y * r) / dx, float64 (not for cifar10)
     gradient/<name>      f32 [21], of the gradient g (float64) of the parameter with that diffusers name:
                          [0]      its root mean square, rms(g)
                          [1..5]   four projections sum_i g_i * v(f"projection.{j}.{name}", i), j = 0..3: they see
@@ -140,8 +139,7 @@ def make(name):
     sinusoids = diffusers.models.embeddings.get_timestep_embedding
     diffusers.models.embeddings.get_timestep_embedding = sinusoids_float64
     try:
-        x = x.double().requires_grad_()
-        output = predict(model, block, x, t)
+        output = predict(model, block, x.double(), t)
         r = torch.from_numpy(symmetric("r", tuple(output.shape))).double()
         (output * r).sum().backward()
     finally:
@@ -149,13 +147,12 @@ def make(name):
 
     output = output.detach().numpy()
     stock_distance = rms(stock - output) / rms(output)
+    # Contiguous, since save_file writes an array's memory as it lies, and PyTorch may have chosen channels last.
     tensors = {
         "timesteps": np.array(timesteps, dtype=np.int64),
-        "output": output.astype(np.float32),
-        "output_stock": stock,
+        "output": np.ascontiguousarray(output, dtype=np.float32),
+        "output_stock": np.ascontiguousarray(stock),
     }
-    if name != "cifar10":
-        tensors["input_gradient"] = x.grad.numpy().astype(np.float32)
     for key, tensor in model.named_parameters():
         tensors[f"gradient/{key}"] = digest(key, tensor.grad.numpy())
     metadata = {
