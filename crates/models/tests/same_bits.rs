@@ -2,7 +2,7 @@
 
 use engine::cpu::Level;
 use engine::random::{Purpose, Stream};
-use engine::{AdamStep, Cpu, Program, Run, Session, Slot};
+use engine::{AdamStep, ConvMethod, Cpu, CpuOptions, Program, Run, Session, Slot};
 use models::{Mode, Unet, UnetConfig};
 
 fn config() -> UnetConfig {
@@ -30,11 +30,11 @@ const IMAGE: usize = 16 * 16 * 3;
 const SAMPLES: usize = 5;
 
 /// Predictions, gradients and updated weights for [`SAMPLES`] samples, computed `batch` at a time.
-fn train_step(level: Level, threads: usize, batch: usize) -> [Vec<u32>; 3] {
+fn train_step(conv: ConvMethod, level: Level, threads: usize, batch: usize) -> [Vec<u32>; 3] {
     let config = config();
     let layout = Unet::layout(&config);
     let weights: Vec<f32> = normals(0, 0, layout.len()).iter().map(|v| 0.1 * v).collect();
-    let backend = || Box::new(Cpu::with_level(threads, level).unwrap());
+    let backend = || Box::new(Cpu::with_options(CpuOptions { threads, level, conv }).unwrap());
     let mut grads = vec![0.0; layout.len()];
     let mut predictions = Vec::new();
     let mut updated = Vec::new();
@@ -80,14 +80,27 @@ fn train_step(level: Level, threads: usize, batch: usize) -> [Vec<u32>; 3] {
 
 #[test]
 fn a_training_step_has_the_same_bits_at_any_threads_width_and_batch() {
-    let reference = train_step(Level::detect(), 2, SAMPLES);
-    for level in Level::available() {
-        assert!(train_step(level, 3, SAMPLES) == reference, "level {}", level.name());
+    for conv in [ConvMethod::Direct, ConvMethod::Fast] {
+        let reference = train_step(conv, Level::detect(), 2, SAMPLES);
+        for level in Level::available() {
+            assert!(train_step(conv, level, 3, SAMPLES) == reference, "{conv:?}, level {}", level.name());
+        }
+        for threads in [1, 7] {
+            assert!(
+                train_step(conv, Level::detect(), threads, SAMPLES) == reference,
+                "{conv:?}, {threads} threads"
+            );
+        }
+        for batch in [1, 2] {
+            let split = train_step(conv, Level::detect(), 2, batch);
+            assert!(split[0] == reference[0], "{conv:?}, prediction in batches of {batch}");
+            if conv == ConvMethod::Direct {
+                assert!(split == reference, "gradients in batches of {batch}");
+            }
+        }
     }
-    for threads in [1, 7] {
-        assert!(train_step(Level::detect(), threads, SAMPLES) == reference, "{threads} threads");
-    }
-    for batch in [1, 2] {
-        assert!(train_step(Level::detect(), 2, batch) == reference, "batch {batch}");
-    }
+    assert!(
+        train_step(ConvMethod::Fast, Level::detect(), 2, SAMPLES)
+            != train_step(ConvMethod::Direct, Level::detect(), 2, SAMPLES)
+    );
 }

@@ -3,15 +3,14 @@
 use super::math::{exp, lane_max, lane_sum};
 use super::panel::{Panels, Source};
 use super::parallel::{Shared, for_each_task};
+use super::product::multiply_rows;
 use super::simd::Level;
-use super::tile::{ColumnTile, RowTile, Tiles};
+use super::tile::{ColumnTile, Tiles};
 use crate::kernel::Scratch;
 use crate::shape::Shape;
 
 /// Query pixels that one task handles: a multiple of every tile height.
 const BLOCK: usize = 48;
-/// Upper bound of the tile heights.
-const MAX_HEIGHT: usize = 16;
 
 /// Which products a pass needs, for a batch of `[l, c]` matrices.
 #[derive(Clone, Copy)]
@@ -102,7 +101,6 @@ pub(crate) fn forward(
 }
 
 /// dq, dk, dv from q, k, v, the probabilities and dy.
-#[expect(clippy::too_many_arguments, reason = "the tensors of one operation")]
 pub(crate) fn gradient(
     level: Level,
     tiles: Tiles,
@@ -194,39 +192,5 @@ pub(crate) fn softmax_in_place(row: &mut [f32]) {
     let total = lane_sum(row.len(), |j| row[j]);
     for value in row.iter_mut() {
         *value /= total;
-    }
-}
-
-/// `result = left · right`: left `[rows][depth]`, right packed, result `[rows][columns]`.
-fn multiply_rows(tiles: Tiles, left: &[f32], right: Panels, packed: &[f32], result: &mut [f32]) {
-    let rows = left.len() / right.depth;
-    for panel in 0..right.count() {
-        let base = packed[panel * right.stride()..][..right.stride()].as_ptr();
-        let mut start = 0;
-        while start < rows {
-            let count = (rows - start).min(tiles.height);
-            let mut sources = [std::ptr::null(); MAX_HEIGHT];
-            let mut targets = [std::ptr::null_mut(); MAX_HEIGHT];
-            for row in 0..MAX_HEIGHT {
-                sources[row] = left[(start + row.min(count - 1)) * right.depth..].as_ptr();
-                targets[row] = result[(start + row.min(count - 1)) * right.columns..].as_mut_ptr();
-            }
-            let tile = RowTile {
-                segments: 1,
-                depth: right.depth,
-                a: sources.as_ptr(),
-                taps: &0,
-                // SAFETY: a panel begins with its initial row.
-                b: unsafe { base.add(right.width) },
-                init: base,
-                c: targets.as_ptr(),
-                c_offset: panel * right.width,
-                rows: count,
-                columns: right.columns_of(panel),
-            };
-            // SAFETY: every pointer leads to a whole row.
-            unsafe { tiles.rows(&tile) };
-            start += count;
-        }
     }
 }

@@ -11,9 +11,11 @@ mod optimizer;
 mod panel;
 mod parallel;
 mod pool;
+mod product;
 mod reduction;
 mod simd;
 mod tile;
+mod winograd;
 
 pub use simd::Level;
 
@@ -24,29 +26,58 @@ use crate::shape::Shape;
 use memory::{Buffer, Memory, SLOTS, slot_index};
 use tile::Tiles;
 
+/// How 3×3 convolutions of stride 1 are computed.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub enum ConvMethod {
+    /// By Winograd's F(4×4, 3×3) where the shape makes it faster; the error of the whole network stays near 1e-5.
+    #[default]
+    Fast,
+    /// By direct summation everywhere: slower, exact to `f32` rounding.
+    Direct,
+}
+
+/// What a [`Cpu`] is made with.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct CpuOptions {
+    /// Threads; 0 for one per core.
+    pub threads: usize,
+    /// Vector width, one of [`Level::available`].
+    pub level: Level,
+    /// How convolutions are computed.
+    pub conv: ConvMethod,
+}
+
+impl Default for CpuOptions {
+    fn default() -> Self {
+        Self { threads: 0, level: Level::detect(), conv: ConvMethod::default() }
+    }
+}
+
 /// The CPU as a backend.
 pub struct Cpu {
     pool: rayon::ThreadPool,
     level: Level,
+    conv: ConvMethod,
     tiles: Tiles,
     buffers: [Buffer; SLOTS],
     norm_parts: Vec<f64>,
 }
 
 impl Cpu {
-    /// A backend with `threads` threads (0: one per core) and the widest vectors of this processor.
+    /// A backend with `threads` threads (0: one per core) and everything else by default.
     ///
     /// # Errors
     /// [`BackendError::Threads`].
     pub fn new(threads: usize) -> Result<Self, BackendError> {
-        Self::with_level(threads, Level::detect())
+        Self::with_options(CpuOptions { threads, ..CpuOptions::default() })
     }
 
-    /// A backend at a given vector width, one of [`Level::available`]. Results are the same bits at each.
+    /// A backend made to order. Threads and vector width do not change a bit of any result.
     ///
     /// # Errors
     /// [`BackendError::Threads`].
-    pub fn with_level(threads: usize, level: Level) -> Result<Self, BackendError> {
+    pub fn with_options(options: CpuOptions) -> Result<Self, BackendError> {
+        let CpuOptions { threads, level, conv } = options;
         let pool = rayon::ThreadPoolBuilder::new()
             .num_threads(threads)
             .thread_name(|index| format!("engine-{index}"))
@@ -55,6 +86,7 @@ impl Cpu {
         Ok(Self {
             pool,
             level,
+            conv,
             tiles: Tiles::new(level),
             buffers: [const { Buffer::EMPTY }; SLOTS],
             norm_parts: Vec::new(),
@@ -101,9 +133,19 @@ impl Backend for Cpu {
         let (tiles, threads) = (self.tiles, self.threads());
         match *kernel {
             Kernel::Conv(conv) | Kernel::ConvInputGrad(conv) => {
-                conv::gather_scratch(inputs[0], outputs[0], conv, tiles, threads)
+                if self.conv.is_winograd(conv, inputs[0], outputs[0]) {
+                    winograd::scratch(inputs[0], outputs[0], tiles)
+                } else {
+                    conv::gather_scratch(inputs[0], outputs[0], conv, tiles, threads)
+                }
             }
-            Kernel::ConvWeightGrad(_) => conv::weight_gradient_scratch(inputs[0], tiles, threads),
+            Kernel::ConvWeightGrad(conv) => {
+                if self.conv.is_winograd(conv, inputs[0], inputs[1]) {
+                    winograd::weight_gradient_scratch(inputs[0], inputs[1], tiles)
+                } else {
+                    conv::weight_gradient_scratch(inputs[0], tiles, threads)
+                }
+            }
             Kernel::Attention(_) => attention::forward_scratch(inputs[0], tiles),
             Kernel::AttentionGrad(_) => attention::gradient_scratch(inputs[0], tiles),
             Kernel::GroupNormGrad(_) => {
@@ -115,13 +157,13 @@ impl Backend for Cpu {
 
     fn prepare(&mut self, steps: &[Step]) {
         let memory = Memory::new(&mut self.buffers);
-        let machine = Machine { memory, level: self.level, tiles: self.tiles };
+        let machine = Machine { memory, level: self.level, conv: self.conv, tiles: self.tiles };
         self.pool.install(|| steps.iter().for_each(|step| machine.prepare(step)));
     }
 
     fn run(&mut self, steps: &[Step], run: &Run, prepare: bool) {
         let memory = Memory::new(&mut self.buffers);
-        let machine = Machine { memory, level: self.level, tiles: self.tiles };
+        let machine = Machine { memory, level: self.level, conv: self.conv, tiles: self.tiles };
         self.pool.install(|| {
             for step in steps {
                 if prepare {
@@ -157,6 +199,7 @@ impl Backend for Cpu {
 struct Machine {
     memory: Memory,
     level: Level,
+    conv: ConvMethod,
     tiles: Tiles,
 }
 
@@ -192,13 +235,19 @@ impl Machine {
         let Some(prepared) = step.prepared else { return };
         let prepared = self.write(prepared);
         let (source, result) = (step.inputs[0].shape, step.outputs[0].shape);
+        let weight = self.input(step, 1);
         match step.kernel {
+            Kernel::Conv(conv) | Kernel::ConvInputGrad(conv)
+                if self.conv.is_winograd(conv, source, result) =>
+            {
+                let transposed = matches!(step.kernel, Kernel::ConvInputGrad(_));
+                winograd::prepare(self.level, self.tiles, weight, (source, result), transposed, prepared);
+            }
             Kernel::Conv(conv) => {
-                let (weight, bias) = (self.input(step, 1), self.input(step, 2));
+                let bias = self.input(step, 2);
                 conv::prepare_forward(weight, bias, source, result, conv, self.tiles, prepared);
             }
             Kernel::ConvInputGrad(conv) => {
-                let weight = self.input(step, 1);
                 conv::prepare_input_gradient(weight, source, result, conv, self.tiles, prepared);
             }
             _ => unreachable!("only convolutions prepare anything"),
@@ -210,6 +259,25 @@ impl Machine {
         let shape = step.inputs[0].shape;
         let result = step.outputs[0].shape;
         match step.kernel {
+            Kernel::Conv(conv) if self.conv.is_winograd(conv, shape, result) => {
+                winograd::convolve(level, tiles, self.winograd(step, Some(self.input(step, 2))));
+            }
+            Kernel::ConvInputGrad(conv) if self.conv.is_winograd(conv, shape, result) => {
+                winograd::convolve(level, tiles, self.winograd(step, None));
+            }
+            Kernel::ConvWeightGrad(conv) if self.conv.is_winograd(conv, shape, step.inputs[1].shape) => {
+                let [x, dy] = self.inputs(step);
+                let [dw] = self.outputs(step);
+                let workspace = self.scratch(step.workspace);
+                winograd::weight_gradient(
+                    level,
+                    tiles,
+                    (x, shape),
+                    (dy, step.inputs[1].shape),
+                    workspace,
+                    dw,
+                );
+            }
             Kernel::Conv(conv) => conv::forward(self.gather(step, conv)),
             Kernel::ConvInputGrad(conv) => conv::input_gradient(self.gather(step, conv)),
             Kernel::ConvWeightGrad(conv) => {
@@ -329,5 +397,22 @@ impl Machine {
             workspace: self.scratch(step.workspace),
             result: (self.write(step.outputs[0]), step.outputs[0].shape),
         }
+    }
+
+    fn winograd<'a>(&self, step: &Step, bias: Option<&'a [f32]>) -> winograd::Product<'a> {
+        winograd::Product {
+            source: (self.input(step, 0), step.inputs[0].shape),
+            prepared: &*self.scratch(step.prepared),
+            bias,
+            workspace: self.scratch(step.workspace),
+            result: (self.write(step.outputs[0]), step.outputs[0].shape),
+        }
+    }
+}
+
+impl ConvMethod {
+    /// Whether a convolution between images of these shapes goes by Winograd's way.
+    fn is_winograd(self, conv: crate::ops::Conv, source: Shape, result: Shape) -> bool {
+        self == Self::Fast && winograd::pays(conv, source.h, source.w, source.c, result.c)
     }
 }

@@ -64,26 +64,65 @@ impl Level {
     pub fn vectorize<R>(self, body: impl FnOnce() -> R) -> R {
         match self {
             Self::Scalar => body(),
-            // SAFETY: a value of this level exists only where `detect` found the instructions.
             #[cfg(target_arch = "x86_64")]
-            Self::Avx2 => unsafe { with_avx2(body) },
-            // SAFETY: as above.
+            Self::Avx2 => with_avx2(body),
             #[cfg(target_arch = "x86_64")]
-            Self::Avx512 => unsafe { with_avx512(body) },
+            Self::Avx512 => with_avx512(body),
         }
     }
 }
 
+/// Runs `$body` with `$vector` standing for the vectors of `$level`, compiled for it.
+macro_rules! with_vectors {
+    ($level:expr, $vector:ident => $body:expr) => {
+        match $level {
+            $crate::cpu::simd::Level::Scalar => {
+                type $vector = f32;
+                $body
+            }
+            #[cfg(target_arch = "x86_64")]
+            $crate::cpu::simd::Level::Avx2 => $crate::cpu::simd::with_avx2(
+                #[inline(always)]
+                || {
+                    type $vector = std::arch::x86_64::__m256;
+                    $body
+                },
+            ),
+            #[cfg(target_arch = "x86_64")]
+            $crate::cpu::simd::Level::Avx512 => $crate::cpu::simd::with_avx512(
+                #[inline(always)]
+                || {
+                    type $vector = std::arch::x86_64::__m512;
+                    $body
+                },
+            ),
+        }
+    };
+}
+pub(crate) use with_vectors;
+
+/// Runs `body`, compiled for AVX2 and FMA where it is inlined. Only for [`Level::Avx2`].
 #[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2,fma")]
-unsafe fn with_avx2<R>(body: impl FnOnce() -> R) -> R {
-    body()
+#[inline(always)]
+pub(crate) fn with_avx2<R>(body: impl FnOnce() -> R) -> R {
+    #[target_feature(enable = "avx2,fma")]
+    fn run<R>(body: impl FnOnce() -> R) -> R {
+        body()
+    }
+    // SAFETY: a value of this level exists only where `detect` found the instructions.
+    unsafe { run(body) }
 }
 
+/// Runs `body`, compiled for AVX-512 where it is inlined. Only for [`Level::Avx512`].
 #[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f,avx512vl,avx2,fma")]
-unsafe fn with_avx512<R>(body: impl FnOnce() -> R) -> R {
-    body()
+#[inline(always)]
+pub(crate) fn with_avx512<R>(body: impl FnOnce() -> R) -> R {
+    #[target_feature(enable = "avx512f,avx512vl,avx2,fma")]
+    fn run<R>(body: impl FnOnce() -> R) -> R {
+        body()
+    }
+    // SAFETY: a value of this level exists only where `detect` found the instructions.
+    unsafe { run(body) }
 }
 
 /// A vector of `f32` lanes.
@@ -104,6 +143,12 @@ pub(crate) trait Vector: Copy {
     unsafe fn store(self, target: *mut f32);
     /// `self · factor + addend`, rounded once.
     fn mul_add(self, factor: Self, addend: Self) -> Self;
+    /// Lane by lane sum.
+    fn add(self, other: Self) -> Self;
+    /// Lane by lane difference.
+    fn sub(self, other: Self) -> Self;
+    /// Lane by lane product.
+    fn mul(self, other: Self) -> Self;
 }
 
 impl Vector for f32 {
@@ -126,6 +171,18 @@ impl Vector for f32 {
     fn mul_add(self, factor: Self, addend: Self) -> Self {
         f32::mul_add(self, factor, addend)
     }
+    #[inline(always)]
+    fn add(self, other: Self) -> Self {
+        self + other
+    }
+    #[inline(always)]
+    fn sub(self, other: Self) -> Self {
+        self - other
+    }
+    #[inline(always)]
+    fn mul(self, other: Self) -> Self {
+        self * other
+    }
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -136,7 +193,7 @@ mod x86 {
     // SAFETY of both: the operations are only reached inside functions compiled for, and called on, processors with
     // the instructions (`Level`); loads and stores carry their caller's promise.
     macro_rules! vector {
-        ($type:ty, $lanes:literal, $splat:ident, $load:ident, $store:ident, $mul_add:ident) => {
+        ($type:ty, $lanes:literal, $splat:ident, $load:ident, $store:ident, $mul_add:ident, $add:ident, $sub:ident, $mul:ident) => {
             impl Vector for $type {
                 const LANES: usize = $lanes;
                 #[inline(always)]
@@ -159,10 +216,45 @@ mod x86 {
                     // SAFETY: see above.
                     unsafe { $mul_add(self, factor, addend) }
                 }
+                #[inline(always)]
+                fn add(self, other: Self) -> Self {
+                    // SAFETY: see above.
+                    unsafe { $add(self, other) }
+                }
+                #[inline(always)]
+                fn sub(self, other: Self) -> Self {
+                    // SAFETY: see above.
+                    unsafe { $sub(self, other) }
+                }
+                #[inline(always)]
+                fn mul(self, other: Self) -> Self {
+                    // SAFETY: see above.
+                    unsafe { $mul(self, other) }
+                }
             }
         };
     }
 
-    vector!(__m256, 8, _mm256_set1_ps, _mm256_loadu_ps, _mm256_storeu_ps, _mm256_fmadd_ps);
-    vector!(__m512, 16, _mm512_set1_ps, _mm512_loadu_ps, _mm512_storeu_ps, _mm512_fmadd_ps);
+    vector!(
+        __m256,
+        8,
+        _mm256_set1_ps,
+        _mm256_loadu_ps,
+        _mm256_storeu_ps,
+        _mm256_fmadd_ps,
+        _mm256_add_ps,
+        _mm256_sub_ps,
+        _mm256_mul_ps
+    );
+    vector!(
+        __m512,
+        16,
+        _mm512_set1_ps,
+        _mm512_loadu_ps,
+        _mm512_storeu_ps,
+        _mm512_fmadd_ps,
+        _mm512_add_ps,
+        _mm512_sub_ps,
+        _mm512_mul_ps
+    );
 }
