@@ -125,10 +125,11 @@ fn check_vacant(target: &Path, existing: Existing) -> Result<(), Error> {
 
 /// Puts `new` where the directory `old` is, and `old` (or nothing) where `new` was.
 fn replace(new: &Path, old: &Path) -> Result<(), Error> {
-    if exchange(new, old) {
-        return Ok(());
-    }
-    // Two renames; `recover` undoes the first if the process is killed between them.
+    if exchange(new, old) { Ok(()) } else { replace_in_two_steps(new, old) }
+}
+
+/// The same where the system has no exchange. Killed between the steps, `recover` undoes the first.
+fn replace_in_two_steps(new: &Path, old: &Path) -> Result<(), Error> {
     let previous = sibling(old, PREVIOUS)?;
     remove_tree(&previous)?;
     fs::rename(old, &previous).map_err(Error::write(old))?;
@@ -277,5 +278,110 @@ fn sync_directory(path: &Path) -> Result<(), Error> {
             Ok(())
         }
         other => other.map_err(Error::write(path)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn directory_with(path: &Path, contents: &str) {
+        fs::create_dir(path).unwrap();
+        fs::write(path.join("file"), contents).unwrap();
+    }
+
+    fn names(directory: &Path) -> Vec<String> {
+        let mut names: Vec<String> = fs::read_dir(directory)
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn a_directory_is_replaced_with_and_without_an_exchange() {
+        for replace in [replace, replace_in_two_steps] {
+            let parent = tempfile::tempdir().unwrap();
+            let (new, old) = (parent.path().join("new"), parent.path().join("old"));
+            directory_with(&new, "new");
+            directory_with(&old, "old");
+            replace(&new, &old).unwrap();
+            assert_eq!(fs::read_to_string(old.join("file")).unwrap(), "new");
+            remove_tree(&new).unwrap();
+            assert_eq!(names(parent.path()), ["old"]);
+        }
+    }
+
+    #[test]
+    fn a_replacement_that_was_killed_half_way_is_undone() {
+        for by_cleaning in [false, true] {
+            let parent = tempfile::tempdir().unwrap();
+            let target = parent.path().join("model");
+            // As after the first of the two steps.
+            directory_with(&parent.path().join(".model.ddpm-previous"), "old");
+            directory_with(&parent.path().join(".model.ddpm-partial"), "new");
+            if by_cleaning {
+                clean(parent.path()).unwrap();
+            } else {
+                drop(PendingDirectory::begin(&target, Existing::Replace).unwrap());
+            }
+            assert_eq!(fs::read_to_string(target.join("file")).unwrap(), "old");
+            assert_eq!(names(parent.path()), ["model"]);
+        }
+    }
+
+    #[test]
+    fn a_replacement_that_was_killed_at_its_end_is_finished() {
+        let parent = tempfile::tempdir().unwrap();
+        directory_with(&parent.path().join("model"), "new");
+        directory_with(&parent.path().join(".model.ddpm-previous"), "old");
+        clean(parent.path()).unwrap();
+        assert_eq!(fs::read_to_string(parent.path().join("model/file")).unwrap(), "new");
+        assert_eq!(names(parent.path()), ["model"]);
+    }
+
+    #[test]
+    fn only_our_own_temporaries_are_cleaned() {
+        let parent = tempfile::tempdir().unwrap();
+        for name in [".a.ddpm-partial", ".b.ddpm-deleted", ".c.partial", "d.ddpm-partial", ".e"] {
+            fs::write(parent.path().join(name), "").unwrap();
+        }
+        clean(parent.path()).unwrap();
+        assert_eq!(names(parent.path()), [".c.partial", ".e", "d.ddpm-partial"]);
+        clean(&parent.path().join("absent")).unwrap();
+    }
+
+    #[test]
+    fn a_file_is_replaced_or_left_alone() {
+        let parent = tempfile::tempdir().unwrap();
+        let path = parent.path().join("file");
+        let write = |text: &'static str| {
+            write_file(&path, |out| out.write_all(text.as_bytes()).map_err(Error::write(Path::new("file"))))
+        };
+        write("one").unwrap();
+        write("two").unwrap();
+        let failed = write_file(&path, |out| {
+            out.write_all(b"three").map_err(Error::write(Path::new("file")))?;
+            Err(Error::write(Path::new("file"))(io::ErrorKind::StorageFull.into()))
+        });
+        assert!(matches!(failed, Err(Error::Write { .. })));
+        assert_eq!(fs::read_to_string(&path).unwrap(), "two");
+        assert_eq!(names(parent.path()), ["file"]);
+        // A folder is not replaced by a file, nor something in a file.
+        assert!(write_file(parent.path(), |_| Ok(())).is_err());
+        assert!(write_file(&path.join("below"), |_| Ok(())).is_err());
+        assert_eq!(names(parent.path()), ["file"]);
+    }
+
+    #[test]
+    fn an_abandoned_directory_vanishes() {
+        let parent = tempfile::tempdir().unwrap();
+        let target = parent.path().join("deep/model");
+        let pending = PendingDirectory::begin(&target, Existing::Keep).unwrap();
+        fs::write(pending.path().join("file"), "half").unwrap();
+        assert!(!target.exists());
+        drop(pending);
+        assert_eq!(names(&parent.path().join("deep")), Vec::<String>::new());
     }
 }

@@ -4,48 +4,28 @@
 mod support;
 
 use checkpoint::{Dtype, Error, ModelLocation, RunDirectory, SavedTraining, TensorFile, export, inspect};
+use peak_alloc::PeakAlloc;
 use proptest::prelude::*;
-use std::alloc::{GlobalAlloc, Layout, System};
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, OnceLock};
+use std::sync::{Mutex, MutexGuard, OnceLock};
 use support::{SmallRun, copy_tree, files, fixture, labelled, layout_of, noise, small_model};
 
-/// Counts what is allocated. The only unsafe code: it passes every call on.
-struct Counting;
-
-static ALLOCATED: AtomicUsize = AtomicUsize::new(0);
-static PEAK: AtomicUsize = AtomicUsize::new(0);
-
-// SAFETY: every method passes its arguments unchanged to the system's allocator.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        let now = ALLOCATED.fetch_add(layout.size(), Ordering::Relaxed) + layout.size();
-        PEAK.fetch_max(now, Ordering::Relaxed);
-        // SAFETY: the caller's contract is the same.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        ALLOCATED.fetch_sub(layout.size(), Ordering::Relaxed);
-        // SAFETY: the caller's contract is the same.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-}
-
 #[global_allocator]
-static COUNTING: Counting = Counting;
+static ALLOCATIONS: PeakAlloc = PeakAlloc;
 
-/// One test at a time measures.
-static MEASURING: Mutex<()> = Mutex::new(());
+/// Tests here run one at a time: what one allocates is not to be counted for another.
+fn alone() -> MutexGuard<'static, ()> {
+    static MEASURING: Mutex<()> = Mutex::new(());
+    MEASURING.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+}
 
 /// The most that `work` had allocated at a time, in bytes.
 fn peak_of<T>(work: impl FnOnce() -> T) -> (T, usize) {
-    let before = ALLOCATED.load(Ordering::Relaxed);
-    PEAK.store(before, Ordering::Relaxed);
+    let before = ALLOCATIONS.current_usage();
+    ALLOCATIONS.reset_peak_usage();
     let result = work();
-    (result, PEAK.load(Ordering::Relaxed) - before)
+    (result, ALLOCATIONS.peak_usage().saturating_sub(before))
 }
 
 /// A good checkpoint and a good model, made once.
@@ -123,7 +103,6 @@ impl Damage {
 
 fn damage() -> impl Strategy<Value = Damage> {
     let at = any::<prop::sample::Index>;
-    // Half of all damage is near the beginning, where the structure is.
     let bytes = || prop::collection::vec(any::<u8>(), 1..20);
     prop_oneof![
         at().prop_map(Damage::Truncate),
@@ -141,7 +120,7 @@ fn damage() -> impl Strategy<Value = Damage> {
 const ALLOWANCE: usize = 64 << 20;
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(300))]
+    #![proptest_config(ProptestConfig::with_cases(200))]
 
     #[test]
     fn a_damaged_model_is_an_error_or_a_model(
@@ -149,7 +128,7 @@ proptest! {
         foreign in any::<bool>(),
         damages in prop::collection::vec(damage(), 1..4),
     ) {
-        let _one = MEASURING.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let _alone = alone();
         let original = if foreign { fixture("current") } else { originals().0.path().join("model") };
         let copy = tempfile::tempdir().unwrap();
         copy_tree(&original, copy.path());
@@ -168,7 +147,7 @@ proptest! {
 
     #[test]
     fn a_damaged_header_is_an_error_or_a_header(damages in prop::collection::vec(damage(), 1..4)) {
-        let _one = MEASURING.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let _alone = alone();
         let original = fixture("older/diffusion_pytorch_model.safetensors");
         // The header alone: damage to weights is not seen here.
         let mut bytes = std::fs::read(original).unwrap();
@@ -191,6 +170,7 @@ proptest! {
         which in any::<prop::sample::Index>(),
         damage in damage(),
     ) {
+        let _alone = alone();
         let original = &originals().1;
         let copy = tempfile::tempdir().unwrap();
         copy_tree(original, copy.path());
@@ -211,7 +191,7 @@ proptest! {
 
 #[test]
 fn lengths_beyond_reason_ask_for_no_memory() {
-    let _one = MEASURING.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    let _alone = alone();
     let open = |bytes: &[u8], file_bytes: u64| {
         let mut file = tempfile::NamedTempFile::new().unwrap();
         file.write_all(bytes).unwrap();
@@ -235,7 +215,7 @@ fn lengths_beyond_reason_ask_for_no_memory() {
 
 #[test]
 fn a_configuration_of_a_giant_asks_for_no_memory() {
-    let _one = MEASURING.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    let _alone = alone();
     let copy = tempfile::tempdir().unwrap();
     copy_tree(&fixture("current"), copy.path());
     let config = copy.path().join("unet/config.json");
