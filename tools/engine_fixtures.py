@@ -15,8 +15,9 @@ Layouts are the engine's: activations [n, h, w, c], vectors [n, c], convolution 
 linear weights [in, out].
 
 Operations and cases (paddings are top, bottom, left, right):
-    conv2d           3x3_s1_p1, 3x3_s1_p1_wide, 3x3_s1_p1_tiny (2x3 pixels), 3x3_s1_p1_pixel (1x1), 3x3_s2_p0101 (none at
-                     the top and left, 1 at the bottom and right), 3x3_s2_p0, 1x1, 1x1_wide, 1x7_p0033, 7x1_p3300, 5x5_p2
+    conv2d           3x3_s1_p1, 3x3_s1_p1_wide (large enough for Winograd), 3x3_s1_p1_tiny (2x3 pixels),
+                     3x3_s1_p1_pixel (1x1), 3x3_s2_p0101 (none at the top and left, 1 at the bottom and right),
+                     3x3_s2_p0, 1x1, 1x1_wide, 1x7_p0033, 7x1_p3300, 5x5_p2
     linear           vectors
     group_norm       plain (4 groups, eps 1e-6), large_mean (3 groups, eps 1e-6; mean 40, deviation 0.25),
                      one_channel (groups of one channel, eps 1e-5), silu (4 groups, eps 1e-6, followed by SiLU)
@@ -184,15 +185,15 @@ def record_all():
         return scaled(name, shape, scale)
 
     conv2d(recorder, "3x3_s1_p1", (2, 5, 7, 3), (3, 3), 5, padding=(1, 1, 1, 1))
-    conv2d(recorder, "3x3_s1_p1_wide", (1, 9, 5, 17), (3, 3), 9, padding=(1, 1, 1, 1))
+    conv2d(recorder, "3x3_s1_p1_wide", (1, 8, 9, 17), (3, 3), 18, padding=(1, 1, 1, 1))
     conv2d(recorder, "3x3_s1_p1_tiny", (2, 2, 3, 4), (3, 3), 3, padding=(1, 1, 1, 1))
     conv2d(recorder, "3x3_s1_p1_pixel", (3, 1, 1, 4), (3, 3), 3, padding=(1, 1, 1, 1))
     conv2d(recorder, "3x3_s2_p0101", (2, 8, 7, 3), (3, 3), 5, stride=2, padding=(0, 1, 0, 1))
     conv2d(recorder, "3x3_s2_p0", (2, 7, 8, 3), (3, 3), 5, stride=2)
     conv2d(recorder, "1x1", (2, 5, 3, 9), (1, 1), 11)
     conv2d(recorder, "1x1_wide", (1, 2, 5, 18), (1, 1), 35)
-    conv2d(recorder, "1x7_p0033", (1, 4, 9, 5), (1, 7), 6, padding=(0, 0, 3, 3))
-    conv2d(recorder, "7x1_p3300", (1, 9, 4, 5), (7, 1), 6, padding=(3, 3, 0, 0))
+    conv2d(recorder, "1x7_p0033", (1, 4, 9, 3), (1, 7), 4, padding=(0, 0, 3, 3))
+    conv2d(recorder, "7x1_p3300", (1, 9, 4, 3), (7, 1), 4, padding=(3, 3, 0, 0))
     conv2d(recorder, "5x5_p2", (1, 7, 6, 3), (5, 5), 4, padding=(2, 2, 2, 2))
 
     case(

@@ -4,6 +4,8 @@
     python tools/unet_fixtures.py [--only NAME] [--out crates/models/tests/fixtures]
 
 Weights and inputs are not stored: both sides make them with `portable_values.py`.
+All weights and biases but those of normalisations are multiplied by the configuration's weight scale, a power of two:
+with small activations the normalisations' epsilon shows.
 Everything is in PyTorch's memory order (images NCHW, convolutions OIHW, linear layers [out, in]).
 
 For a network f and N samples:
@@ -71,12 +73,12 @@ def network(size, channels, blocks, attention, groups, image_channels=3, learned
 
 
 CONFIGURATIONS = {
-    # name: (network, timesteps)
-    "tiny_rgb": (network(8, (32, 64), 1, {4}, 8), [3, 917]),
-    "gray_three_levels": (network(16, (16, 32, 32), 2, {8}, 8, image_channels=1), [917, 3]),
-    "learned": (network(8, (32, 64), 1, {8}, 16, learned=True), [0, 999]),
-    "block_size_two": (network(16, (16, 32), 1, {4}, 8, learned=True, block_size=2), [500, 41]),
-    "cifar10": (network(32, (128, 256, 256, 256), 2, {16}, 32), [617]),
+    # name: (network, timesteps, weight scale)
+    "tiny_rgb": (network(8, (32, 64), 1, {4}, 8), [3, 917], 1.0),
+    "gray_three_levels": (network(16, (16, 32, 32), 2, {8}, 8, image_channels=1), [917, 3], 1 / 16),
+    "learned": (network(8, (32, 64), 1, {8}, 16, learned=True), [0, 999], 1.0),
+    "block_size_two": (network(16, (16, 32), 1, {4}, 8, learned=True, block_size=2), [500, 41], 1.0),
+    "cifar10": (network(32, (128, 256, 256, 256), 2, {16}, 32), [617], 1.0),
 }
 
 
@@ -121,11 +123,14 @@ def digest(name, gradient):
 
 
 def make(name):
-    (arguments, block), timesteps = CONFIGURATIONS[name]
+    (arguments, block), timesteps, weight_scale = CONFIGURATIONS[name]
     model = UNet2DModel(**arguments).eval()
     with torch.no_grad():
         for key, tensor in model.named_parameters():
-            tensor.copy_(torch.from_numpy(parameter(key, tuple(tensor.shape))))
+            values = parameter(key, tuple(tensor.shape))
+            if not (tensor.dim() == 1 and key.endswith(".weight")):
+                values *= np.float32(weight_scale)
+            tensor.copy_(torch.from_numpy(values))
     count = sum(tensor.numel() for tensor in model.parameters())
 
     size = arguments["sample_size"] * block
@@ -159,6 +164,7 @@ def make(name):
         "configuration": json.dumps(arguments, sort_keys=True),
         "block_size": str(block),
         "parameters": str(count),
+        "weight_scale": str(weight_scale),
         "stock_distance": f"{stock_distance:.3e}",
         "versions": versions(),
     }
