@@ -190,8 +190,16 @@ pub enum Error {
 
 impl Error {
     /// Whether the call or the input was wrong (exit status 2), as opposed to work that failed (exit status 1).
+    ///
+    /// A place that cannot be written to at all was a wrong choice; a full or broken disk was not.
     pub fn is_input(&self) -> bool {
-        !matches!(self, Self::Write { .. })
+        use io::ErrorKind::{NotADirectory, NotFound, PermissionDenied, ReadOnlyFilesystem};
+        match self {
+            Self::Write { source, .. } => {
+                matches!(source.kind(), NotADirectory | NotFound | PermissionDenied | ReadOnlyFilesystem)
+            }
+            _ => true,
+        }
     }
 
     pub(crate) fn read(path: &Path) -> impl FnOnce(io::Error) -> Self + '_ {

@@ -161,8 +161,16 @@ pub(crate) fn first_not_finite(values: &[f32]) -> Option<(usize, f32)> {
     values.iter().copied().enumerate().find(|(_, value)| !value.is_finite())
 }
 
-/// Puts a tensor's elements, in the file's order, into the emptied vector.
+/// Puts a tensor's elements into the emptied vector.
 pub(crate) type Fill<'a> = Box<dyn Fn(&mut Vec<f32>) + 'a>;
+
+/// The elements of a tensor, in the file's order.
+pub(crate) enum Elements<'a> {
+    /// As they lie in memory.
+    Ready(&'a [f32]),
+    /// Made when they are written.
+    Computed(Fill<'a>),
+}
 
 /// One tensor of a file to be written.
 pub(crate) struct TensorToWrite<'a> {
@@ -170,8 +178,8 @@ pub(crate) struct TensorToWrite<'a> {
     pub name: String,
     /// Its dimensions in the file.
     pub shape: Vec<usize>,
-    /// Gives its elements.
-    pub fill: Fill<'a>,
+    /// Its elements.
+    pub elements: Elements<'a>,
 }
 
 /// Writes a safetensors file of `tensors`, in this order, to `out`. The same input gives the same bytes.
@@ -190,12 +198,18 @@ pub(crate) fn write_tensors(
     let header = header(labels, dtype, tensors).map_err(|error| Error::write(path)(error.into()))?;
     out.write_all(&(header.len() as u64).to_le_bytes()).map_err(Error::write(path))?;
     out.write_all(&header).map_err(Error::write(path))?;
-    let (mut values, mut bytes) = (Vec::new(), Vec::with_capacity(CHUNK_BYTES));
+    let (mut computed, mut bytes) = (Vec::new(), Vec::with_capacity(CHUNK_BYTES));
     for tensor in tensors {
-        values.clear();
-        (tensor.fill)(&mut values);
+        let values = match &tensor.elements {
+            Elements::Ready(values) => values,
+            Elements::Computed(fill) => {
+                computed.clear();
+                fill(&mut computed);
+                computed.as_slice()
+            }
+        };
         debug_assert_eq!(values.len(), tensor.shape.iter().product::<usize>(), "{}", tensor.name);
-        check_range(path, &tensor.name, dtype, &values)?;
+        check_range(path, &tensor.name, dtype, values)?;
         for part in values.chunks(CHUNK_BYTES / dtype.bytes()) {
             bytes.clear();
             dtype.encode(part, &mut bytes);

@@ -17,7 +17,7 @@ use crate::hash::layout_fingerprint;
 use crate::manifest::{Manifest, RecordedDirectory};
 use crate::model_dir::{StoredModel, Weights};
 use crate::run_directory::RunDirectory;
-use crate::tensor_file::{TensorFile, TensorToWrite, write_tensors};
+use crate::tensor_file::{Elements, TensorFile, TensorToWrite, write_tensors};
 use crate::{Dtype, Error, json_file};
 use engine::ParamLayout;
 use serde::{Deserialize, Serialize};
@@ -119,11 +119,7 @@ pub fn save_checkpoint(
     let moments = [(FIRST_MOMENT, buffers.first_moment), (SECOND_MOMENT, buffers.second_moment)];
     let moments = moments.map(|(name, moment)| {
         assert_eq!(moment.len(), layout.len(), "the buffer is not of this layout");
-        TensorToWrite {
-            name: name.to_owned(),
-            shape: vec![moment.len()],
-            fill: Box::new(move |values| values.extend_from_slice(moment)),
-        }
+        TensorToWrite { name: name.to_owned(), shape: vec![moment.len()], elements: Elements::Ready(moment) }
     });
     out.write(MOMENTS_FILE, |path, out| write_tensors(path, out, &labels, Dtype::F32, &moments))?;
     let state = StateFile {

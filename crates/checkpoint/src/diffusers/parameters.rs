@@ -1,6 +1,6 @@
 //! A network's parameters as diffusers stores them: other dimension order, two spellings of attention.
 
-use crate::tensor_file::{TensorFile, TensorToWrite, write_tensors};
+use crate::tensor_file::{Elements, TensorFile, TensorToWrite, write_tensors};
 use crate::{Dtype, Error};
 use engine::{ParamLayout, ParamSpec};
 use std::collections::{BTreeMap, HashSet};
@@ -72,7 +72,9 @@ pub(crate) fn write_parameters(
         .map(|spec| TensorToWrite {
             name: spec.name.clone(),
             shape: file_shape(spec),
-            fill: Box::new(|values| Matrices::of(spec).store(&parameters[spec.range()], values)),
+            elements: Elements::Computed(Box::new(|values| {
+                Matrices::of(spec).store(&parameters[spec.range()], values);
+            })),
         })
         .collect();
     write_tensors(path, out, labels, dtype, &tensors)
