@@ -51,7 +51,7 @@ fn describe(out: &mut String, summary: &Summary, tensors: bool) -> std::fmt::Res
     )?;
     writeln!(
         out,
-        "network     {} channels times {:?}, {} residual blocks a level, attention at {:?}",
+        "network     {} channels times {:?}, {} residual block(s) a level, attention at {:?}",
         model.channels, model.channel_mult, model.num_res_blocks, model.attention_resolutions
     )?;
     writeln!(

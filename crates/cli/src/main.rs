@@ -93,8 +93,10 @@ fn run(cli: &Cli) -> Result<Report, Failure> {
 }
 
 fn main() -> ExitCode {
-    // Clap prints help and wrong calls itself, and exits with 0 or 2.
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return explain_call(&error),
+    };
     let failure = match run(&cli).and_then(|report| report.print(cli.global.json)) {
         Ok(()) => return ExitCode::SUCCESS,
         Err(failure) => failure,
@@ -105,6 +107,19 @@ fn main() -> ExitCode {
         let _ = Report::new("", failure.json).print(true);
     }
     ExitCode::from(failure.status)
+}
+
+/// Shows the help asked for, or what is wrong with the call.
+fn explain_call(error: &clap::Error) -> ExitCode {
+    // Where it is shown cannot be written: nobody is left to be told.
+    let _ = error.print();
+    if !error.use_stderr() {
+        return ExitCode::SUCCESS;
+    }
+    if std::env::args_os().any(|argument| argument == "--json") {
+        let _ = Report::new("", Failure::input(error.to_string().trim_end()).json).print(true);
+    }
+    ExitCode::from(2)
 }
 
 #[cfg(test)]

@@ -122,7 +122,7 @@ pub fn run(args: &Args, global: &Global) -> Result<Report, Failure> {
 
     let seconds = start.elapsed().as_secs_f64();
     let words = format!(
-        "{count} images of {image} in {} ({} weights, {steps} steps, seed {seed}), {seconds:.1} s",
+        "{count} images of {image} in {} ({}, {steps} steps, seed {seed}), {seconds:.1} s",
         args.out.display(),
         model.weights_name(),
     );

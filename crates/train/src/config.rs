@@ -68,7 +68,8 @@ pub struct TrainConfig {
     pub steps: u64,
     /// Images per update.
     pub batch_size: usize,
-    /// Images per pass through the network, whose gradients are summed up to a batch; 0: the whole batch at once.
+    /// Images per pass through the network, whose gradients are summed up to a batch; 0: the whole batch at once. Fewer
+    /// take less memory. Changes at most the last bits of the gradient, by rounding.
     pub micro_batch: usize,
     /// Adam's step size once warmed up.
     pub learning_rate: f64,

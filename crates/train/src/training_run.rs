@@ -14,8 +14,7 @@ const LOCK_FILE: &str = ".lock";
 const CONFIG_FILE: &str = "config.toml";
 
 /// Keys that a resumed run may have changed without being another run: its weights after a step stay the same bits.
-const FREE_KEYS: [&str; 4] =
-    ["train.steps", "train.micro_batch", "train.checkpoint_every", "train.keep_checkpoints"];
+const FREE_KEYS: [&str; 3] = ["train.steps", "train.checkpoint_every", "train.keep_checkpoints"];
 
 /// A run directory that cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -171,8 +170,8 @@ impl TrainingRun {
         Ok(())
     }
 
-    /// Checks that `config` is that of the run but for what may change (how long it runs, how it is logged, how batches
-    /// are divided, where the data lies), and writes it. A run that was not begun yet begins.
+    /// Checks that `config` is that of the run but for what may change (how long it runs, how it is logged, where the
+    /// data lies), and writes it. A run that was not begun yet begins.
     ///
     /// # Errors
     /// If another setting differs, or the file cannot be read or written.
@@ -305,6 +304,7 @@ mod tests {
             ("model.dropout=0.2", "model.dropout"),
             ("train.batch_size=64", "train.batch_size"),
             ("train.seed=1", "train.seed"),
+            ("train.micro_batch=16", "train.micro_batch"),
             ("data.source=mnist:x", "data.source"),
             ("data.source=cifar10:data/cifar10:test", "data.source"),
             ("diffusion.timesteps=999", "diffusion.timesteps"),
@@ -318,7 +318,6 @@ mod tests {
         }
         let allowed = [
             "train.steps=900000",
-            "train.micro_batch=16",
             "train.keep_checkpoints=9",
             "log.every=7",
             "data.source=cifar10:/elsewhere",

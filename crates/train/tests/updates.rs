@@ -1,0 +1,144 @@
+//! Single updates: what they change, what they leave, and what the division of a batch does to them.
+
+use engine::{ConvMethod, Cpu, CpuOptions, Slot};
+use train::config::Config;
+use train::config_text;
+use train::step::{NotFinite, TrainingStep};
+
+const SLOTS: [Slot; 4] = [Slot::Params, Slot::Ema, Slot::FirstMoment, Slot::SecondMoment];
+
+fn config(sets: &[&str]) -> Config {
+    let tiny = [
+        "data.image_size=8",
+        "model.channels=8",
+        "model.channel_mult=[1,2]",
+        "model.num_res_blocks=1",
+        "model.attention_resolutions=[4]",
+        "model.norm_groups=4",
+        "model.dropout=0.2",
+        "diffusion.timesteps=20",
+        "log.sample_every=0",
+        "train.batch_size=6",
+        "train.warmup_steps=0",
+        "train.learning_rate=1e-2",
+        "train.ema_decay=0.75",
+    ];
+    let sets: Vec<String> = tiny.iter().chain(sets).map(|text| text.to_string()).collect();
+    config_text::load("shapes32", &sets).unwrap()
+}
+
+fn step(config: &Config) -> TrainingStep {
+    TrainingStep::new(config, Box::new(Cpu::new(1).unwrap())).unwrap()
+}
+
+/// A batch of images, the same for the same number.
+fn images(config: &Config, number: usize) -> Vec<f32> {
+    let len = config.train.batch_size * config.unet().image_shape().len();
+    (0..len).map(|i| ((i * 37 + number * 101) % 200) as f32 / 100.0 - 1.0).collect()
+}
+
+fn state(step: &TrainingStep) -> Vec<Vec<u32>> {
+    SLOTS.iter().map(|&slot| step.buffer(slot).iter().map(|value| value.to_bits()).collect()).collect()
+}
+
+#[test]
+fn the_division_of_a_batch_is_only_about_memory() {
+    let after_two_updates = |set: &str, conv: ConvMethod| {
+        let config = config(&[set]);
+        let cpu = Cpu::with_options(CpuOptions { threads: 1, conv, ..CpuOptions::default() }).unwrap();
+        let mut step = TrainingStep::new(&config, Box::new(cpu)).unwrap();
+        let outcomes = [0, 1].map(|k| step.run(k, k * 6, &images(&config, k as usize)).unwrap());
+        (outcomes, state(&step))
+    };
+    let whole = after_two_updates("train.micro_batch=0", ConvMethod::Direct);
+    let (fast, _) = after_two_updates("train.micro_batch=0", ConvMethod::Fast);
+    for set in ["train.micro_batch=1", "train.micro_batch=2", "train.micro_batch=6"] {
+        assert!(after_two_updates(set, ConvMethod::Direct) == whole, "{set}");
+        let (divided, _) = after_two_updates(set, ConvMethod::Fast);
+        assert_eq!(divided[0].loss, fast[0].loss, "{set}");
+        assert!((divided[0].grad_norm / fast[0].grad_norm - 1.0).abs() < 1e-5, "{set}");
+    }
+    assert!(after_two_updates("train.seed=1", ConvMethod::Direct) != whole);
+}
+
+#[test]
+fn the_first_update_of_a_warm_up_moves_no_weight_and_copies_the_average() {
+    let config = config(&["train.warmup_steps=10"]);
+    let mut step = step(&config);
+    let initial = step.buffer(Slot::Params);
+    assert_eq!(step.buffer(Slot::Ema), initial);
+    let outcome = step.run(0, 0, &images(&config, 0)).unwrap();
+    assert_eq!(outcome.learning_rate, 0.0);
+    assert_eq!(step.buffer(Slot::Params), initial);
+    assert_eq!(step.buffer(Slot::Ema), initial);
+    assert!(step.buffer(Slot::FirstMoment).iter().any(|&moment| moment != 0.0));
+    let outcome = step.run(1, 6, &images(&config, 1)).unwrap();
+    assert_eq!(outcome.learning_rate, 1e-3);
+    assert_ne!(step.buffer(Slot::Params), initial);
+}
+
+#[test]
+fn the_average_follows_the_weights() {
+    let config = config(&[]);
+    let mut step = step(&config);
+    step.run(0, 0, &images(&config, 0)).unwrap();
+    let first = step.buffer(Slot::Params);
+    assert_eq!(step.buffer(Slot::Ema), first, "the first update copies");
+    step.run(1, 6, &images(&config, 1)).unwrap();
+    let (second, ema) = (step.buffer(Slot::Params), step.buffer(Slot::Ema));
+    for ((first, second), ema) in first.iter().zip(&second).zip(&ema) {
+        let expected = 0.75 * f64::from(*first) + 0.25 * f64::from(*second);
+        assert!((f64::from(*ema) - expected).abs() <= 1e-6 * expected.abs().max(1e-3), "{ema} {expected}");
+    }
+}
+
+#[test]
+fn a_long_gradient_is_scaled_down() {
+    let first_moments = |set: &str| {
+        let config = config(&[set]);
+        let mut step = step(&config);
+        let outcome = step.run(0, 0, &images(&config, 0)).unwrap();
+        (outcome.grad_norm, step.buffer(Slot::FirstMoment))
+    };
+    let norm = |moments: &[f32]| moments.iter().map(|&m| f64::from(m) * f64::from(m)).sum::<f64>().sqrt();
+    let (free_norm, free) = first_moments("train.grad_clip=0");
+    let (clipped_norm, clipped) = first_moments("train.grad_clip=0.001");
+    // The mean of gradients after one update is a tenth of the gradient.
+    assert!((norm(&free) / (0.1 * free_norm) - 1.0).abs() < 1e-4);
+    assert_eq!(free_norm, clipped_norm, "the norm told is that before clipping");
+    assert!(free_norm > 0.01);
+    assert!((norm(&clipped) / (0.1 * 0.001) - 1.0).abs() < 1e-4, "{}", norm(&clipped));
+}
+
+#[test]
+fn what_is_not_finite_changes_nothing() {
+    let config = config(&["train.micro_batch=2"]);
+    let mut step = step(&config);
+    step.run(0, 0, &images(&config, 0)).unwrap();
+    let before = state(&step);
+    // In the last pass, when two have already added to the gradient.
+    let mut spoilt = images(&config, 1);
+    *spoilt.last_mut().unwrap() = f32::NAN;
+    let error = step.run(1, 6, &spoilt).unwrap_err();
+    assert!(matches!(error, NotFinite::Loss { update: 2, .. }), "{error}");
+    assert!(state(&step) == before);
+    // What the spoilt passes left behind does not reach the next update.
+    let outcome = step.run(1, 6, &images(&config, 1)).unwrap();
+    let mut other = self::step(&config);
+    other.run(0, 0, &images(&config, 0)).unwrap();
+    assert_eq!(other.run(1, 6, &images(&config, 1)).unwrap(), outcome);
+    assert!(state(&other) == state(&step));
+}
+
+#[test]
+fn training_brings_the_loss_down() {
+    let config = config(&["train.ema_decay=0.9", "model.dropout=0.0", "train.batch_size=16"]);
+    let mut step = step(&config);
+    let batch = images(&config, 0);
+    let losses: Vec<f64> = (0..60).map(|k| step.run(k, 16 * k, &batch).unwrap().loss).collect();
+    let mean = |losses: &[f64]| losses.iter().sum::<f64>() / losses.len() as f64;
+    let (first, last) = (mean(&losses[..5]), mean(&losses[55..]));
+    // An untrained network predicts 0: the squared error is ε's variance.
+    assert!((first - 1.0).abs() < 0.15, "{first}");
+    assert!(last < 0.7 * first, "{first} to {last}");
+}
