@@ -2,26 +2,28 @@
 """Times the paper's CIFAR-10 U-Net (35.7M parameters) in PyTorch on the CPU, alone or beside our own program.
 
     python tools/bench_torch.py                                    PyTorch alone, all cases, a table
-    python tools/bench_torch.py --ours target/release/examples/bench --rounds 7 --json out.json
+    cargo build --release -p ddpm-models --example step_time
+    python tools/bench_torch.py --ours target/release/examples/step_time --rounds 7 --json out.json
     python tools/bench_torch.py --cases train:8 --layouts nchw --rounds 1 --iterations 1 --warmup 1     a smoke run
 
 Cases: `forward:B` is one network call without gradients at batch B; `train:B` is a training step: forward, mean squared
 error, backward, global-norm clipping at 1, Adam, and the exponential moving average of the weights.
 
-Every measurement runs in a fresh process, `--warmup` iterations and then `--iterations` timed ones, of which the
-median counts. In a round each contender runs once; the order is reversed every other round, so that a machine that
+Every measurement runs in a fresh process: untimed iterations first, then `--iterations` timed ones, of which the median
+counts. In a round each contender runs once; the order is reversed every other round, so that a machine that
 slows down or speeds up favours none. Reported are medians over the rounds, the median of the ratios within the rounds,
 and the largest resident set of any of the processes (for PyTorch that includes its libraries: `import` tells how much).
 
 Contract for `--ours CMD` (split as a shell would; name the executable itself, not `cargo run`, or the memory of the
 wrong process is measured). It is called as
 
-    CMD --mode forward|train --batch B --threads N --warmup W --iterations K
+    CMD forward|train BATCH ITERATIONS THREADS
 
-and prints as the last line of its standard output one JSON object with the median milliseconds per image:
+warms up by itself, and prints as the last line of its standard output one JSON object with the median milliseconds per
+image:
 
-    {"batch": 8, "forward_ms_per_image": 31.4}      for --mode forward
-    {"batch": 8, "train_ms_per_image": 98.0}        for --mode train
+    {"batch": 8, "forward_ms_per_image": 31.4}      for `forward`
+    {"batch": 8, "train_ms_per_image": 98.0}        for `train`
 
 Further keys are allowed and ignored. An exit status other than 0 stops the benchmark.
 """
@@ -119,16 +121,16 @@ def run(command, key):
 
 def contenders(options, mode, batch):
     """Name and command line of each program to be measured."""
-    size = ["--batch", str(batch), "--threads", str(options.threads), "--warmup", str(options.warmup),
-            "--iterations", str(options.iterations)]
+    iterations, threads = str(options.iterations), str(options.threads)
     result = []
     for layout in options.layouts:
         result.append((f"torch {layout}", [
             sys.executable, os.path.abspath(__file__), "--child", "--mode", mode, "--layout", layout,
-            "--dropout", str(options.dropout), "--adam", options.adam, *size,
+            "--batch", str(batch), "--threads", threads, "--warmup", str(options.warmup), "--iterations", iterations,
+            "--dropout", str(options.dropout), "--adam", options.adam,
         ]))
     if options.ours:
-        result.append(("ours", [*shlex.split(options.ours), "--mode", mode, *size]))
+        result.append(("ours", [*shlex.split(options.ours), mode, str(batch), iterations, threads]))
     return result
 
 
@@ -175,6 +177,18 @@ def case(text):
     return mode, int(batch)
 
 
+def warn_if_busy():
+    """The machine's load before the first run; says so when the ratios will not be worth anything."""
+    load = os.getloadavg()[0]
+    if load > 0.5:
+        print(
+            f"warning: the machine is busy (load average {load:.1f}). PyTorch's threads wait for each other by spinning, and "
+            "lose more to other work than ours: do not report ratios from this run.",
+            file=sys.stderr,
+        )
+    return load
+
+
 def positive(text):
     if not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
@@ -188,9 +202,10 @@ def main():
     parser.add_argument("--layouts", nargs="+", choices=LAYOUTS, default=list(LAYOUTS), help="PyTorch's memory formats (default both)")
     parser.add_argument("--threads", type=positive, default=2, help="threads of every program (default 2)")
     parser.add_argument("--rounds", type=positive, default=5, help="processes per program and case (default 5)")
-    parser.add_argument("--warmup", type=int, default=2, help="untimed iterations of each process (default 2)")
+    parser.add_argument("--warmup", type=positive, default=2, help="untimed iterations of each PyTorch process (default 2)")
     parser.add_argument("--iterations", type=positive, default=5, help="timed iterations of each process (default 5)")
-    parser.add_argument("--dropout", type=float, default=0.0, help="PyTorch's dropout rate while training (default 0)")
+    parser.add_argument("--dropout", type=float, default=0.1,
+                        help="PyTorch's dropout rate while training, in [0, 1) (default 0.1, the preset's)")
     parser.add_argument("--adam", choices=("fused", "foreach", "single"), default="fused",
                         help="PyTorch's implementation of Adam (default fused, its fastest on a CPU)")
     parser.add_argument("--ours", metavar="CMD", help="our program, called in turns with PyTorch; see the contract above")
@@ -203,12 +218,13 @@ def main():
     if options.child:
         measure_torch(options)
         return
+    load = warn_if_busy()
     rows = [row for mode, batch in options.cases for row in compare(options, mode, batch)]
     print(table(rows))
     if options.json:
         settings = {key: getattr(options, key) for key in ("threads", "rounds", "warmup", "iterations", "dropout", "adam", "ours")}
         with open(options.json, "w") as file:
-            json.dump({"settings": settings, "rows": rows}, file, indent=2)
+            json.dump({"settings": settings, "load_before": load, "rows": rows}, file, indent=2)
 
 
 if __name__ == "__main__":
