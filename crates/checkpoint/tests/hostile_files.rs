@@ -214,6 +214,21 @@ fn lengths_beyond_reason_ask_for_no_memory() {
 }
 
 #[test]
+fn a_file_is_as_long_as_its_header_says() {
+    let _alone = alone();
+    let bytes = std::fs::read(fixture("older/diffusion_pytorch_model.safetensors")).unwrap();
+    let open = |bytes: &[u8]| {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), bytes).unwrap();
+        TensorFile::open(file.path()).map(|file| file.bytes()).map_err(|error| error.to_string())
+    };
+    assert_eq!(open(&bytes), Ok(bytes.len() as u64));
+    assert!(open(&bytes[..bytes.len() - 1]).unwrap_err().contains("truncated"));
+    assert!(open(&bytes[..5]).unwrap_err().contains("truncated"));
+    assert!(open(&[bytes.as_slice(), &[0]].concat()).unwrap_err().contains("longer than its header says"));
+}
+
+#[test]
 fn a_configuration_of_a_giant_asks_for_no_memory() {
     let _alone = alone();
     let copy = tempfile::tempdir().unwrap();
