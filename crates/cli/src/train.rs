@@ -36,7 +36,7 @@ pub struct Args {
     overrides: Vec<String>,
 
     /// List the presets and what they are
-    #[arg(long, exclusive = true)]
+    #[arg(long, conflicts_with_all = ["config", "out", "resume", "overrides"])]
     list_presets: bool,
 }
 

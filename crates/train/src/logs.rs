@@ -4,6 +4,7 @@ use crate::config::Config;
 use crate::metrics::{MetricsError, Record, StepLog, Window};
 use crate::tensorboard::EventFile;
 use crate::train_error::{StopCause, TrainError};
+use crate::trainer::due;
 use crate::training_run::TrainingRun;
 
 /// What a run writes down on its way.
@@ -25,7 +26,10 @@ impl Logs {
     /// # Errors
     /// If one cannot be read or written.
     pub fn open(config: &Config, run: &TrainingRun, completed: u64) -> Result<Self, TrainError> {
-        let (metrics, last) = StepLog::open(&run.metrics(), completed)?;
+        // The last line of a run that was shorter once may have been cut short by its end.
+        let whole_line = completed == config.train.steps || due(completed, config.log.every);
+        let last_line = if whole_line { completed } else { completed.saturating_sub(1) };
+        let (metrics, last) = StepLog::open(&run.metrics(), last_line)?;
         let (windows, window) = StepLog::open(&run.windows(), completed)?;
         let window = window
             .filter(|window: &Window| window.step == completed)

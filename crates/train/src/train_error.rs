@@ -118,9 +118,10 @@ impl TrainError {
     /// Whether the call or the input was wrong (exit status 2), as opposed to work that failed (exit status 1).
     pub fn is_input(&self) -> bool {
         match self {
-            Self::Run(_) | Self::Data(_) | Self::Resume { .. } | Self::OtherModel { .. } => true,
+            Self::Data(_) | Self::Resume { .. } | Self::OtherModel { .. } => true,
             Self::Setup(SetupError::Diffusion(_)) => true,
             Self::Metrics(MetricsError::Damaged { .. }) => true,
+            Self::Run(error) => error.is_input(),
             Self::Checkpoint(error) => error.is_input(),
             Self::Stopped { source, .. } => matches!(**source, StopCause::Data(_)),
             _ => false,

@@ -103,7 +103,7 @@ fn open_data(config: &Config) -> Result<Arc<dyn ImageSource>, DataError> {
 }
 
 /// Whether something that happens every `every` updates happens after `completed`; `every` = 0: never.
-fn due(completed: u64, every: u64) -> bool {
+pub(crate) fn due(completed: u64, every: u64) -> bool {
     every > 0 && completed.is_multiple_of(every)
 }
 
@@ -185,10 +185,14 @@ impl Trainer<'_> {
             loss: so_far.loss,
             images_per_second: so_far.images_per_second,
         });
-        if due(self.completed, config.log.every) || self.completed == config.train.steps {
-            self.logs.window.take_record(batch_size, outcome.learning_rate);
+        let line_due = due(self.completed, config.log.every);
+        if line_due || self.completed == config.train.steps {
             self.logs.write(&so_far)?;
             self.observer.logged(&so_far);
+        }
+        // A line cut short by the end is taken back if the run goes on for longer.
+        if line_due {
+            self.logs.window.take_record(batch_size, outcome.learning_rate);
         }
         Ok(())
     }

@@ -80,6 +80,19 @@ pub enum RunError {
     },
 }
 
+impl RunError {
+    /// Whether the call or the input was wrong, as opposed to a disk that is full or broken.
+    pub fn is_input(&self) -> bool {
+        match self {
+            Self::Io { source, .. } => {
+                !matches!(source.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded)
+            }
+            Self::Write(error) => error.is_input(),
+            _ => true,
+        }
+    }
+}
+
 /// The directory of a run, locked for writing.
 #[derive(Debug)]
 pub struct TrainingRun {

@@ -174,9 +174,11 @@ fn a_finished_run_can_go_on_for_longer() {
     let dir = tempfile::tempdir().unwrap();
     let (short, long) = (dir.path().join("short"), dir.path().join("long"));
     run(&long, &config(&["train.steps=9"]), false, None).0.unwrap();
-    run(&short, &config(&["train.steps=6"]), false, None).0.unwrap();
-    let (again, told) = run(&short, &config(&["train.steps=6"]), true, None);
-    assert_eq!((again.unwrap().completed, told.saved.len()), (6, 0));
+    run(&short, &config(&["train.steps=7"]), false, None).0.unwrap();
+    let before = metrics(&short);
+    let (again, told) = run(&short, &config(&["train.steps=7"]), true, None);
+    assert_eq!((again.unwrap().completed, told.saved.len()), (7, 0));
+    assert_eq!((metrics(&short), before.len()), (before, 3));
     run(&short, &config(&["train.steps=9"]), true, None).0.unwrap();
     assert!(
         files(&short.join("checkpoints/step-00000009")) == files(&long.join("checkpoints/step-00000009"))

@@ -1,0 +1,8 @@
+//! The program from outside: what it writes, says and exits with.
+
+mod calls;
+mod ddpm;
+mod denoising;
+mod sampling;
+mod stopping;
+mod training;

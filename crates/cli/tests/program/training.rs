@@ -1,0 +1,95 @@
+//! `ddpm train`: where it writes, and where it doesn't.
+
+use crate::ddpm::{ddpm, fail, files, succeed, text, train_tiny};
+
+#[test]
+fn training_fills_the_run_and_says_so() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = dir.path().join("deep/run");
+    let sets = ["train.steps=5", "log.sample_every=2", "log.sample_count=4", "log.sample_steps=3"];
+    let output = train_tiny(&run, &sets, &[]).output().unwrap();
+    assert!(output.status.success());
+    assert!(text(&output.stdout).contains("5 updates, loss "));
+    let said = text(&output.stderr);
+    for word in ["shapes32", "training 5/5", "loss ", "images/s", "step-00000005"] {
+        assert!(said.contains(word), "{word:?} is missing in: {said}");
+    }
+    assert!(!said.contains('\x1b') && !said.contains('\r'), "plain lines in a pipe: {said}");
+    for name in ["config.toml", "metrics.jsonl", "samples/step-00000004.png", "samples/step-00000005.png"] {
+        assert!(run.join(name).is_file(), "{name}");
+    }
+    assert!(run.join("checkpoints/step-00000005/unet/diffusion_pytorch_model.safetensors").is_file());
+}
+
+#[test]
+fn the_seed_and_nothing_else_decides_the_weights() {
+    let dir = tempfile::tempdir().unwrap();
+    let weights = |name: &str, arguments: &[&str]| {
+        let run = dir.path().join(name);
+        succeed(&mut train_tiny(&run, &["train.steps=3", "train.warmup_steps=0"], arguments));
+        files(&run.join("checkpoints/step-00000003/raw/unet"))
+    };
+    let one = weights("one", &["--threads", "1", "--seed", "5"]);
+    assert!(one == weights("other", &["--threads", "3", "--set", "train.seed=5"]));
+    assert!(one != weights("another", &["--seed", "6"]));
+}
+
+#[test]
+fn what_is_there_is_left_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let full = dir.path().join("full");
+    std::fs::create_dir(&full).unwrap();
+    std::fs::write(full.join("thesis.txt"), "years of work").unwrap();
+    let file = full.join("thesis.txt");
+    let sets = ["train.steps=2"];
+    fail(&mut train_tiny(&full, &sets, &[]), 2, &["full", "--resume", "--out"]);
+    fail(&mut train_tiny(&full, &sets, &["--resume"]), 2, &["full", "holds no run"]);
+    fail(&mut train_tiny(&file, &sets, &[]), 2, &["thesis.txt", "is a file"]);
+    fail(&mut train_tiny(&file.join("run"), &sets, &[]), 2, &["thesis.txt"]);
+    let left = files(&full);
+    assert_eq!(left.len(), 1);
+    assert_eq!(left.values().next().unwrap(), b"years of work");
+
+    let run = dir.path().join("run");
+    succeed(&mut train_tiny(&run, &sets, &[]));
+    let before = files(&run);
+    fail(&mut train_tiny(&run, &sets, &[]), 2, &["--resume"]);
+    fail(
+        &mut train_tiny(&run, &["train.steps=4", "train.batch_size=8"], &["--resume"]),
+        2,
+        &["train.batch_size", "4", "8"],
+    );
+    assert!(files(&run) == before);
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_place_that_cannot_be_written_is_named() {
+    // Not even the superuser makes folders there.
+    let run = std::path::Path::new("/proc/ddpm/run");
+    fail(&mut train_tiny(run, &["train.steps=1"], &[]), 2, &["/proc/ddpm"]);
+}
+
+#[test]
+fn a_run_goes_on_with_its_own_configuration() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = dir.path().join("run");
+    succeed(&mut train_tiny(&run, &["train.steps=2"], &[]));
+    let run_text = run.to_str().unwrap();
+    let said = succeed(&mut ddpm(&["train", "--resume", "--out", run_text, "--set", "train.steps=4"]));
+    assert!(said.contains("4 updates"), "{said}");
+    assert!(run.join("checkpoints/step-00000004").is_dir());
+    let elsewhere = dir.path().join("none");
+    let mut command = ddpm(&["train", "--resume", "--out", elsewhere.to_str().unwrap()]);
+    fail(&mut command, 2, &["there is no run"]);
+    assert!(!elsewhere.exists());
+}
+
+#[test]
+fn missing_images_are_named_and_no_run_is_begun() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = dir.path().join("run");
+    let source = format!("data.source=images:{}", dir.path().join("none").display());
+    fail(&mut train_tiny(&run, &[&source], &[]), 2, &["none"]);
+    assert!(!run.exists());
+}
