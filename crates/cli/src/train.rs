@@ -17,8 +17,8 @@ use train::{Config, Job, Observer, TrainError, config_text, presets, training_ru
 #[derive(clap::Args, Debug)]
 #[command(after_help = presets_help(), after_long_help = format!("{}\n\n{}", presets_help(), EXAMPLES))]
 pub struct Args {
-    /// A preset or a TOML file with the sections [data] [model] [diffusion] [train] [log]; with --resume the run's own
-    /// if left out
+    /// A preset, or a TOML file with the sections data, model, diffusion, train and log; with --resume the run's own if
+    /// left out
     #[arg(value_name = "PRESET|CONFIG.toml", required_unless_present_any = ["resume", "list_presets"])]
     config: Option<String>,
 
