@@ -76,7 +76,7 @@ pub fn say(line: &str) {
 
 fn bar(what: &str, first: u64, total: u64) -> ProgressBar {
     let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr_with_hz(5));
-    let template = "{prefix} {bar:30} {pos}/{len} {msg} {eta} left";
+    let template = "{prefix} {wide_bar} {pos}/{len}  {msg}  {eta} left";
     // A template that does not parse would show indicatif's own bar.
     if let Ok(style) = ProgressStyle::with_template(template) {
         bar.set_style(style);
