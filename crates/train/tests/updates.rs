@@ -92,6 +92,28 @@ fn the_average_follows_the_weights() {
     }
 }
 
+/// The second update, worked out from its moments (Kingma & Ba 2015, Algorithm 1).
+#[test]
+fn updates_are_adams_with_the_settings_of_the_configuration() {
+    let sets = ["train.beta1=0.6", "train.beta2=0.7", "train.eps=1e-3", "train.learning_rate=4e-3"];
+    let config = config(&sets);
+    let mut step = step(&config);
+    step.run(0, 0, &images(&config, 0)).unwrap();
+    let before = step.buffer(Slot::Params);
+    step.run(1, 6, &images(&config, 1)).unwrap();
+    let [after, _, first, second] = SLOTS.map(|slot| step.buffer(slot));
+    let mut moved: f64 = 0.0;
+    for (index, (&before, &after)) in before.iter().zip(&after).enumerate() {
+        let mean = f64::from(first[index]) / (1.0 - 0.6f64.powi(2));
+        let mean_square = f64::from(second[index]) / (1.0 - 0.7f64.powi(2));
+        let change = 4e-3 * mean / (mean_square.sqrt() + 1e-3);
+        let error = f64::from(before) - change - f64::from(after);
+        assert!(error.abs() < 1e-6 * (1.0 + f64::from(before).abs()), "{index}: {before} {after} {change}");
+        moved = moved.max(change.abs());
+    }
+    assert!(moved > 2e-3, "{moved}");
+}
+
 #[test]
 fn a_long_gradient_is_scaled_down() {
     let first_moments = |set: &str| {

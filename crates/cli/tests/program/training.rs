@@ -93,3 +93,30 @@ fn missing_images_are_named_and_no_run_is_begun() {
     fail(&mut train_tiny(&run, &[&source], &[]), 2, &["none"]);
     assert!(!run.exists());
 }
+
+/// On real digits; needs `DDPM_TEST_DATA`, a folder with MNIST's files in `mnist/`.
+#[test]
+fn real_digits_are_learnt_from() {
+    let Ok(data) = std::env::var("DDPM_TEST_DATA") else {
+        eprintln!("SKIPPED: DDPM_TEST_DATA does not name a folder with mnist/");
+        return;
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let run = dir.path().join("run");
+    let source = format!("data.source=mnist:{data}/mnist");
+    let sets = [
+        &source,
+        "data.channels=1",
+        "data.image_size=32",
+        "data.flip=false",
+        "model.attention_resolutions=[]",
+    ];
+    let more = ["train.steps=60", "train.learning_rate=2e-3", "train.warmup_steps=5", "log.every=10"];
+    succeed(&mut train_tiny(&run, &[&sets[..], &more].concat(), &[]));
+    let metrics = std::fs::read_to_string(run.join("metrics.jsonl")).unwrap();
+    let loss =
+        |line: &str| serde_json::from_str::<serde_json::Value>(line).unwrap()["loss"].as_f64().unwrap();
+    let losses: Vec<f64> = metrics.lines().map(loss).collect();
+    assert_eq!(losses.len(), 6);
+    assert!(losses[5] < 0.8 * losses[0], "{losses:?}");
+}
