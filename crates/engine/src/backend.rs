@@ -2,6 +2,7 @@
 
 use crate::kernel::{Kernel, Run, Scratch, Slot, Step};
 use crate::optimizer::AdamStep;
+use crate::profile::Profile;
 use crate::shape::Shape;
 
 /// What can go wrong in a backend.
@@ -56,4 +57,10 @@ pub trait Backend: Send {
 
     /// One Adam step on all parameters with the gradients multiplied by `gradient_scale`, and the moving average after it.
     fn update(&mut self, step: &AdamStep, gradient_scale: f32);
+
+    /// Begins to measure where time goes; costs a little itself.
+    fn start_profile(&mut self);
+
+    /// What has been measured since [`Self::start_profile`]; `None` without.
+    fn profile(&self) -> Option<&Profile>;
 }

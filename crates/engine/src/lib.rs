@@ -5,7 +5,7 @@
 //! from the recorded operations and plans every activation's place in one arena ahead of time.
 //! A [`Session`] runs a program on a [`Backend`]; nothing is allocated while it runs.
 //!
-//! Results are the same bits for any number of threads, any batch split and any vector width.
+//! Results are the same bits for any number of threads and any vector width; predictions also for any split into batches.
 
 pub mod backend;
 pub mod cpu;
@@ -14,6 +14,7 @@ pub mod kernel;
 pub mod ops;
 pub mod optimizer;
 pub mod params;
+pub mod profile;
 pub mod program;
 pub mod random;
 pub mod session;
@@ -26,6 +27,7 @@ pub use kernel::{Run, Slot};
 pub use ops::{Conv, GroupNorm, Padding, Pool};
 pub use optimizer::AdamStep;
 pub use params::{Init, Param, ParamLayout, ParamSpec};
+pub use profile::Profile;
 pub use program::Program;
 pub use session::Session;
 pub use shape::{ImageShape, Shape};

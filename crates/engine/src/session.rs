@@ -4,6 +4,7 @@ use crate::backend::{Backend, BackendError};
 use crate::graph::Var;
 use crate::kernel::{Run, Slot};
 use crate::optimizer::AdamStep;
+use crate::profile::Profile;
 use crate::program::Program;
 
 /// A program with memory on a backend. Nothing is allocated after it is made.
@@ -98,7 +99,8 @@ impl Session {
     }
 
     /// Adds to the gradients of all parameters; [`Self::clear_gradients`] before the first batch of a step.
-    /// Several batches in turn give the same bits as all their samples in one.
+    /// Several batches in turn give the gradient of all their samples in one: bit for bit where convolutions are summed
+    /// directly ([`crate::ConvMethod::Direct`]), else up to rounding.
     pub fn backward(&mut self, run: &Run) {
         self.backend.run(&self.program.backward, run, self.program.training);
     }
@@ -126,5 +128,15 @@ impl Session {
             self.backend.update(step, step.clip_factor(norm));
         }
         norm
+    }
+
+    /// Begins to measure where time goes.
+    pub fn start_profile(&mut self) {
+        self.backend.start_profile();
+    }
+
+    /// Where time went since [`Self::start_profile`]; `None` without.
+    pub fn profile(&self) -> Option<&Profile> {
+        self.backend.profile()
     }
 }

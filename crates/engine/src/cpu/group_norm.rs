@@ -54,9 +54,9 @@ pub(crate) fn forward(
         let channels = strips.channels(strip, shape.c);
         let start = n * shape.sample_len();
         let x = &x[start..][..shape.sample_len()];
-        let mut scales = [0.0f32; MAX_CHANNELS];
-        let mut shifts = [0.0f32; MAX_CHANNELS];
-        let (scales, shifts) = (&mut scales[..channels.len()], &mut shifts[..channels.len()]);
+        let mut inverses = [0.0f32; MAX_CHANNELS];
+        let inverses = &mut inverses[..channels.len()];
+        let (gamma, beta) = (&gamma[channels.clone()], &beta[channels.clone()]);
         let count = (shape.pixels() * strips.group) as f64;
         level.vectorize(
             #[inline(always)]
@@ -70,6 +70,7 @@ pub(crate) fn forward(
                 {
                     means.fill((sums.iter().sum::<f64>() / count) as f32);
                 }
+                let means = &means[..channels.len()];
                 sum_channels(x, shape.c, &channels, sums, |value, channel| {
                     let difference = value - means[channel];
                     difference * difference
@@ -82,23 +83,24 @@ pub(crate) fn forward(
                     // SAFETY: this sample's group is this task's.
                     let pair = unsafe { statistics.slice(2 * (n * norm.groups + group), 2) };
                     pair.copy_from_slice(&[mean, inverse]);
-                    for c in index * strips.group..(index + 1) * strips.group {
-                        scales[c] = gamma[channels.start + c] * inverse;
-                        shifts[c] = (-mean).mul_add(scales[c], beta[channels.start + c]);
-                    }
+                    inverses[index * strips.group..(index + 1) * strips.group].fill(inverse);
                 }
+                // Slices of one length: the compiler then drops the bounds checks and uses vectors.
+                let width = channels.len();
+                let (means, inverses) = (&means[..width], &inverses[..width]);
+                let (gamma, beta) = (&gamma[..width], &beta[..width]);
                 for (pixel, x) in x.chunks_exact(shape.c).enumerate() {
-                    let x = &x[channels.clone()];
+                    let x = &x[channels.start..][..width];
                     // SAFETY: these channels of this sample are this task's.
-                    let y = unsafe { y.slice(start + pixel * shape.c + channels.start, channels.len()) };
+                    let y = unsafe { y.slice(start + pixel * shape.c + channels.start, width) };
                     if norm.silu {
-                        for (c, y) in y.iter_mut().enumerate() {
-                            let z = x[c].mul_add(scales[c], shifts[c]);
-                            *y = z * sigmoid(z);
+                        for c in 0..width {
+                            let z = ((x[c] - means[c]) * inverses[c]).mul_add(gamma[c], beta[c]);
+                            y[c] = z * sigmoid(z);
                         }
                     } else {
-                        for (c, y) in y.iter_mut().enumerate() {
-                            *y = x[c].mul_add(scales[c], shifts[c]);
+                        for c in 0..width {
+                            y[c] = ((x[c] - means[c]) * inverses[c]).mul_add(gamma[c], beta[c]);
                         }
                     }
                 }
@@ -116,19 +118,21 @@ fn sum_channels(
     sums: &mut [f64],
     f: impl Fn(f32, usize) -> f32,
 ) {
+    let width = channels.len();
+    let sums = &mut sums[..width];
     sums.fill(0.0);
     let mut run = [0.0f32; MAX_CHANNELS];
-    let run = &mut run[..channels.len()];
+    let run = &mut run[..width];
     for pixels in x.chunks(stride * RUN) {
         run.fill(0.0);
         for pixel in pixels.chunks_exact(stride) {
-            let pixel = &pixel[channels.clone()];
-            for (c, sum) in run.iter_mut().enumerate() {
-                *sum += f(pixel[c], c);
+            let pixel = &pixel[channels.start..][..width];
+            for c in 0..width {
+                run[c] += f(pixel[c], c);
             }
         }
-        for (sum, &run) in sums.iter_mut().zip(run.iter()) {
-            *sum += f64::from(run);
+        for c in 0..width {
+            sums[c] += f64::from(run[c]);
         }
     }
 }
@@ -163,27 +167,31 @@ pub(crate) fn gradient(
             means[c] = statistics[2 * (n * norm.groups + group)];
             inverses[c] = statistics[2 * (n * norm.groups + group) + 1];
         }
-        let (means, inverses, gammas, betas) = (&*means, &*inverses, &*gammas, &*betas);
         level.vectorize(
             #[inline(always)]
             || {
+                // Slices of one length: the compiler then drops the bounds checks and uses vectors.
+                let width = channels.len();
+                let (means, inverses) = (&means[..width], &inverses[..width]);
+                let (gammas, betas) = (&gammas[..width], &betas[..width]);
+                let (a, b) = (&mut a[..width], &mut b[..width]);
                 let mut sums = [[0.0f64; MAX_CHANNELS]; 2];
-                let [sum_dz, sum_dz_hat] = sums.each_mut().map(|array| &mut array[..channels.len()]);
+                let [sum_dz, sum_dz_hat] = sums.each_mut().map(|array| &mut array[..width]);
                 let mut runs = [[0.0f32; MAX_CHANNELS]; 2];
-                let [run_dz, run_dz_hat] = runs.each_mut().map(|array| &mut array[..channels.len()]);
+                let [run_dz, run_dz_hat] = runs.each_mut().map(|array| &mut array[..width]);
                 for (x, dy) in x.chunks(shape.c * RUN).zip(dy.chunks(shape.c * RUN)) {
                     run_dz.fill(0.0);
                     run_dz_hat.fill(0.0);
                     for (x, dy) in x.chunks_exact(shape.c).zip(dy.chunks_exact(shape.c)) {
-                        let (x, dy) = (&x[channels.clone()], &dy[channels.clone()]);
-                        for c in 0..x.len() {
+                        let (x, dy) = (&x[channels.start..][..width], &dy[channels.start..][..width]);
+                        for c in 0..width {
                             let hat = (x[c] - means[c]) * inverses[c];
                             let dz = before_silu(norm.silu, hat.mul_add(gammas[c], betas[c]), dy[c]);
                             run_dz[c] += dz;
                             run_dz_hat[c] = dz.mul_add(hat, run_dz_hat[c]);
                         }
                     }
-                    for c in 0..channels.len() {
+                    for c in 0..width {
                         sum_dz[c] += f64::from(run_dz[c]);
                         sum_dz_hat[c] += f64::from(run_dz_hat[c]);
                     }
@@ -191,13 +199,10 @@ pub(crate) fn gradient(
                 // SAFETY: these channels of this sample are this task's.
                 let (out_dz_hat, out_dz) = unsafe {
                     let start = 2 * n * shape.c + channels.start;
-                    (
-                        sums_of_samples.slice(start, channels.len()),
-                        sums_of_samples.slice(start + shape.c, channels.len()),
-                    )
+                    (sums_of_samples.slice(start, width), sums_of_samples.slice(start + shape.c, width))
                 };
                 let count = (shape.pixels() * strips.group) as f64;
-                for first in (0..channels.len()).step_by(strips.group) {
+                for first in (0..width).step_by(strips.group) {
                     let (mut mean_g, mut mean_g_hat) = (0.0f64, 0.0f64);
                     for c in first..first + strips.group {
                         mean_g += f64::from(gammas[c]) * sum_dz[c];
@@ -209,13 +214,13 @@ pub(crate) fn gradient(
                     b[first..first + strips.group].fill((mean_g_hat / count) as f32);
                 }
                 for (pixel, (x, dy)) in x.chunks_exact(shape.c).zip(dy.chunks_exact(shape.c)).enumerate() {
-                    let (x, dy) = (&x[channels.clone()], &dy[channels.clone()]);
+                    let (x, dy) = (&x[channels.start..][..width], &dy[channels.start..][..width]);
                     // SAFETY: these channels of this sample are this task's.
-                    let dx = unsafe { dx.slice(start + pixel * shape.c + channels.start, channels.len()) };
-                    for (c, dx) in dx.iter_mut().enumerate() {
+                    let dx = unsafe { dx.slice(start + pixel * shape.c + channels.start, width) };
+                    for c in 0..width {
                         let hat = (x[c] - means[c]) * inverses[c];
                         let g = before_silu(norm.silu, hat.mul_add(gammas[c], betas[c]), dy[c]) * gammas[c];
-                        *dx = ((-hat).mul_add(b[c], g) - a[c]) * inverses[c];
+                        dx[c] = ((-hat).mul_add(b[c], g) - a[c]) * inverses[c];
                     }
                 }
             },

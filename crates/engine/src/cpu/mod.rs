@@ -22,8 +22,10 @@ pub use simd::Level;
 use crate::backend::{Backend, BackendError};
 use crate::kernel::{Kernel, Run, Scratch, Slot, Step, View};
 use crate::optimizer::AdamStep;
+use crate::profile::Profile;
 use crate::shape::Shape;
 use memory::{Buffer, Memory, SLOTS, slot_index};
+use std::time::Instant;
 use tile::Tiles;
 
 /// How 3×3 convolutions of stride 1 are computed.
@@ -61,6 +63,7 @@ pub struct Cpu {
     tiles: Tiles,
     buffers: [Buffer; SLOTS],
     norm_parts: Vec<f64>,
+    profile: Option<Profile>,
 }
 
 impl Cpu {
@@ -90,6 +93,7 @@ impl Cpu {
             tiles: Tiles::new(level),
             buffers: [const { Buffer::EMPTY }; SLOTS],
             norm_parts: Vec::new(),
+            profile: None,
         })
     }
 
@@ -126,7 +130,11 @@ impl Backend for Cpu {
     }
 
     fn clear(&mut self, slot: Slot) {
+        let start = Instant::now();
         self.buffers[slot_index(slot)].as_mut_slice().fill(0.0);
+        if let Some(profile) = &mut self.profile {
+            profile.add_other("clear gradients", start.elapsed());
+        }
     }
 
     fn scratch(&self, kernel: &Kernel, inputs: &[Shape], outputs: &[Shape]) -> Scratch {
@@ -164,24 +172,34 @@ impl Backend for Cpu {
     fn run(&mut self, steps: &[Step], run: &Run, prepare: bool) {
         let memory = Memory::new(&mut self.buffers);
         let machine = Machine { memory, level: self.level, conv: self.conv, tiles: self.tiles };
+        let profile = &mut self.profile;
         self.pool.install(|| {
             for step in steps {
+                let start = profile.is_some().then(Instant::now);
                 if prepare {
                     machine.prepare(step);
                 }
                 machine.execute(step, run);
+                if let (Some(profile), Some(start)) = (profile.as_mut(), start) {
+                    profile.add(step, start.elapsed());
+                }
             }
         });
     }
 
     fn gradient_norm(&mut self) -> f64 {
-        let Self { pool, level, buffers, norm_parts, .. } = self;
+        let Self { pool, level, buffers, norm_parts, profile, .. } = self;
         let gradients = buffers[slot_index(Slot::Grads)].as_slice();
-        pool.install(|| optimizer::global_norm(*level, gradients, norm_parts))
+        let start = Instant::now();
+        let norm = pool.install(|| optimizer::global_norm(*level, gradients, norm_parts));
+        if let Some(profile) = profile {
+            profile.add_other("gradient norm", start.elapsed());
+        }
+        norm
     }
 
     fn update(&mut self, step: &AdamStep, gradient_scale: f32) {
-        let Self { pool, level, buffers, .. } = self;
+        let Self { pool, level, buffers, profile, .. } = self;
         let [_, params, gradients, first, second, ema] = buffers;
         let state = optimizer::State {
             params: params.as_mut_slice(),
@@ -190,7 +208,19 @@ impl Backend for Cpu {
             second: second.as_mut_slice(),
             ema: ema.as_mut_slice(),
         };
+        let start = Instant::now();
         pool.install(|| optimizer::adam(*level, step, gradient_scale, state));
+        if let Some(profile) = profile {
+            profile.add_other("adam, average", start.elapsed());
+        }
+    }
+
+    fn start_profile(&mut self) {
+        self.profile = Some(Profile::default());
+    }
+
+    fn profile(&self) -> Option<&Profile> {
+        self.profile.as_ref()
     }
 }
 
