@@ -4,7 +4,7 @@ use crate::failure::Failure;
 use checkpoint::{ModelLocation, StoredModel, Weights};
 use clap::ValueEnum;
 use diffusion::GaussianDiffusion;
-use engine::Cpu;
+use engine::{Cpu, CpuOptions};
 use models::{Unet, UnetDenoiser};
 use std::path::PathBuf;
 
@@ -41,7 +41,7 @@ pub struct Model {
 ///
 /// # Errors
 /// If it is not there, not whole, or memory is short.
-pub fn open(args: &ModelArgs, batch: usize, threads: usize) -> Result<Model, Failure> {
+pub fn open(args: &ModelArgs, batch: usize, cpu: CpuOptions) -> Result<Model, Failure> {
     let checkpoint_failure = |error: checkpoint::Error| match error.is_input() {
         true => Failure::input(error),
         false => Failure::work(error),
@@ -54,7 +54,7 @@ pub fn open(args: &ModelArgs, batch: usize, threads: usize) -> Result<Model, Fai
     let mut stored = location.open(wanted).map_err(checkpoint_failure)?;
     let layout = Unet::layout(&stored.unet);
     let weights = stored.read_parameters(&layout).map_err(checkpoint_failure)?;
-    let backend = Box::new(Cpu::new(threads).map_err(Failure::work)?);
+    let backend = Box::new(Cpu::with_options(cpu).map_err(Failure::work)?);
     let denoiser = UnetDenoiser::new(&stored.unet, &weights, batch, backend).map_err(Failure::work)?;
     Ok(Model { denoiser, stored, directory: location.directory })
 }

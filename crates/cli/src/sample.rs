@@ -4,7 +4,7 @@ use crate::Global;
 use crate::failure::Failure;
 use crate::image_files::ImageFolder;
 use crate::model::{self, ModelArgs};
-use crate::progress::Progress;
+use crate::progress::{self, Progress};
 use crate::report::Report;
 use crate::signals::Signals;
 use clap::ValueEnum;
@@ -50,6 +50,10 @@ pub struct Args {
     /// Images drawn at once, at least 1: more take more memory
     #[arg(long, value_name = "B", default_value = "16")]
     batch: NonZeroUsize,
+
+    /// Measure where the time goes, by operation and shape, and say so at the end
+    #[arg(long)]
+    profile: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
@@ -74,7 +78,10 @@ pub fn run(args: &Args, global: &Global) -> Result<Report, Failure> {
     ImageFolder::check_vacant(&args.out)?;
     let count = args.n.get();
     let batch = args.batch.get().min(count);
-    let mut model = model::open(&args.model, batch, global.thread_count())?;
+    let mut model = model::open(&args.model, batch, global.cpu())?;
+    if args.profile {
+        model.denoiser.start_profile();
+    }
     let process = model.process()?;
     let image = model.denoiser.image_shape();
     let seed = global.seed.unwrap_or(0);
@@ -121,6 +128,9 @@ pub fn run(args: &Args, global: &Global) -> Result<Report, Failure> {
     folder.write_picture("grid.png", &train::grid::grid(&grid, image))?;
 
     let seconds = start.elapsed().as_secs_f64();
+    if let Some(profile) = model.denoiser.profile() {
+        progress::say(&profile.table(start.elapsed()));
+    }
     let words = format!(
         "{count} images of {image} in {} ({}, {steps} steps, seed {seed}), {seconds:.1} s",
         args.out.display(),

@@ -35,6 +35,10 @@ pub struct Args {
     #[arg(long = "set", value_name = "SECTION.KEY=VALUE")]
     overrides: Vec<String>,
 
+    /// Measure where the time goes, by operation and shape, and say so at the end
+    #[arg(long)]
+    profile: bool,
+
     /// List the presets and what they are
     #[arg(long, conflicts_with_all = ["config", "out", "resume", "overrides"])]
     list_presets: bool,
@@ -63,7 +67,7 @@ pub fn run(args: &Args, global: &Global) -> Result<Report, Failure> {
     let mut overrides = args.overrides.clone();
     overrides.extend(global.seed.map(|seed| format!("train.seed={seed}")));
     let config = args.configuration(&directory, &overrides)?;
-    let job = Job { config, directory, resume: args.resume, threads: global.thread_count() };
+    let job = Job { config, directory, resume: args.resume, cpu: global.cpu(), profile: args.profile };
     let mut teller = Teller { quiet: global.quiet, progress: None };
     let ended = train::train(&job, signals.stop(), &mut teller);
     teller.finish();
@@ -175,6 +179,10 @@ impl Observer for Teller {
 
     fn sampled(&mut self, _completed: u64, grid: &Path) {
         self.say(&format!("samples: {}", grid.display()));
+    }
+
+    fn profiled(&mut self, table: &str) {
+        self.say(table);
     }
 
     fn saved(&mut self, _completed: u64, checkpoint: &Path) {

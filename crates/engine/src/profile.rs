@@ -1,8 +1,9 @@
 //! Where the time of a program goes, by operation and shape.
 
 use crate::kernel::{Kernel, Step};
+use std::cmp::Reverse;
 use std::collections::HashMap;
-use std::fmt;
+use std::fmt::Write;
 use std::time::Duration;
 
 /// Time spent per kind of step.
@@ -48,17 +49,21 @@ impl Profile {
     pub fn total(&self) -> Duration {
         self.entries.values().map(|entry| entry.time).sum()
     }
-
-    /// Whether nothing has been run.
-    pub fn is_empty(&self) -> bool {
-        self.entries.is_empty()
-    }
 }
 
-/// A table, longest time first: the kernels in sum, then each on each shape.
-impl fmt::Display for Profile {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let total = self.total().as_secs_f64();
+impl Profile {
+    /// A table, longest time first: the kernels in sum, then each on each shape. `whole` is the time of all that was measured;
+    /// what the kernels leave of it (drawing noise, losses, copies) is a line of its own.
+    pub fn table(&self, whole: Duration) -> String {
+        let mut table = String::from("   share        time    calls  GFLOP/s  operation\n");
+        let mut line = |name: &str, shapes: &str, calls: u64, time: Duration, products: u64| {
+            let seconds = time.as_secs_f64();
+            let rate =
+                if products > 0 { format!("{:.0}", 2e-9 * products as f64 / seconds) } else { String::new() };
+            let (share, ms) = (100.0 * seconds / whole.as_secs_f64(), 1e3 * seconds);
+            // Writing to a string cannot fail.
+            let _ = writeln!(table, "{share:6.1} %  {ms:7.0} ms  {calls:7}  {rate:>7}  {name:<18} {shapes}");
+        };
         let mut kernels: HashMap<&str, Entry> = HashMap::new();
         for (key, entry) in &self.entries {
             let sum = kernels.entry(key.kernel).or_default();
@@ -66,24 +71,19 @@ impl fmt::Display for Profile {
             sum.time += entry.time;
             sum.products += entry.products * entry.calls;
         }
-        let mut line = |name: &str, shapes: &str, calls: u64, time: Duration, products: u64| {
-            let seconds = time.as_secs_f64();
-            let rate =
-                if products > 0 { format!("{:.0}", 2e-9 * products as f64 / seconds) } else { String::new() };
-            let (share, ms) = (100.0 * seconds / total, 1e3 * seconds);
-            writeln!(f, "{share:6.1} %  {ms:10.2} ms  {calls:7}  {rate:>8}  {name:<22} {shapes}")
-        };
         let mut sums: Vec<_> = kernels.into_iter().collect();
-        sums.sort_by_key(|(name, entry)| (std::cmp::Reverse(entry.time), *name));
+        sums.sort_by_key(|(name, entry)| (Reverse(entry.time), *name));
         for (name, entry) in sums {
-            line(name, "", entry.calls, entry.time, entry.products)?;
+            line(name, "", entry.calls, entry.time, entry.products);
         }
-        let mut entries: Vec<_> = self.entries.iter().collect();
-        entries.sort_by_key(|(key, entry)| (std::cmp::Reverse(entry.time), &key.shapes));
-        for (key, entry) in entries.into_iter().filter(|(key, _)| !key.shapes.is_empty()) {
-            line(key.kernel, &key.shapes, entry.calls, entry.time, entry.products * entry.calls)?;
+        line("all else", "", 0, whole.saturating_sub(self.total()), 0);
+        line("total", "", 0, whole, 0);
+        let mut entries: Vec<_> = self.entries.iter().filter(|(key, _)| !key.shapes.is_empty()).collect();
+        entries.sort_by_key(|(key, entry)| (Reverse(entry.time), &key.shapes));
+        for (key, entry) in entries {
+            line(key.kernel, &key.shapes, entry.calls, entry.time, entry.products * entry.calls);
         }
-        line("total", "", 0, self.total(), 0)
+        table
     }
 }
 

@@ -3,7 +3,7 @@
 use crate::config::UnetConfig;
 use crate::unet::{Mode, Unet};
 use diffusion::{DenoiseError, Denoiser};
-use engine::{Backend, BackendError, ImageShape, Program, Run, Session, Var};
+use engine::{Backend, BackendError, ImageShape, Profile, Program, Run, Session, Var};
 
 /// A U-Net with its weights in memory, ready to predict.
 pub struct UnetDenoiser {
@@ -50,6 +50,16 @@ impl UnetDenoiser {
     /// Replaces the weights.
     pub fn set_weights(&mut self, weights: &[f32]) {
         self.session.set_parameters(weights);
+    }
+
+    /// Begins to measure where time goes.
+    pub fn start_profile(&mut self) {
+        self.session.start_profile();
+    }
+
+    /// Where time went, if it is measured.
+    pub fn profile(&self) -> Option<&Profile> {
+        self.session.profile()
     }
 
     /// Images computed at a time.

@@ -41,6 +41,8 @@ pub trait Observer {
     fn logged(&mut self, _record: &Record) {}
     /// A grid of samples was written.
     fn sampled(&mut self, _completed: u64, _grid: &Path) {}
+    /// Training is over for now, and it was measured where the time went.
+    fn profiled(&mut self, _table: &str) {}
     /// A checkpoint was saved.
     fn saved(&mut self, _completed: u64, _checkpoint: &Path) {}
 }

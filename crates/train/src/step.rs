@@ -2,7 +2,7 @@
 
 use crate::config::Config;
 use diffusion::{DiffusionError, Objective};
-use engine::{AdamStep, Backend, BackendError, ParamLayout, Program, Run, Session, Slot, Var};
+use engine::{AdamStep, Backend, BackendError, ParamLayout, Profile, Program, Run, Session, Slot, Var};
 use models::{Mode, Unet};
 
 /// A network in training, with the state of its optimiser.
@@ -81,6 +81,16 @@ impl TrainingStep {
     /// The parameters.
     pub fn layout(&self) -> &ParamLayout {
         self.session.program().layout()
+    }
+
+    /// Begins to measure where time goes.
+    pub fn start_profile(&mut self) {
+        self.session.start_profile();
+    }
+
+    /// Where time went, if it is measured.
+    pub fn profile(&self) -> Option<&Profile> {
+        self.session.profile()
     }
 
     /// A copy of the weights, their average, or the optimiser's state.

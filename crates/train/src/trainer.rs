@@ -15,11 +15,11 @@ use checkpoint::{
 };
 use data::{DataError, ImageOptions, ImageSource, Loader, LoaderOptions, SourceSpec};
 use diffusion::GaussianDiffusion;
-use engine::{Cpu, Slot};
+use engine::{Cpu, CpuOptions, Slot};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// What to train, and where.
 #[derive(Clone, PartialEq, Debug)]
@@ -30,8 +30,10 @@ pub struct Job {
     pub directory: PathBuf,
     /// Whether to go on with the run there; else there must be none.
     pub resume: bool,
-    /// Worker threads; 0: one per core.
-    pub threads: usize,
+    /// How the network is computed.
+    pub cpu: CpuOptions,
+    /// Whether to measure where the time goes.
+    pub profile: bool,
 }
 
 /// How a run ended.
@@ -58,7 +60,10 @@ pub fn train(job: &Job, stop: &AtomicBool, observer: &mut dyn Observer) -> Resul
     let description = ModelDescription { model: config.unet(), diffusion: config.diffusion.clone() };
     description.check_expressible()?;
     let source = open_data(config)?;
-    let mut step = TrainingStep::new(config, Box::new(Cpu::new(job.threads)?))?;
+    let mut step = TrainingStep::new(config, Box::new(Cpu::with_options(job.cpu)?))?;
+    if job.profile {
+        step.start_profile();
+    }
     let process = GaussianDiffusion::new(&config.diffusion).map_err(SetupError::from)?;
 
     let run = TrainingRun::open(&job.directory, job.resume)?;
@@ -76,7 +81,7 @@ pub fn train(job: &Job, stop: &AtomicBool, observer: &mut dyn Observer) -> Resul
         step,
         process,
         preview: None,
-        threads: job.threads,
+        cpu: job.cpu,
         completed,
         saved,
         stop,
@@ -116,7 +121,7 @@ struct Trainer<'a> {
     process: GaussianDiffusion,
     /// Made when the first samples are due.
     preview: Option<Preview>,
-    threads: usize,
+    cpu: CpuOptions,
     logs: Logs,
     completed: u64,
     saved: Option<Checkpoint>,
@@ -156,12 +161,14 @@ impl Trainer<'_> {
                 ..LoaderOptions::default()
             },
         )?;
+        let mut training = Duration::ZERO;
         while self.completed < train.steps && !self.stop.load(Ordering::Relaxed) {
             let start = Instant::now();
             let batch = loader.next_batch()?;
             let outcome = self.step.run(self.completed, batch.first_sample(), batch.images())?;
             drop(batch);
             self.completed += 1;
+            training += start.elapsed();
             self.report(&outcome, start.elapsed().as_secs_f64())?;
             if self.samples_due() {
                 self.sample()?;
@@ -169,6 +176,9 @@ impl Trainer<'_> {
             if due(self.completed, train.checkpoint_every) {
                 self.save()?;
             }
+        }
+        if let Some(profile) = self.step.profile() {
+            self.observer.profiled(&profile.table(training));
         }
         self.save()
     }
@@ -209,7 +219,7 @@ impl Trainer<'_> {
         let preview = match &mut self.preview {
             Some(preview) => preview,
             none => {
-                let backend = Box::new(Cpu::new(self.threads)?);
+                let backend = Box::new(Cpu::with_options(self.cpu)?);
                 none.insert(Preview::new(self.config, &self.process, &weights, backend)?)
             }
         };

@@ -1,5 +1,6 @@
 //! Whole runs of a tiny network: what they leave in their directory, and that stopping leaves no trace in the weights.
 
+use engine::CpuOptions;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -73,7 +74,13 @@ fn run(
     resume: bool,
     stop_after: Option<u64>,
 ) -> (Result<Outcome, TrainError>, StopAfter) {
-    let job = Job { config: config.clone(), directory: directory.to_owned(), resume, threads: 1 };
+    let job = Job {
+        config: config.clone(),
+        directory: directory.to_owned(),
+        resume,
+        cpu: CpuOptions { threads: 1, ..CpuOptions::default() },
+        profile: false,
+    };
     let mut told = StopAfter { updates: stop_after, ..StopAfter::default() };
     let stop = std::mem::take(&mut told.stop);
     let result = train(&job, &stop, &mut Listener(&mut told, &stop));
