@@ -4,6 +4,7 @@
 
 mod completions;
 mod denoise;
+mod export;
 mod failure;
 mod image_files;
 mod inspect;
@@ -97,6 +98,7 @@ enum Command {
     Sample(sample::Args),
     Inspect(inspect::Args),
     Denoise(denoise::Args),
+    Export(export::Args),
     Completions(completions::Args),
 }
 
@@ -106,6 +108,7 @@ fn run(cli: &Cli) -> Result<Report, Failure> {
         Command::Sample(args) => sample::run(args, &cli.global),
         Command::Inspect(args) => inspect::run(args),
         Command::Denoise(args) => denoise::run(args, &cli.global),
+        Command::Export(args) => export::run(args),
         Command::Completions(args) => completions::run(args),
     }
 }

@@ -42,21 +42,38 @@ pub struct Model {
 /// # Errors
 /// If it is not there, not whole, or memory is short.
 pub fn open(args: &ModelArgs, batch: usize, cpu: CpuOptions) -> Result<Model, Failure> {
-    let checkpoint_failure = |error: checkpoint::Error| match error.is_input() {
-        true => Failure::input(error),
-        false => Failure::work(error),
-    };
-    let location = ModelLocation::resolve(&args.model).map_err(checkpoint_failure)?;
-    let wanted = args.weights.map(|name| match name {
-        WeightsName::Ema => Weights::Ema,
-        WeightsName::Raw => Weights::Raw,
-    });
-    let mut stored = location.open(wanted).map_err(checkpoint_failure)?;
+    let (location, mut stored) = locate(args)?;
     let layout = Unet::layout(&stored.unet);
     let weights = stored.read_parameters(&layout).map_err(checkpoint_failure)?;
     let backend = Box::new(Cpu::with_options(cpu).map_err(Failure::work)?);
     let denoiser = UnetDenoiser::new(&stored.unet, &weights, batch, backend).map_err(Failure::work)?;
     Ok(Model { denoiser, stored, directory: location.directory })
+}
+
+/// Opens the model's files, reading no weight.
+///
+/// # Errors
+/// If it is not there or not whole.
+pub fn open_stored(args: &ModelArgs) -> Result<StoredModel, Failure> {
+    locate(args).map(|(_, stored)| stored)
+}
+
+fn locate(args: &ModelArgs) -> Result<(ModelLocation, StoredModel), Failure> {
+    let location = ModelLocation::resolve(&args.model).map_err(checkpoint_failure)?;
+    let wanted = args.weights.map(|name| match name {
+        WeightsName::Ema => Weights::Ema,
+        WeightsName::Raw => Weights::Raw,
+    });
+    let stored = location.open(wanted).map_err(checkpoint_failure)?;
+    Ok((location, stored))
+}
+
+/// A checkpoint's error as the program's failure.
+pub fn checkpoint_failure(error: checkpoint::Error) -> Failure {
+    match error.is_input() {
+        true => Failure::input(error),
+        false => Failure::work(error),
+    }
 }
 
 impl Model {

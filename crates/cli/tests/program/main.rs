@@ -3,6 +3,7 @@
 mod calls;
 mod ddpm;
 mod denoising;
+mod exporting;
 mod sampling;
 mod stopping;
 mod training;

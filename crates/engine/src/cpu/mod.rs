@@ -295,26 +295,18 @@ impl Machine {
             Kernel::ConvInputGrad(conv) if self.conv.is_winograd(conv, shape, result) => {
                 winograd::convolve(level, tiles, self.winograd(step, None));
             }
-            Kernel::ConvWeightGrad(conv) if self.conv.is_winograd(conv, shape, step.inputs[1].shape) => {
-                let [x, dy] = self.inputs(step);
-                let [dw] = self.outputs(step);
-                let workspace = self.scratch(step.workspace);
-                winograd::weight_gradient(
-                    level,
-                    tiles,
-                    (x, shape),
-                    (dy, step.inputs[1].shape),
-                    workspace,
-                    dw,
-                );
-            }
             Kernel::Conv(conv) => conv::forward(self.gather(step, conv)),
             Kernel::ConvInputGrad(conv) => conv::input_gradient(self.gather(step, conv)),
             Kernel::ConvWeightGrad(conv) => {
                 let [x, dy] = self.inputs(step);
+                let (x, dy) = ((x, shape), (dy, step.inputs[1].shape));
                 let [dw] = self.outputs(step);
                 let workspace = self.scratch(step.workspace);
-                conv::weight_gradient(conv, tiles, (x, shape), (dy, step.inputs[1].shape), workspace, dw);
+                if self.conv.is_winograd(conv, x.1, dy.1) {
+                    winograd::weight_gradient(level, tiles, x, dy, workspace, dw);
+                } else {
+                    conv::weight_gradient(conv, tiles, x, dy, workspace, dw);
+                }
             }
             Kernel::BiasGrad => {
                 conv::bias_gradient(self.input(step, 0), shape.c, self.write(step.outputs[0]))
