@@ -98,3 +98,22 @@ fn damaged_weights_are_named() {
     fail(command.arg(&new).arg(&run), 2, &["diffusion_pytorch_model.safetensors", "truncated"]);
     assert!(!new.exists());
 }
+
+#[test]
+fn the_model_in_the_repository_draws_digits() {
+    let dir = tempfile::tempdir().unwrap();
+    let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/mnist32");
+    let images =
+        sample(&model, &dir.path().join("digits"), &["--n", "4", "--sampler", "ddim", "--steps", "20"]);
+    for name in ["000000.png", "000001.png", "000002.png", "000003.png"] {
+        let digit = image::load_from_memory(&images[Path::new(name)]).unwrap().to_luma8();
+        assert_eq!(digit.dimensions(), (32, 32));
+        // Strokes of ink in the middle of a black page.
+        let ink = digit.pixels().filter(|pixel| pixel.0[0] > 127).count();
+        assert!((20..350).contains(&ink), "{name}: {ink} bright pixels");
+        let margin =
+            digit.enumerate_pixels().filter(|(x, y, _)| !(3..29).contains(x) || !(3..29).contains(y));
+        let brightest = margin.map(|(_, _, pixel)| pixel.0[0]).max().unwrap();
+        assert!(brightest < 100, "{name}: the margin is as bright as {brightest}");
+    }
+}
