@@ -11,6 +11,9 @@ fn config(sets: &[&str]) -> Config {
     let tiny = [
         "data.image_size=8",
         "model.channels=8",
+        "model.block_size=1",
+        "diffusion.prediction=eps",
+        "diffusion.variance=fixed_large",
         "model.channel_mult=[1,2]",
         "model.num_res_blocks=1",
         "model.attention_resolutions=[4]",

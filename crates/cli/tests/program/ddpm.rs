@@ -6,10 +6,13 @@ use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 /// A network small enough that an update takes milliseconds.
-const TINY: [&str; 12] = [
+const TINY: [&str; 15] = [
     "data.image_size=8",
     "data.flip=true",
     "model.channels=16",
+    "model.block_size=1",
+    "diffusion.prediction=eps",
+    "diffusion.variance=fixed_large",
     "model.channel_mult=[1,2]",
     "model.num_res_blocks=1",
     "model.attention_resolutions=[4]",
