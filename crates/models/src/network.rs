@@ -66,11 +66,6 @@ impl UnetDenoiser {
     pub fn batch(&self) -> usize {
         self.batch
     }
-
-    /// Elements of the arena that holds activations.
-    pub fn arena_len(&self) -> usize {
-        self.session.program().arena_len()
-    }
 }
 
 impl Denoiser for UnetDenoiser {

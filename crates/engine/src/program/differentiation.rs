@@ -31,8 +31,7 @@ pub(super) fn differentiate(draft: &mut Draft, outputs: &[Var]) -> Vec<Option<us
         assert!(graph.nodes[output.0].needs_gradient, "a training output depends on no parameter");
         let value = draft.new_value(graph.nodes[output.0].shape);
         seeds[output.0] = Some(value);
-        // The caller fills it, so it must stay as it was filled.
-        partials[output.0] = Some(Partial { value, shared: true });
+        partials[output.0] = Some(Partial { value, shared: false });
     }
     for (index, node) in graph.nodes.iter().enumerate().rev() {
         let (Some(partial), Some(kernel), true) = (partials[index], &node.kernel, node.needs_gradient) else {
