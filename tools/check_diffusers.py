@@ -44,8 +44,10 @@ def main() -> int:
     diffusers.utils.logging.disable_progress_bar()
     with warnings.catch_warnings(record=True) as raised:
         warnings.simplefilter("always")
-        pipeline = DDPMPipeline.from_pretrained(arguments.directory)
-        _, loading = UNet2DModel.from_pretrained(arguments.directory / "unet", output_loading_info=True)
+        # Without the optional package `accelerate` the default would warn about the installation.
+        plain = dict(low_cpu_mem_usage=False)
+        pipeline = DDPMPipeline.from_pretrained(arguments.directory, **plain)
+        _, loading = UNet2DModel.from_pretrained(arguments.directory / "unet", output_loading_info=True, **plain)
     # Deprecations inside libraries are not about the directory.
     complaints.messages += [str(w.message) for w in raised if issubclass(w.category, UserWarning)]
     keys = {what: sorted(loading[what]) for what in ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs")}

@@ -30,7 +30,7 @@ const SHAPE: ImageShape = ImageShape::new(SIDE, SIDE, 3);
 /// What is called an epoch of the endless set: CIFAR-10's number of training images.
 const EPOCH: u64 = 50_000;
 /// Range of [`Factors::size`], in pixels.
-const SIZES: (f32, f32) = (8.0, 12.0);
+const SIZES: (f32, f32) = (10.0, 13.0);
 /// Least distance of a shape's bounding square from the image's edge, in pixels.
 const MARGIN: f32 = 1.5;
 
@@ -132,7 +132,7 @@ pub struct Factors {
     pub figure: Figure,
     /// In which colour.
     pub colour: Colour,
-    /// Half the width of the square that the figure about fills, in pixels: 8 to 12.
+    /// Half the width of the square that the figure about fills, in pixels: 10 to 13.
     pub size: f32,
     /// The figure's centre (x to the right, y down) in pixels from the upper left corner of the image. The figure's
     /// square is at least 1.5 pixels from the edges.
@@ -269,7 +269,7 @@ mod tests {
                 hash = (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
             }
         }
-        assert_eq!(hash, 12_207_934_248_047_065_693);
+        assert_eq!(hash, 17_475_188_364_945_081_482);
     }
 
     #[test]
@@ -369,7 +369,7 @@ mod tests {
         }
         assert!(pairs.as_flattened().iter().all(|count| (180..320).contains(count)), "{pairs:?}");
         assert!(grounds.as_flattened().iter().all(|count| (430..640).contains(count)), "{grounds:?}");
-        assert!((size - 10.0).abs() < 0.05, "{size}");
+        assert!((size - 11.5).abs() < 0.05, "{size}");
     }
 
     #[test]
@@ -388,7 +388,7 @@ mod tests {
         #[test]
         fn every_image_keeps_its_margin(seed: u64, index: u64) {
             let factors = Shapes32::new(seed).factors(index);
-            prop_assert!((8.0..=12.0).contains(&factors.size));
+            prop_assert!((10.0..=13.0).contains(&factors.size));
             for place in [factors.centre.0, factors.centre.1] {
                 prop_assert!(place - factors.size >= 1.499 && place + factors.size <= 30.501);
             }

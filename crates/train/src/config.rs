@@ -75,6 +75,9 @@ pub struct TrainConfig {
     pub learning_rate: f64,
     /// Updates over which the step size grows linearly from 0; 0: none.
     pub warmup_steps: u64,
+    /// Updates over which the step size falls linearly to a hundredth of itself, where it stays; 0: it stays as it is.
+    /// It does not follow `steps`, so a run can be made longer without becoming another run.
+    pub decay_steps: u64,
     /// Adam's decay of the gradient's mean, in [0, 1).
     pub beta1: f64,
     /// Adam's decay of the gradient's mean square, in [0, 1).
@@ -137,6 +140,7 @@ impl Default for TrainConfig {
             micro_batch: 0,
             learning_rate: 2e-4,
             warmup_steps: 5000,
+            decay_steps: 0,
             beta1: 0.9,
             beta2: 0.999,
             eps: 1e-8,
@@ -179,16 +183,19 @@ impl TrainConfig {
         if self.micro_batch == 0 { self.batch_size } else { self.micro_batch }
     }
 
-    /// Adam's step size for the update that follows `completed` others: `learning_rate · min(completed / warmup_steps, 1)`,
-    /// so that the first update of a warm-up leaves the weights as they are, as the paper's code has it.
+    /// Adam's step size for the update that follows `completed` others: `learning_rate`, times `completed / warmup_steps`
+    /// until that is 1, times `1 - completed / decay_steps` until that is 0.01. The first update of a warm-up so leaves
+    /// the weights as they are, as the paper's code has it.
     pub fn learning_rate_at(&self, completed: u64) -> f64 {
-        if completed >= self.warmup_steps {
-            self.learning_rate
-        } else {
-            self.learning_rate * completed as f64 / self.warmup_steps as f64
-        }
+        let of = |steps: u64| completed as f64 / steps as f64;
+        let warmth = if completed >= self.warmup_steps { 1.0 } else { of(self.warmup_steps) };
+        let decay = if self.decay_steps == 0 { 1.0 } else { (1.0 - of(self.decay_steps)).max(LEAST_DECAY) };
+        self.learning_rate * warmth * decay
     }
 }
+
+/// What is left of the step size at the end of its decay.
+const LEAST_DECAY: f64 = 0.01;
 
 #[cfg(test)]
 mod tests {
@@ -203,6 +210,18 @@ mod tests {
         assert_eq!(train.learning_rate_at(800_000), 2e-4);
         let at_once = TrainConfig { warmup_steps: 0, ..train };
         assert_eq!(at_once.learning_rate_at(0), 2e-4);
+    }
+
+    #[test]
+    fn the_rate_falls_to_a_hundredth_and_stays() {
+        let train =
+            TrainConfig { learning_rate: 1.0, warmup_steps: 10, decay_steps: 1000, ..TrainConfig::default() };
+        for (completed, rate) in
+            [(0, 0.0), (5, 0.5 * 0.995), (10, 0.99), (500, 0.5), (990, 0.01), (1000, 0.01), (9000, 0.01)]
+        {
+            let found = train.learning_rate_at(completed);
+            assert!((found - rate).abs() < 1e-12, "{completed}: {found} instead of {rate}");
+        }
     }
 
     #[test]

@@ -1,0 +1,3 @@
+//! What the paper measures of a trained model.
+
+#![forbid(unsafe_code)]
