@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 pub mod config;
+pub mod inception;
 pub mod network;
 pub mod unet;
 
