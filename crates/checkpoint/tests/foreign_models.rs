@@ -130,7 +130,7 @@ fn refused() -> Vec<(&'static str, &'static str, Value, &'static str)> {
         (SCHEDULER, "trained_betas", json!([0.1, 0.2]), "1000 entries"),
         (SCHEDULER, "num_train_timesteps", json!(0), "from 1"),
         (SCHEDULER, "num_train_timesteps", json!(1e12), "from 1"),
-        (SCHEDULER, "variance_type", json!("learned_range"), "fixed_small"),
+        (SCHEDULER, "variance_type", json!("fixed_large_log"), "fixed_small"),
         (SCHEDULER, "variance_type", json!("learned"), "fixed_small"),
         (SCHEDULER, "prediction_type", json!("v_prediction"), "epsilon"),
         (SCHEDULER, "clip_sample", json!("yes"), "true or false"),

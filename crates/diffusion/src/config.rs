@@ -62,6 +62,16 @@ pub enum Variance {
     FixedLarge,
     /// The second half of the output channels is the log variance.
     Learned,
+    /// The second half of the output channels says where between log β̃_t (-1) and log β_t (1) the log variance lies
+    /// (Nichol & Dhariwal 2021, eq. 15). For sampling from models trained elsewhere.
+    LearnedRange,
+}
+
+impl Variance {
+    /// Whether the network's output has a second half of channels for it.
+    pub fn is_learned(self) -> bool {
+        matches!(self, Self::Learned | Self::LearnedRange)
+    }
 }
 
 /// The training objective.
@@ -136,10 +146,10 @@ impl DiffusionConfig {
                 });
             }
         }
-        if self.loss == Loss::Mse && self.variance == Variance::Learned {
+        if self.loss == Loss::Mse && self.variance.is_learned() {
             return Err(DiffusionError::Conflict(
-                "`diffusion.loss = \"mse\"` does not train the variance, so it cannot go with \
-                 `diffusion.variance = \"learned\"`: use `loss = \"kl\"`, or the variance `fixed_small` or `fixed_large`"
+                "`diffusion.loss = \"mse\"` does not train the variance, so it cannot go with a learned \
+                 `diffusion.variance`: use `loss = \"kl\"`, or the variance `fixed_small` or `fixed_large`"
                     .into(),
             ));
         }

@@ -48,6 +48,16 @@ impl DdimSampler {
         Ok(Self { chain: Chain::new(process, image, seed, first_sample, samples), eta })
     }
 
+    /// The same from given latents x_T, `[n, height, width, channels]`, such as [`crate::DdimInversion`] finds.
+    ///
+    /// # Panics
+    /// If a step has been taken, or `latents` are not as many samples.
+    #[must_use]
+    pub fn from_latents(mut self, latents: Vec<f32>) -> Self {
+        self.chain.set_latents(latents);
+        self
+    }
+
     /// x_{t-1} = √ᾱ_{t-1} x̂0 + √(1-ᾱ_{t-1}-σ²) ε + σ z with σ = η √β̃_t (eqs. 12 and 16 there).
     ///
     /// ε is the network's own, also where x̂0 is clipped, as in the original DDIM code and diffusers.

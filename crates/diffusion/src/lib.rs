@@ -9,6 +9,7 @@
 //! | p_θ(x_{t-1} \| x_t) (eqs. 1, 11) | [`GaussianDiffusion::p_mean_variance`] |
 //! | training, L_simple (Algorithm 1, eqs. 8, 14) | [`Objective`] |
 //! | sampling (Algorithm 2) | [`AncestralSampler`] |
+//! | fewer steps: DDIM, DPM-Solver++ | [`DdimSampler`], [`DpmSolverSampler`] |
 //! | the bound L (eq. 5), its decoder (eq. 13) | [`BoundEvaluation`], [`gaussian::decoder_nll`] |
 //! | rate and distortion (§4.3) | [`BitsPerDim`] |
 //!
@@ -50,7 +51,9 @@
 pub mod ancestral;
 pub mod config;
 pub mod ddim;
+pub mod ddim_inversion;
 pub mod denoiser;
+pub mod dpm_solver;
 pub mod error;
 pub mod gaussian;
 pub mod likelihood;
@@ -60,13 +63,16 @@ pub mod objective;
 pub mod process;
 pub mod respace;
 pub mod sampler;
+pub mod sampling;
 pub mod schedule;
 pub mod tables;
 
 pub use ancestral::AncestralSampler;
 pub use config::{BetaSchedule, DiffusionConfig, Loss, Prediction, Variance};
 pub use ddim::DdimSampler;
+pub use ddim_inversion::DdimInversion;
 pub use denoiser::{DenoiseError, Denoiser};
+pub use dpm_solver::DpmSolverSampler;
 pub use error::DiffusionError;
 pub use gaussian::NormalCdf;
 pub use likelihood::{BitsPerDim, BoundEvaluation, BoundTerm};
@@ -75,4 +81,5 @@ pub use objective::{LossGradient, Objective, TrainingInputs};
 pub use process::{GaussianDiffusion, IsotropicGaussians, LogVariance, ReverseTransition};
 pub use respace::Spacing;
 pub use sampler::{Chain, Sampler, StepInfo};
+pub use sampling::{SamplerKind, Sampling};
 pub use tables::Tables;

@@ -5,7 +5,8 @@
 pub struct ModelOutput {
     /// What [`crate::Prediction`] says, `[n, height, width, channels]`.
     pub prediction: Vec<f32>,
-    /// log σ² of p(x_{t-1} | x_t) for each element, when [`crate::Variance::Learned`]; the same shape.
+    /// The second half of channels, where the variance [is learned](crate::Variance::is_learned), in the same shape:
+    /// log σ² of p(x_{t-1} | x_t) for each element, or its place in a range.
     pub log_variance: Option<Vec<f32>>,
 }
 

@@ -50,8 +50,16 @@ impl Objective {
     /// The objective of a configuration.
     ///
     /// # Errors
-    /// What [`GaussianDiffusion::new`] reports.
+    /// What [`GaussianDiffusion::new`] reports, and [`DiffusionError::Conflict`] for [`Variance::LearnedRange`], whose
+    /// hybrid loss is none of the paper's.
     pub fn new(config: &DiffusionConfig, image: ImageShape) -> Result<Self, DiffusionError> {
+        if config.variance == Variance::LearnedRange {
+            return Err(DiffusionError::Conflict(
+                "`diffusion.variance = \"learned_range\"` is for sampling from models trained elsewhere: train with \
+                 `learned`, `fixed_small` or `fixed_large`"
+                    .into(),
+            ));
+        }
         Ok(Self { process: GaussianDiffusion::new(config)?, loss: config.loss, image })
     }
 

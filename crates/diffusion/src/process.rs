@@ -257,8 +257,26 @@ impl GaussianDiffusion {
                 LogVariance::PerSample(look_up(&self.tables.fixed_large_log_variance, t))
             }
             (Variance::Learned, Some(log_variance)) => LogVariance::PerElement(log_variance.clone()),
-            (Variance::Learned, None) => panic!("a learned variance needs the output's second half"),
+            (Variance::LearnedRange, Some(position)) => {
+                LogVariance::PerElement(self.log_variance_in_range(position, t))
+            }
+            (Variance::Learned | Variance::LearnedRange, None) => {
+                panic!("a learned variance needs the output's second half")
+            }
         }
+    }
+
+    /// log σ² = f log β_t + (1-f) log β̃_t with f = (v+1)/2 (Nichol & Dhariwal 2021, eq. 15), of this process's own β:
+    /// hence a respaced one has the variances of its longer steps.
+    fn log_variance_in_range(&self, position: &[f32], t: &[usize]) -> Vec<f32> {
+        let tables = &self.tables;
+        let samples = position.chunks_exact(sample_len(t, position)).zip(t);
+        let log_variances = samples.flat_map(|(position, &t)| {
+            let (low, high) = (tables.posterior_log_variance_clipped[t], libm::log(tables.betas[t]));
+            let (middle, half) = ((0.5 * (low + high)) as f32, (0.5 * (high - low)) as f32);
+            position.iter().map(move |&v| middle + half * v)
+        });
+        log_variances.collect()
     }
 
     /// ∂μ_θ / ∂prediction at step t, the same for every element (x̂0 not clipped).
@@ -282,7 +300,7 @@ impl GaussianDiffusion {
         t: &[usize],
     ) -> Result<ModelOutput, DiffusionError> {
         let image = denoiser.image_shape();
-        let learned = self.variance == Variance::Learned;
+        let learned = self.variance.is_learned();
         let (found, expected) = (denoiser.output_channels(), image.channels * if learned { 2 } else { 1 });
         if found != expected {
             return Err(DiffusionError::OutputChannels { found, expected, image });

@@ -50,6 +50,23 @@ fn divide_rounding_half_to_even(numerator: usize, denominator: usize) -> usize {
     quotient + usize::from(up)
 }
 
+impl Spacing {
+    /// The kept steps of a [`crate::DpmSolverSampler`], ascending and all different. As in diffusers' multistep solvers,
+    /// `leading` and `linspace` space `steps` + 1 steps, without the first: from there the last step would change
+    /// next to nothing. All steps are kept when `steps` = `timesteps`.
+    ///
+    /// # Errors
+    /// [`DiffusionError::OutOfRange`] unless 1 ≤ `steps` ≤ `timesteps`.
+    pub fn solver_steps(self, timesteps: usize, steps: usize) -> Result<Vec<usize>, DiffusionError> {
+        if self == Self::Trailing || !(1..timesteps).contains(&steps) {
+            return self.kept_steps(timesteps, steps);
+        }
+        let mut kept = self.kept_steps(timesteps, steps + 1)?;
+        kept.remove(0);
+        Ok(kept)
+    }
+}
+
 impl GaussianDiffusion {
     /// The process over `steps` of this one's steps. Its network is still asked by the original t.
     ///
@@ -57,7 +74,18 @@ impl GaussianDiffusion {
     /// [`DiffusionError::OutOfRange`] unless 1 ≤ `steps` ≤ T, and [`DiffusionError::Conflict`] when steps would be left
     /// out of a process whose network predicts `xprev`, the mean after exactly one original step.
     pub fn respace(&self, steps: usize, spacing: Spacing) -> Result<Self, DiffusionError> {
-        let kept = spacing.kept_steps(self.timesteps(), steps)?;
+        self.keep(&spacing.kept_steps(self.timesteps(), steps)?)
+    }
+
+    /// The process over the steps `kept` of this one's, ascending. Its network is still asked by the original t.
+    ///
+    /// # Errors
+    /// [`DiffusionError::Conflict`] when steps would be left out of a process whose network predicts `xprev`.
+    ///
+    /// # Panics
+    /// If `kept` is not ascending, or a step not one of this process.
+    pub fn keep(&self, kept: &[usize]) -> Result<Self, DiffusionError> {
+        assert!(kept.is_sorted_by(|one, next| one < next), "kept steps ascend");
         if kept.len() == self.timesteps() {
             return Ok(self.clone());
         }

@@ -67,6 +67,21 @@ impl Chain {
         Self { process, image, samples, seed, first_sample, x_t, pred_xstart, steps_left }
     }
 
+    /// The same chains from given x_T, `[n, height, width, channels]`.
+    ///
+    /// # Panics
+    /// If a step has been taken, or `latents` is of another length.
+    pub(crate) fn set_latents(&mut self, latents: Vec<f32>) {
+        assert!(!self.has_begun(), "a chain that has begun keeps its latents");
+        assert_eq!(latents.len(), self.x_t.len(), "latents for {} samples of {}", self.samples, self.image);
+        self.x_t = latents;
+    }
+
+    /// Whether a step has been taken.
+    pub(crate) fn has_begun(&self) -> bool {
+        self.steps_left < self.process.timesteps()
+    }
+
     /// The current x_t, `[n, height, width, channels]`; x_0 when no steps are left.
     pub fn x_t(&self) -> &[f32] {
         &self.x_t

@@ -294,7 +294,7 @@ fn the_bound_is_its_closed_form() {
         for (t, &step) in steps.iter().enumerate() {
             let what = format!("{prediction} {variance:?} {cdf:?}, t = {t}");
             let p_variance = match (variance, t) {
-                (Variance::Learned, _) => step.best_variance(),
+                (Variance::Learned | Variance::LearnedRange, _) => step.best_variance(),
                 (_, 0) => steps[1].posterior_variance(),
                 (Variance::FixedSmall, _) => step.posterior_variance(),
                 (Variance::FixedLarge, _) => step.beta(),

@@ -28,7 +28,7 @@ use crate::hash;
 use crate::manifest::RecordedDirectory;
 use crate::model_dir::Weights;
 use crate::{Dtype, Error, json_file};
-use diffusion::{DiffusionConfig, Variance};
+use diffusion::DiffusionConfig;
 use engine::ParamLayout;
 use models::{UnetConfig, UnetConfigError};
 use serde::{Deserialize, Serialize};
@@ -337,7 +337,7 @@ fn check_variance(
     process: &Path,
     diffusion: &DiffusionConfig,
 ) -> Result<(), Error> {
-    if model.learned_variance == (diffusion.variance == Variance::Learned) {
+    if model.learned_variance == diffusion.variance.is_learned() {
         return Ok(());
     }
     Err(Error::Contradiction {

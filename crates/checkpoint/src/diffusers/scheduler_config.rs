@@ -47,6 +47,7 @@ pub fn scheduler_to_json(config: &DiffusionConfig) -> Value {
         Variance::FixedSmall => ("fixed_small", ""),
         Variance::FixedLarge => ("fixed_large", ""),
         Variance::Learned => ("learned", LOG_VARIANCE),
+        Variance::LearnedRange => ("learned_range", ""),
     };
     let prediction = PREDICTION_TYPES.iter().find(|(prediction, _)| *prediction == config.prediction);
     let prediction_type = format!("{}{suffix}", prediction.map_or("", |(_, name)| name));
@@ -102,7 +103,7 @@ pub fn scheduler_from_json(path: &Path) -> Result<DiffusionConfig, Error> {
         timesteps,
         prediction,
         variance,
-        loss: if variance == Variance::Learned { Loss::Kl } else { Loss::Mse },
+        loss: if variance.is_learned() { Loss::Kl } else { Loss::Mse },
         clip_denoised,
         ..DiffusionConfig::default()
     };
@@ -129,12 +130,13 @@ fn prediction_and_variance(fields: &mut Fields) -> Result<(Prediction, Variance)
         ("fixed_small" | "fixed_small_log", false) => Variance::FixedSmall,
         ("fixed_large", false) => Variance::FixedLarge,
         ("learned", true) => Variance::Learned,
+        ("learned_range", false) => Variance::LearnedRange,
         (_, true) => {
             let supported = format!("only learned goes with a prediction_type that ends in {LOG_VARIANCE}");
             return Err(fields.unsupported("variance_type", &value, supported));
         }
         (_, false) => {
-            let supported = "only fixed_small and fixed_large are supported";
+            let supported = "only fixed_small, fixed_large and learned_range are supported";
             return Err(fields.unsupported("variance_type", &value, supported));
         }
     };

@@ -21,7 +21,7 @@ fn every_term_of_the_bound() {
             case.first_sample,
             expected.cdf,
         );
-        let bounds = evaluation.finish(&mut ToyDenoiser(image_shape(case.shape))).unwrap();
+        let bounds = evaluation.finish(&mut ToyDenoiser::new(image_shape(case.shape))).unwrap();
         assert_eq!(bounds.len(), samples);
         for (sample, bound) in bounds.iter().enumerate() {
             let what = format!("{:?}, sample {sample}", expected.cdf);

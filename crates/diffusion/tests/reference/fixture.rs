@@ -76,7 +76,7 @@ pub struct Training {
 impl Training {
     pub fn output(&self, prediction: Prediction, variance: Variance) -> &[f32] {
         match variance {
-            Variance::Learned => &self.learned_outputs[&prediction],
+            Variance::Learned | Variance::LearnedRange => &self.learned_outputs[&prediction],
             Variance::FixedSmall | Variance::FixedLarge => &self.plain_outputs[&prediction],
         }
     }

@@ -4,6 +4,7 @@ mod bound;
 mod decoder;
 mod fixture;
 mod sampling;
+mod solvers;
 mod tables;
 mod toy_denoiser;
 mod training;

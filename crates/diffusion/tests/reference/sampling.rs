@@ -21,7 +21,7 @@ fn follow(mut sampler: impl Sampler, sampling: &Sampling, case: &ReferenceChain)
         "{} {:?} η {:?} {:?} {} steps, clip {}",
         case.prediction, case.variance, case.eta, case.spacing, case.steps, case.clip
     );
-    let mut denoiser = ToyDenoiser(image_shape(sampling.shape));
+    let mut denoiser = ToyDenoiser::new(image_shape(sampling.shape));
     let mut expected = case.chain.iter();
     for i in 0..case.steps {
         let info = sampler.step(&mut denoiser).unwrap().unwrap();
