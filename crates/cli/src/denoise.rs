@@ -4,10 +4,10 @@ use crate::Global;
 use crate::failure::Failure;
 use crate::image_files::write_whole;
 use crate::model::{self, ModelArgs};
-use crate::npy::{self, Array};
 use crate::report::Report;
 use diffusion::Denoiser;
 use engine::ImageShape;
+use numpy::npy::{self, Array};
 use serde_json::json;
 use std::path::PathBuf;
 

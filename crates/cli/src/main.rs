@@ -9,7 +9,6 @@ mod failure;
 mod image_files;
 mod inspect;
 mod model;
-mod npy;
 mod progress;
 mod report;
 mod sample;
