@@ -17,7 +17,9 @@ pub mod manifest;
 pub mod model_dir;
 pub mod run_directory;
 pub mod tensor_file;
+pub mod torch_file;
 pub mod training_state;
+pub mod weights_file;
 
 mod dtype;
 mod error;
@@ -33,9 +35,11 @@ pub use manifest::Manifest;
 pub use model_dir::{LocationKind, ModelLocation, StoredModel, Weights};
 pub use run_directory::{Checkpoint, RunDirectory};
 pub use tensor_file::{StoredTensor, TensorFile};
+pub use torch_file::TorchFile;
 pub use training_state::{
     SavedTraining, TrainingBuffers, TrainingBuffersMut, TrainingProgress, save_checkpoint,
 };
+pub use weights_file::WeightsFile;
 
 /// The program and its version, as files name what wrote them.
 pub(crate) const PROGRAM: &str = concat!("ddpm ", env!("CARGO_PKG_VERSION"));

@@ -286,10 +286,7 @@ impl<'a> Machine<'a> {
 
     fn take(&mut self, len: usize) -> Result<&'a [u8], PickleError> {
         let end = self.at.checked_add(len).filter(|&end| end <= self.bytes.len());
-        let end = end.ok_or_else(|| PickleError {
-            offset: self.bytes.len(),
-            what: "the pickle ends in the middle of an instruction".into(),
-        })?;
+        let end = end.ok_or_else(|| self.end_error())?;
         let taken = &self.bytes[self.at..end];
         self.at = end;
         Ok(taken)
@@ -304,9 +301,19 @@ impl<'a> Machine<'a> {
     fn line(&mut self) -> Result<&'a str, PickleError> {
         let rest = &self.bytes[self.at..];
         let len = rest.iter().take(MAX_NAME).position(|&byte| byte == b'\n');
-        let len = len.ok_or_else(|| self.error("a name without end"))?;
+        let len = len.ok_or_else(|| match rest.len() < MAX_NAME {
+            true => self.end_error(),
+            false => self.error("a name without end"),
+        })?;
         self.at += len + 1;
         std::str::from_utf8(&rest[..len]).map_err(|_| self.error("a name that is not text"))
+    }
+
+    fn end_error(&self) -> PickleError {
+        PickleError {
+            offset: self.bytes.len(),
+            what: "the pickle ends in the middle of an instruction".into(),
+        }
     }
 
     fn stack_error(&self) -> PickleError {
