@@ -20,6 +20,18 @@ pub fn layout_fingerprint(layout: &ParamLayout) -> String {
     hex(&hash)
 }
 
+/// A fingerprint of a network's parameters: equal for equal bits in the same order, as 32 hexadecimal digits.
+pub fn weights_fingerprint(weights: &[f32]) -> String {
+    let mut hash = Xxh3::new();
+    let mut chunk = Vec::with_capacity(CHUNK_BYTES);
+    for values in weights.chunks(CHUNK_BYTES / size_of::<f32>()) {
+        chunk.clear();
+        chunk.extend(values.iter().flat_map(|value| value.to_le_bytes()));
+        hash.update(&chunk);
+    }
+    hex(&hash)
+}
+
 pub(crate) fn bytes(bytes: &[u8]) -> String {
     let mut hash = Xxh3::new();
     hash.update(bytes);
@@ -75,5 +87,20 @@ impl<W: Write> Write for HashingWriter<W> {
 
     fn flush(&mut self) -> io::Result<()> {
         self.inner.flush()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn weights_have_the_fingerprint_of_their_bytes() {
+        let weights: Vec<f32> = (0..CHUNK_BYTES / 4 + 3).map(|i| i as f32).collect();
+        let raw: Vec<u8> = weights.iter().flat_map(|value| value.to_le_bytes()).collect();
+        assert_eq!(weights_fingerprint(&weights), bytes(&raw));
+        let mut other = weights.clone();
+        other[5] = -0.5;
+        assert_ne!(weights_fingerprint(&other), weights_fingerprint(&weights));
     }
 }

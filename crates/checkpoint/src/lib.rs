@@ -29,7 +29,7 @@ mod json_file;
 pub use diffusers::{LabelledWeights, ModelDescription, export};
 pub use dtype::Dtype;
 pub use error::Error;
-pub use hash::layout_fingerprint;
+pub use hash::{layout_fingerprint, weights_fingerprint};
 pub use inspect::{Summary, WeightsSummary, inspect};
 pub use manifest::Manifest;
 pub use model_dir::{LocationKind, ModelLocation, StoredModel, Weights};

@@ -8,6 +8,7 @@ mod export;
 mod failure;
 mod image_files;
 mod inspect;
+mod likelihood;
 mod model;
 mod progress;
 mod report;
@@ -79,6 +80,16 @@ enum ConvName {
     Direct,
 }
 
+impl ConvName {
+    /// What it is called on the command line.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Fast => "fast",
+            Self::Direct => "direct",
+        }
+    }
+}
+
 impl Global {
     /// How networks are computed.
     fn cpu(&self) -> CpuOptions {
@@ -96,6 +107,7 @@ enum Command {
     Train(train::Args),
     Sample(sample::Args),
     Inspect(inspect::Args),
+    Likelihood(likelihood::Args),
     Denoise(denoise::Args),
     Export(export::Args),
     Completions(completions::Args),
@@ -106,6 +118,7 @@ fn run(cli: &Cli) -> Result<Report, Failure> {
         Command::Train(args) => train::run(args, &cli.global),
         Command::Sample(args) => sample::run(args, &cli.global),
         Command::Inspect(args) => inspect::run(args),
+        Command::Likelihood(args) => likelihood::run(args, &cli.global),
         Command::Denoise(args) => denoise::run(args, &cli.global),
         Command::Export(args) => export::run(args),
         Command::Completions(args) => completions::run(args),

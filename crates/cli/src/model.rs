@@ -1,10 +1,11 @@
 //! MODEL on the command line, opened for predicting.
 
 use crate::failure::Failure;
-use checkpoint::{ModelLocation, StoredModel, Weights};
+use checkpoint::{LocationKind, ModelLocation, StoredModel, Weights, weights_fingerprint};
 use clap::ValueEnum;
 use diffusion::GaussianDiffusion;
 use engine::{Cpu, CpuOptions};
+use eval::ModelFacts;
 use models::{Unet, UnetDenoiser};
 use std::path::PathBuf;
 
@@ -35,6 +36,10 @@ pub struct Model {
     pub stored: StoredModel,
     /// Where it lies.
     pub directory: PathBuf,
+    /// The run's directory, if the model was named by it.
+    pub run: Option<PathBuf>,
+    /// The fingerprint of its weights.
+    pub fingerprint: String,
 }
 
 /// Opens the model and reads its weights, for `batch` images at a time.
@@ -47,7 +52,9 @@ pub fn open(args: &ModelArgs, batch: usize, cpu: CpuOptions) -> Result<Model, Fa
     let weights = stored.read_parameters(&layout).map_err(checkpoint_failure)?;
     let backend = Box::new(Cpu::with_options(cpu).map_err(Failure::work)?);
     let denoiser = UnetDenoiser::new(&stored.unet, &weights, batch, backend).map_err(Failure::work)?;
-    Ok(Model { denoiser, stored, directory: location.directory })
+    let run = (location.kind == LocationKind::Run).then(|| args.model.clone());
+    let fingerprint = weights_fingerprint(&weights);
+    Ok(Model { denoiser, stored, directory: location.directory, run, fingerprint })
 }
 
 /// Opens the model's files, reading no weight.
@@ -90,6 +97,22 @@ impl Model {
             ))
         })?;
         GaussianDiffusion::new(config).map_err(Failure::input)
+    }
+
+    /// What measurements say of it.
+    pub fn facts(&self) -> ModelFacts {
+        ModelFacts {
+            path: self.directory.clone(),
+            weights: self.stored.weights.map(|weights| weights.to_string()),
+            step: self.stored.step,
+            fingerprint: self.fingerprint.clone(),
+        }
+    }
+
+    /// A name for files about these weights: `ema-00012000`.
+    pub fn weights_slug(&self) -> String {
+        let which = self.stored.weights.map_or_else(|| "weights".to_owned(), |weights| weights.to_string());
+        format!("{which}-{:08}", self.stored.step.unwrap_or(0))
     }
 
     /// Which weights these are, in words.

@@ -4,7 +4,7 @@ use engine::random::{Purpose, Stream};
 
 /// The order of images: in each epoch another permutation of `0..len`, a function of the seed and the epoch alone.
 #[derive(Debug)]
-pub(crate) struct EpochOrder {
+pub struct EpochOrder {
     seed: u64,
     len: u32,
     epoch: Option<u64>,
@@ -13,12 +13,12 @@ pub(crate) struct EpochOrder {
 
 impl EpochOrder {
     /// The orders of `len` images, which is not 0. They take 4 bytes an image.
-    pub(crate) fn new(seed: u64, len: u32) -> Self {
+    pub fn new(seed: u64, len: u32) -> Self {
         Self { seed, len, epoch: None, permutation: Vec::new() }
     }
 
     /// The epoch of sample `position` of a run, and the image drawn for it.
-    pub(crate) fn at(&mut self, position: u64) -> (u64, u64) {
+    pub fn at(&mut self, position: u64) -> (u64, u64) {
         let len = u64::from(self.len);
         let (epoch, place) = (position / len, position % len);
         if self.epoch != Some(epoch) {

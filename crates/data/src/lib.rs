@@ -34,6 +34,7 @@ pub mod shapes32;
 pub mod source;
 pub mod spec;
 
+pub use epoch_order::EpochOrder;
 pub use error::DataError;
 pub use loader::{Batch, Loader, LoaderOptions};
 pub use resize::ResizeFilter;

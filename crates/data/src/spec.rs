@@ -84,6 +84,23 @@ impl SourceSpec {
         self.split.unwrap_or_default()
     }
 
+    /// The split's name, of kinds that have splits: `train` or `test`.
+    pub fn split_name(&self) -> Option<&'static str> {
+        self.kind.takes_split.then(|| match self.split() {
+            Split::Train => "train",
+            Split::Test => "test",
+        })
+    }
+
+    /// Both splits, if the kind has them and none was named; else this spec alone.
+    pub fn splits(&self) -> Vec<Self> {
+        if !self.kind.takes_split || self.split.is_some() {
+            return vec![self.clone()];
+        }
+        let with = |split| Self { split: Some(split), ..self.clone() };
+        vec![with(Split::Train), with(Split::Test)]
+    }
+
     /// The same source with `path` made absolute or re-rooted by `change`.
     pub fn map_path(&self, change: impl FnOnce(&Path) -> PathBuf) -> Self {
         Self { path: self.path.as_deref().map(change), ..self.clone() }
@@ -215,6 +232,22 @@ mod tests {
         assert_eq!(spec.path(), Some(Path::new("photos:test")));
         let spec: SourceSpec = "mnist:C:\\m".parse().unwrap();
         assert_eq!((spec.path(), spec.split()), (Some(Path::new("C:\\m")), Split::Train));
+    }
+
+    #[test]
+    fn both_splits_are_meant_where_none_is_named() {
+        let splits = |text: &str| -> Vec<String> {
+            text.parse::<SourceSpec>().unwrap().splits().iter().map(ToString::to_string).collect()
+        };
+        assert_eq!(splits("mnist:m"), ["mnist:m:train", "mnist:m:test"]);
+        assert_eq!(splits("mnist:m:test"), ["mnist:m:test"]);
+        assert_eq!(splits("images:photos"), ["images:photos"]);
+        assert_eq!(splits("shapes32"), ["shapes32"]);
+        let name = |text: &str| text.parse::<SourceSpec>().unwrap().split_name();
+        assert_eq!(
+            (name("mnist:m:test"), name("mnist:m"), name("shapes32")),
+            (Some("test"), Some("train"), None)
+        );
     }
 
     #[test]

@@ -4,6 +4,7 @@ mod calls;
 mod ddpm;
 mod denoising;
 mod exporting;
+mod likelihood;
 mod sampling;
 mod stopping;
 mod training;
