@@ -1,7 +1,7 @@
 //! Image sources and the batches drawn from them.
 //!
-//! [`SourceSpec`] names a source (`cifar10:DIR`, `mnist:DIR`, `images:DIR`, `shapes32`), [`open`] gives it as an
-//! [`ImageSource`] of 8-bit pixels, and a [`Loader`] turns it into shuffled batches for the network.
+//! [`SourceSpec`] names a source (`cifar10:DIR`, `lmdb:DIR`, `shapes32`, …; [`SOURCE_KINDS`] has all), [`open`] gives it as
+//! an [`ImageSource`] of 8-bit pixels, and a [`Loader`] turns it into shuffled batches for the network.
 //!
 //! ```
 //! use data::{ImageOptions, Loader, LoaderOptions, SourceSpec, open};
@@ -19,20 +19,34 @@
 
 #![forbid(unsafe_code)]
 
+mod array_file;
 mod bounded;
 mod channels;
 pub mod cifar10;
 mod converted;
 mod epoch_order;
 pub mod error;
+mod fitted;
 pub mod image_folder;
+mod image_layout;
+mod lmdb;
+mod lmdb_tree;
 pub mod loader;
 pub mod mnist;
+mod parquet;
 mod pickle;
+mod picture;
+mod positioned;
+mod protobuf;
 pub mod resize;
 pub mod shapes32;
+mod shards;
 pub mod source;
 pub mod spec;
+mod tar_shards;
+pub mod target;
+mod tfrecord;
+mod zip_archive;
 
 pub use epoch_order::EpochOrder;
 pub use error::DataError;
@@ -40,3 +54,4 @@ pub use loader::{Batch, Loader, LoaderOptions};
 pub use resize::ResizeFilter;
 pub use source::{ImageOptions, ImageSource};
 pub use spec::{SOURCE_KINDS, SourceKind, SourceSpec, Split, open};
+pub use target::Conversion;

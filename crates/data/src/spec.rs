@@ -1,6 +1,9 @@
 //! The names of sources, `cifar10:DIR:test` and the like, and how they are opened.
 
-use crate::{DataError, ImageOptions, ImageSource, cifar10, image_folder, mnist, shapes32};
+use crate::{
+    DataError, ImageOptions, ImageSource, array_file, cifar10, image_folder, lmdb, mnist, parquet, shapes32,
+    tar_shards, tfrecord, zip_archive,
+};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -27,8 +30,19 @@ pub struct SourceKind {
 }
 
 /// All kinds of sources.
-pub static SOURCE_KINDS: &[&SourceKind] =
-    &[&cifar10::KIND, &mnist::KIND, &image_folder::KIND, &shapes32::KIND];
+pub static SOURCE_KINDS: &[&SourceKind] = &[
+    &cifar10::KIND,
+    &mnist::KIND,
+    &image_folder::KIND,
+    &lmdb::KIND,
+    &tfrecord::KIND,
+    &parquet::KIND,
+    &zip_archive::KIND,
+    &tar_shards::KIND,
+    &array_file::NPZ,
+    &array_file::NPY,
+    &shapes32::KIND,
+];
 
 /// The part of a published data set.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]

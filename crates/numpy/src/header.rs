@@ -138,7 +138,10 @@ impl Header {
     }
 
     /// Reads a header (format versions 1 to 3), and says how many bytes it has. `path` is for messages.
-    pub(crate) fn read(mut reader: impl Read, path: &Path) -> Result<(Self, u64), NumpyError> {
+    ///
+    /// # Errors
+    /// [`NumpyError`] with the place, if it is cut short or not understood.
+    pub fn read(mut reader: impl Read, path: &Path) -> Result<(Self, u64), NumpyError> {
         let format = |offset: usize, reason: String| NumpyError::format(path, offset as u64, reason);
         let mut take = |offset: usize, len: usize| -> Result<Vec<u8>, NumpyError> {
             let mut bytes = Vec::new();
@@ -204,7 +207,7 @@ impl Header {
     }
 
     /// The bytes of a header (version 1) that the numbers, little-endian and in C order, follow.
-    pub(crate) fn encode(element: Element, shape: &[usize]) -> Vec<u8> {
+    pub fn encode(element: Element, shape: &[usize]) -> Vec<u8> {
         let lengths: Vec<String> = shape.iter().map(|len| format!("{len},")).collect();
         let mut header = format!(
             "{{'descr': '{}', 'fortran_order': False, 'shape': ({}), }}",

@@ -34,7 +34,8 @@ pub fn validate(config: &Config) -> Result<(), Problem> {
 
 fn data(config: &Config) -> Result<(), Problem> {
     if config.data.source.trim().is_empty() {
-        let reason = "must name the images: cifar10:DIR[:train|:test], mnist:DIR, images:DIR or shapes32";
+        let reason = "must name the images: cifar10:DIR, images:DIR, lmdb:DIR, shapes32 or another kind of source that \
+                      `ddpm data list` shows";
         return Err(problem("data.source", format!("{:?}", config.data.source), reason));
     }
     Ok(())

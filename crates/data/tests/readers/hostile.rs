@@ -12,7 +12,7 @@ use std::path::Path;
 
 /// A change to a file.
 #[derive(Clone, Debug)]
-enum Mutation {
+pub enum Mutation {
     Set(Index, u8),
     Flip(Index, u8),
     Cut(Index),
@@ -21,7 +21,7 @@ enum Mutation {
     Fill(Index, u8, u8),
 }
 
-fn mutations() -> impl Strategy<Value = Vec<Mutation>> {
+pub fn mutations() -> impl Strategy<Value = Vec<Mutation>> {
     let mutation = prop_oneof![
         4 => (any::<Index>(), any::<u8>()).prop_map(|(at, value)| Mutation::Set(at, value)),
         2 => (any::<Index>(), 0u8..8).prop_map(|(at, bit)| Mutation::Flip(at, bit)),
@@ -33,7 +33,7 @@ fn mutations() -> impl Strategy<Value = Vec<Mutation>> {
     prop::collection::vec(mutation, 1..6)
 }
 
-fn mutate(file: &[u8], mutations: &[Mutation]) -> Vec<u8> {
+pub fn mutate(file: &[u8], mutations: &[Mutation]) -> Vec<u8> {
     let mut file = file.to_vec();
     for mutation in mutations {
         if file.is_empty() {

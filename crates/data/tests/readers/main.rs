@@ -3,6 +3,8 @@
 mod cifar10;
 mod files;
 mod hostile;
+mod hostile_sources;
 mod image_folder;
 mod mnist;
 mod real_data;
+mod sources;

@@ -1,7 +1,8 @@
 //! The published files. `DDPM_TEST_DATA` names a folder with `mnist/` in it, `DDPM_TEST_CIFAR10` one with the `.bin`
 //! files; without them these tests say that they were skipped.
 
-use crate::files::{open_as_stored, read};
+use crate::files::{open_as_stored, open_with, read};
+use data::ImageOptions;
 use std::path::PathBuf;
 
 fn folder(variable: &str) -> Option<PathBuf> {
@@ -56,4 +57,31 @@ fn cifar10_has_its_published_statistics() {
     let source = open_as_stored(&spec).unwrap();
     assert_eq!(source.label(0), Some(6));
     assert_eq!(read(&*source, 0).unwrap()[..3], [59, 62, 63]);
+}
+
+#[test]
+fn records_of_flowers_are_read_with_their_checksums() {
+    let Some(folder) = folder("DDPM_TEST_DATA") else { return };
+    for (file, len) in [("train", 45), ("eval", 4)] {
+        let spec =
+            format!("tfrecord:{}", folder.join("tfrecord").join(format!("{file}.tfrecords")).display());
+        let options = ImageOptions { size: Some(64), ..Default::default() };
+        let source = open_with(&spec, options).unwrap();
+        assert_eq!(source.len(), len);
+        for index in 0..len {
+            // Photographs: neither black nor flat.
+            let pixels = read(&*source, index).unwrap();
+            let (least, most) = (pixels.iter().min().unwrap(), pixels.iter().max().unwrap());
+            assert!(most - least > 100, "image {index}");
+        }
+    }
+}
+
+#[test]
+fn a_database_that_py_lmdb_wrote_is_read() {
+    let Some(folder) = folder("DDPM_TEST_DATA") else { return };
+    let spec = format!("lmdb:{}", folder.join("lmdb/gt.lmdb").display());
+    let source = open_with(&spec, ImageOptions { size: Some(64), ..Default::default() }).unwrap();
+    assert_eq!(source.len(), 2);
+    assert_ne!(read(&*source, 0).unwrap(), read(&*source, 1).unwrap());
 }

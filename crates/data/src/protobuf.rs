@@ -1,0 +1,244 @@
+//! Just enough of Protocol Buffers' wire format to read a `tf.train.Example`: five small messages, whose schema has not
+//! changed since 2015. A generator of code would be more than the code.
+//!
+//! `Example { features: Features = 1 }`, `Features { feature: map<string, Feature> = 1 }`,
+//! `Feature { bytes_list = 1, float_list = 2, int64_list = 3 }`, and each list has `value = 1`.
+
+/// A field's number and its value.
+type Field<'a> = (u64, Value<'a>);
+
+/// A field's value as it lies in a message.
+#[derive(Clone, Copy, Debug)]
+enum Value<'a> {
+    Varint(u64),
+    Bytes(&'a [u8]),
+    /// Of 32 or 64 fixed bits.
+    Fixed,
+}
+
+/// The fields of a message, one after the other.
+struct Fields<'a>(&'a [u8]);
+
+impl<'a> Fields<'a> {
+    /// The next field; `None` at the end of the message.
+    fn next(&mut self) -> Result<Option<Field<'a>>, &'static str> {
+        if self.0.is_empty() {
+            return Ok(None);
+        }
+        let key = self.varint()?;
+        let value = match key & 7 {
+            0 => Value::Varint(self.varint()?),
+            1 => self.take(8).map(|_| Value::Fixed)?,
+            2 => {
+                let len = self.varint()?;
+                Value::Bytes(self.take(usize::try_from(len).unwrap_or(usize::MAX))?)
+            }
+            5 => self.take(4).map(|_| Value::Fixed)?,
+            _ => return Err("a field of an unknown wire type"),
+        };
+        Ok(Some((key >> 3, value)))
+    }
+
+    fn varint(&mut self) -> Result<u64, &'static str> {
+        let mut value = 0;
+        for shift in (0..64).step_by(7) {
+            let byte = self.take(1)?[0];
+            value |= u64::from(byte & 0x7f) << shift;
+            if byte & 0x80 == 0 {
+                return Ok(value);
+            }
+        }
+        Err("a number of more than 64 bits")
+    }
+
+    fn take(&mut self, len: usize) -> Result<&'a [u8], &'static str> {
+        let (taken, rest) = self.0.split_at_checked(len).ok_or("a field longer than its message")?;
+        self.0 = rest;
+        Ok(taken)
+    }
+}
+
+/// A feature's values.
+#[derive(Clone, PartialEq, Debug)]
+pub(crate) enum Feature<'a> {
+    /// Byte strings.
+    Bytes(Vec<&'a [u8]>),
+    /// Whole numbers.
+    Integers(Vec<i64>),
+    /// Floating-point numbers, which no image set here needs, or nothing.
+    Other,
+}
+
+impl<'a> Feature<'a> {
+    /// The byte string, where there is exactly one.
+    pub(crate) fn bytes(&self) -> Option<&'a [u8]> {
+        match self {
+            Self::Bytes(values) if values.len() == 1 => Some(values[0]),
+            _ => None,
+        }
+    }
+
+    /// The whole numbers.
+    pub(crate) fn integers(&self) -> Option<&[i64]> {
+        match self {
+            Self::Integers(values) => Some(values),
+            _ => None,
+        }
+    }
+}
+
+/// The features of an `Example`, by name in the message's order.
+pub(crate) fn parse_example(message: &[u8]) -> Result<Vec<(&str, Feature<'_>)>, &'static str> {
+    let mut features = Vec::new();
+    for_each(message, 1, |group| {
+        for_each(group, 1, |entry| {
+            let (mut name, mut feature) = ("", Feature::Other);
+            let mut fields = Fields(entry);
+            while let Some(field) = fields.next()? {
+                match field {
+                    (1, Value::Bytes(bytes)) => {
+                        name = str::from_utf8(bytes).map_err(|_| "a feature's name that is not text")?;
+                    }
+                    (2, Value::Bytes(bytes)) => feature = parse_feature(bytes)?,
+                    _ => {}
+                }
+            }
+            features.push((name, feature));
+            Ok(())
+        })
+    })?;
+    Ok(features)
+}
+
+fn parse_feature(message: &[u8]) -> Result<Feature<'_>, &'static str> {
+    let mut feature = Feature::Other;
+    let mut fields = Fields(message);
+    while let Some(field) = fields.next()? {
+        match field {
+            (1, Value::Bytes(list)) => {
+                let mut values = Vec::new();
+                for_each(list, 1, |value| {
+                    values.push(value);
+                    Ok(())
+                })?;
+                feature = Feature::Bytes(values);
+            }
+            (3, Value::Bytes(list)) => feature = Feature::Integers(parse_integers(list)?),
+            _ => {}
+        }
+    }
+    Ok(feature)
+}
+
+/// Packed or one by one: readers must take both.
+fn parse_integers(list: &[u8]) -> Result<Vec<i64>, &'static str> {
+    let mut values = Vec::new();
+    let mut fields = Fields(list);
+    while let Some(field) = fields.next()? {
+        match field {
+            (1, Value::Varint(value)) => values.push(value as i64),
+            (1, Value::Bytes(packed)) => {
+                let mut packed = Fields(packed);
+                while !packed.0.is_empty() {
+                    values.push(packed.varint()? as i64);
+                }
+            }
+            _ => {}
+        }
+    }
+    Ok(values)
+}
+
+/// Calls `visit` with each submessage or string of field `number`.
+fn for_each<'a>(
+    message: &'a [u8],
+    number: u64,
+    mut visit: impl FnMut(&'a [u8]) -> Result<(), &'static str>,
+) -> Result<(), &'static str> {
+    let mut fields = Fields(message);
+    while let Some(field) = fields.next()? {
+        if let (found, Value::Bytes(bytes)) = field
+            && found == number
+        {
+            visit(bytes)?;
+        }
+    }
+    Ok(())
+}
+
+/// An `Example` of these features, in this order.
+pub(crate) fn encode_example(features: &[(&str, Feature<'_>)]) -> Vec<u8> {
+    let mut group = Vec::new();
+    for (name, feature) in features {
+        let mut list = Vec::new();
+        let kind = match feature {
+            Feature::Bytes(values) => {
+                values.iter().for_each(|value| push_bytes(&mut list, 1, value));
+                1
+            }
+            Feature::Integers(values) => {
+                let mut packed = Vec::new();
+                values.iter().for_each(|&value| push_varint(&mut packed, value as u64));
+                push_bytes(&mut list, 1, &packed);
+                3
+            }
+            Feature::Other => 2,
+        };
+        let (mut message, mut entry) = (Vec::new(), Vec::new());
+        push_bytes(&mut message, kind, &list);
+        push_bytes(&mut entry, 1, name.as_bytes());
+        push_bytes(&mut entry, 2, &message);
+        push_bytes(&mut group, 1, &entry);
+    }
+    let mut example = Vec::new();
+    push_bytes(&mut example, 1, &group);
+    example
+}
+
+fn push_bytes(message: &mut Vec<u8>, number: u64, bytes: &[u8]) {
+    push_varint(message, number << 3 | 2);
+    push_varint(message, bytes.len() as u64);
+    message.extend_from_slice(bytes);
+}
+
+fn push_varint(message: &mut Vec<u8>, mut value: u64) {
+    while value >= 0x80 {
+        message.push(value as u8 | 0x80);
+        value >>= 7;
+    }
+    message.push(value as u8);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn examples_survive_writing_and_reading() {
+        let features = [
+            ("shape", Feature::Integers(vec![3, 8, -1, i64::MAX])),
+            ("data", Feature::Bytes(vec![&[7; 300]])),
+            ("none", Feature::Bytes(vec![])),
+        ];
+        assert_eq!(parse_example(&encode_example(&features)).unwrap(), features);
+        assert_eq!(features[1].1.bytes(), Some(&[7; 300][..]));
+        assert_eq!(features[2].1.bytes(), None);
+    }
+
+    #[test]
+    fn numbers_may_stand_one_by_one() {
+        // Feature { int64_list { value: 5 value: 300 } }, not packed.
+        let list = [0x08, 5, 0x08, 0xac, 0x02];
+        assert_eq!(parse_integers(&list), Ok(vec![5, 300]));
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 256, failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn any_bytes_are_an_example_or_an_error(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            let _ = parse_example(&bytes);
+        }
+    }
+}

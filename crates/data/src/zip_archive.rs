@@ -1,0 +1,127 @@
+//! A zip of images, as StyleGAN2-ADA's and StyleGAN3's dataset tool writes it (`dataset.json` has the labels).
+
+use crate::bounded::{Bounded, content_error, read_all};
+use crate::fitted::{self, PictureSet, Place};
+use crate::image_folder::has_image_extension;
+use crate::picture::{DECODING, MAX_FILE_BYTES, Picture};
+use crate::positioned::{FileCursor, PositionedFile};
+use crate::{DataError, ImageOptions, ImageSource, SourceKind, SourceSpec};
+use serde::Deserialize;
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use zip::ZipArchive;
+use zip::result::ZipError;
+
+pub(crate) static KIND: SourceKind = SourceKind {
+    name: "zip",
+    form: "zip:FILE",
+    about: "a zip of image files; labels in dataset.json, as StyleGAN2-ADA has them",
+    takes_path: true,
+    takes_split: false,
+    open,
+};
+
+fn open(spec: &SourceSpec, options: &ImageOptions) -> Result<Arc<dyn ImageSource>, DataError> {
+    fitted::open(ZippedImages::open(spec.required_path()?)?, options, Some(3))
+}
+
+const LABELS: &str = "dataset.json";
+const MAX_LABELS_BYTES: u64 = 256 << 20;
+
+/// `dataset.json`.
+#[derive(Deserialize)]
+struct Labels {
+    labels: Option<Vec<(String, serde_json::Value)>>,
+}
+
+/// The image files in a zip, in the order of their names.
+#[derive(Debug)]
+struct ZippedImages {
+    archive: ZipArchive<FileCursor>,
+    path: PathBuf,
+    /// Numbers in the archive.
+    entries: Vec<usize>,
+    labels: Option<Vec<Option<u32>>>,
+}
+
+impl ZippedImages {
+    fn open(path: &Path) -> Result<Self, DataError> {
+        let file = Arc::new(PositionedFile::open(path)?);
+        let archive = ZipArchive::new(FileCursor::new(file, 0)).map_err(|e| zip_error(path, e))?;
+        let mut named = Vec::new();
+        for number in 0..archive.len() {
+            let Some(name) = archive.name_for_index(number) else { continue };
+            let name = name.map_err(|e| zip_error(path, e))?;
+            if has_image_extension(Path::new(&*name)) {
+                named.push((name.into_owned(), number));
+            }
+        }
+        named.sort_unstable();
+        let entries = named.iter().map(|(_, number)| *number).collect();
+        let labels = match archive.index_for_name(LABELS) {
+            None => None,
+            Some(number) => {
+                let origin = path.join(LABELS);
+                let text = read_entry(&archive, number, &origin, MAX_LABELS_BYTES)?;
+                let parsed: Labels = serde_json::from_slice(&text)
+                    .map_err(|error| DataError::damaged(&origin, None, error.to_string()))?;
+                parsed.labels.map(|labels| {
+                    let by_name: HashMap<String, serde_json::Value> = labels.into_iter().collect();
+                    let label = |name: &str| by_name.get(name)?.as_u64()?.try_into().ok();
+                    named.iter().map(|(name, _)| label(name)).collect()
+                })
+            }
+        };
+        Ok(Self { path: path.into(), entries, labels, archive })
+    }
+
+    fn name(&self, index: u64) -> PathBuf {
+        let name = self.archive.name_for_index(self.entries[index as usize]).and_then(Result::ok);
+        self.path.join(&*name.unwrap_or_default())
+    }
+}
+
+impl PictureSet for ZippedImages {
+    fn len(&self) -> u64 {
+        self.entries.len() as u64
+    }
+
+    fn picture(&self, index: u64) -> Result<Picture, DataError> {
+        let origin = self.name(index);
+        let bytes = read_entry(&self.archive, self.entries[index as usize], &origin, MAX_FILE_BYTES)?;
+        Picture::decode(&bytes, &origin, None)
+    }
+
+    fn place(&self, index: u64) -> Place<'_> {
+        Place { path: self.name(index).into(), offset: None }
+    }
+
+    fn label(&self, index: u64) -> Option<u32> {
+        *self.labels.as_ref()?.get(index as usize)?
+    }
+
+    fn description(&self) -> String {
+        format!("{} images from {}, {DECODING}", self.entries.len(), self.path.display())
+    }
+}
+
+/// Unpacks an entry; its checksum is checked on the way.
+fn read_entry(
+    archive: &ZipArchive<FileCursor>,
+    number: usize,
+    origin: &Path,
+    limit: u64,
+) -> Result<Vec<u8>, DataError> {
+    // The clone has the table of contents in common and a position of its own.
+    let mut archive = archive.clone();
+    let entry = archive.by_index(number).map_err(|e| zip_error(origin, e))?;
+    read_all(&mut Bounded::new(entry, limit), origin)
+}
+
+fn zip_error(path: &Path, error: ZipError) -> DataError {
+    match error {
+        ZipError::Io(error) => content_error(path, None, error),
+        other => DataError::damaged(path, None, other.to_string()),
+    }
+}
