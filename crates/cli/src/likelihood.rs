@@ -7,16 +7,12 @@ use crate::progress::Progress;
 use crate::report::Report;
 use crate::signals::Signals;
 use clap::ValueEnum;
-use data::{ImageOptions, ImageSource, SourceSpec};
+use data::{ImageOptions, SourceSpec};
 use diffusion::{Denoiser, NormalCdf};
-use eval::likelihood::{
-    Gap, IMAGES_HEADER, Identity, LikelihoodReport, Measurement, MeasurementError, SetReport, Strata,
-    Summary, TermFile, TermFileError, image_line,
-};
+use eval::likelihood::{ImageGroup, LikelihoodJob, LikelihoodReport};
 use serde_json::json;
 use std::num::{NonZeroU64, NonZeroUsize};
 use std::path::{Path, PathBuf};
-use std::time::Instant;
 
 /// Measure a model's likelihood: bits/dim, rate and distortion
 ///
@@ -74,108 +70,93 @@ enum DecoderName {
     Erf,
 }
 
-/// A set of images to measure.
-struct Set {
-    name: &'static str,
-    source: std::sync::Arc<dyn ImageSource>,
-    images: u64,
+impl From<DecoderName> for NormalCdf {
+    fn from(name: DecoderName) -> Self {
+        match name {
+            DecoderName::Tanh => Self::Tanh,
+            DecoderName::Erf => Self::Erf,
+        }
+    }
 }
 
 pub fn run(args: &Args, global: &Global) -> Result<Report, Failure> {
     let signals = Signals::watch().map_err(Failure::work)?;
     let mut model = model::open(&args.model, args.batch.get(), global.cpu())?;
-    let process = model.process()?;
-    let terms = args.terms.unwrap_or(process.timesteps());
-    let strata = Strata::new(&process, terms).map_err(|error| Failure::input(format!("--terms: {error}")))?;
+    model.process()?;
     let sets = args.sets(&model)?;
     let out = args.out_folder(&model)?;
-    std::fs::create_dir_all(&out)
-        .map_err(|error| Failure::input(format!("{}: cannot make the folder: {error}", out.display())))?;
+    let job = LikelihoodJob {
+        model: model.facts(),
+        diffusion: model.stored.diffusion.clone().unwrap_or_default(),
+        terms: args.terms,
+        decoder_cdf: args.decoder.into(),
+        seed: global.seed.unwrap_or(0),
+        convolutions: global.conv.name().into(),
+        batch: args.batch.get(),
+    };
+    match measure(&job, &mut model.denoiser, &sets, &out, &signals, global.quiet)? {
+        Measured::All(report) => told(&report, &out),
+        Measured::Diverged(problem) => Err(Failure::work(problem)),
+        Measured::Stopped { set, images, of } => {
+            let message = format!(
+                "stopped; {images} of {of} images of {set} are measured, in {}; call it again to go on",
+                out.display()
+            );
+            let json = json!({ "status": "stopped", "out": out, "set": set, "images": images });
+            Err(Failure::stopped(signals.exit_status(), message, json))
+        }
+    }
+}
 
-    let shape = model.denoiser.image_shape();
-    let seed = global.seed.unwrap_or(0);
-    let cdf = match args.decoder {
-        DecoderName::Tanh => NormalCdf::Tanh,
-        DecoderName::Erf => NormalCdf::Erf,
-    };
-    let diffusion = model.stored.diffusion.clone().unwrap_or_default();
-    let identity = |set: &Set| Identity {
-        model: model.fingerprint.clone(),
-        diffusion: diffusion.clone(),
-        data: set.source.description(),
-        data_images: set.source.len(),
-        image: [shape.height, shape.width, shape.channels],
-        decoder_cdf: cdf,
-        terms,
-        seed,
-        convolutions: global.conv.name().into(),
-    };
-    // All that can be wrong with the call is found before anything is measured.
-    let mut files = Vec::new();
-    for set in &sets {
-        let path = out.join(format!("{}.terms", set.name));
-        files.push(TermFile::open(&path, &identity(set)).map_err(term_failure)?);
-    }
-    let facts = model.facts();
-    let mut reports = Vec::new();
-    for (set, file) in sets.iter().zip(&mut files) {
-        let mut measurement = Measurement::new(&process, &strata, set.source.as_ref(), shape, cdf, seed)
-            .map_err(|error| Failure::input(format!("{}: {error}", set.source.description())))?;
-        let (mut progress, mut first, start) = (None, None, Instant::now());
-        let mut done = 0;
-        let finished = measurement.run(
-            &mut model.denoiser,
-            set.images,
-            args.batch.get(),
-            file,
-            signals.stop(),
-            &mut |now, total| {
-                first.get_or_insert(now);
-                done = now;
-                let progress =
-                    progress.get_or_insert_with(|| Progress::new(set.name, now, total, global.quiet));
-                progress.update(now, &format!("{}/{} images", now / terms as u64, set.images));
-            },
-        );
-        if let Some(progress) = progress {
-            progress.finish();
+/// How a measurement ended.
+pub enum Measured {
+    /// With all images measured.
+    All(Box<LikelihoodReport>),
+    /// With a number that is not finite: the training diverged.
+    Diverged(String),
+    /// By a signal, in this set after so many images.
+    Stopped { set: String, images: u64, of: u64 },
+}
+
+/// Measures likelihood, showing how it goes.
+///
+/// # Errors
+/// If the call or the input was wrong, or the work failed.
+pub fn measure(
+    job: &LikelihoodJob,
+    denoiser: &mut dyn Denoiser,
+    sets: &[ImageGroup],
+    out: &Path,
+    signals: &Signals,
+    quiet: bool,
+) -> Result<Measured, Failure> {
+    let mut shown: Option<(String, Progress)> = None;
+    let mut last = ("".to_owned(), 0, 0);
+    let finished = job.run(denoiser, sets, out, signals.stop(), &mut |now| {
+        if shown.as_ref().is_none_or(|(set, _)| set != now.set) {
+            if let Some((_, progress)) = &shown {
+                progress.finish();
+            }
+            shown = Some((now.set.to_owned(), Progress::new(now.set, now.terms, now.all_terms, quiet)));
         }
-        if !finished.map_err(measurement_failure)? {
-            return Err(stopped(&signals, set, done / terms as u64, &out));
+        if let Some((_, progress)) = &mut shown {
+            progress.update(now.terms, &format!("{}/{} images", now.images, now.all_images));
         }
-        let measured = done - first.unwrap_or(done);
-        let seconds_per_image =
-            (measured > 0).then(|| start.elapsed().as_secs_f64() / measured as f64 * terms as f64);
-        let mut table = IMAGES_HEADER.to_owned();
-        let summary = Summary::of(
-            file,
-            &strata,
-            seed,
-            set.images,
-            |place| measurement.image(place),
-            |image, bound| table.push_str(&image_line(image, bound)),
-        )
-        .map_err(term_failure)?;
-        crate::image_files::write_whole(&out.join(format!("{}.images.csv", set.name)), table.as_bytes())?;
-        reports.push(SetReport {
-            name: set.name.into(),
-            data: set.source.description(),
-            data_images: (!set.source.is_endless()).then(|| set.source.len()),
-            seconds_per_image,
-            summary,
-        });
+        last = (now.set.to_owned(), now.images, now.all_images);
+    });
+    if let Some((_, progress)) = &shown {
+        progress.finish();
     }
-    let report = LikelihoodReport {
-        model: facts,
-        diffusion,
-        decoder_cdf: cdf,
-        seed,
-        convolutions: global.conv.name().into(),
-        gap: Gap::between(&reports),
-        sets: reports,
-    };
-    report.write(&out).map_err(Failure::work)?;
-    told(&report, &out)
+    match finished {
+        Ok(Some(report)) => Ok(Measured::All(Box::new(report))),
+        Ok(None) => {
+            let (set, images, of) = last;
+            Ok(Measured::Stopped { set, images, of })
+        }
+        Err(error) if error.is_divergence() => Ok(Measured::Diverged(error.to_string())),
+        Err(error) if error.is_input() => Err(Failure::input(error)),
+        Err(error) => Err(Failure::work(error)),
+    }
 }
 
 fn told(report: &LikelihoodReport, out: &Path) -> Result<Report, Failure> {
@@ -194,7 +175,7 @@ fn told(report: &LikelihoodReport, out: &Path) -> Result<Report, Failure> {
 
 impl Args {
     /// The sets of images asked for, train before test.
-    fn sets(&self, model: &Model) -> Result<Vec<Set>, Failure> {
+    fn sets(&self, model: &Model) -> Result<Vec<ImageGroup>, Failure> {
         let mut specs: Vec<(&'static str, SourceSpec)> = match self.data.splits().as_slice() {
             [train, test] => vec![("train", train.clone()), ("test", test.clone())],
             _ => vec![(self.data.split_name().unwrap_or("data"), self.data.clone())],
@@ -210,7 +191,7 @@ impl Args {
         specs.into_iter().map(|(name, spec)| self.set(name, &spec, model)).collect()
     }
 
-    fn set(&self, name: &'static str, spec: &SourceSpec, model: &Model) -> Result<Set, Failure> {
+    fn set(&self, name: &str, spec: &SourceSpec, model: &Model) -> Result<ImageGroup, Failure> {
         let shape = model.denoiser.image_shape();
         let options = ImageOptions {
             size: Some(shape.height),
@@ -229,7 +210,7 @@ impl Args {
                 return Err(Failure::input(format!("{spec} has no end: say how many images by --n")));
             }
         };
-        Ok(Set { name, source, images })
+        Ok(ImageGroup { name: name.into(), source, images })
     }
 
     fn out_folder(&self, model: &Model) -> Result<PathBuf, Failure> {
@@ -240,31 +221,5 @@ impl Args {
                 Err(Failure::input("the model is not a run's directory: say where to write by --out DIR"))
             }
         }
-    }
-}
-
-fn stopped(signals: &Signals, set: &Set, images: u64, out: &Path) -> Failure {
-    let message = format!(
-        "stopped; {images} of {} images of {} are measured, in {}; call it again to go on",
-        set.images,
-        set.name,
-        out.display()
-    );
-    let json = json!({ "status": "stopped", "out": out, "set": set.name, "images": images });
-    Failure::stopped(signals.exit_status(), message, json)
-}
-
-fn term_failure(error: TermFileError) -> Failure {
-    match error.is_input() {
-        true => Failure::input(error),
-        false => Failure::work(error),
-    }
-}
-
-fn measurement_failure(error: MeasurementError) -> Failure {
-    match error {
-        MeasurementError::Data(error) => Failure::input(error),
-        MeasurementError::Terms(error) => term_failure(error),
-        other => Failure::work(other),
     }
 }

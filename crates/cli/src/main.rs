@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+mod ablate;
 mod completions;
 mod denoise;
 mod export;
@@ -108,6 +109,7 @@ enum Command {
     Sample(sample::Args),
     Inspect(inspect::Args),
     Likelihood(likelihood::Args),
+    Ablate(ablate::Args),
     Denoise(denoise::Args),
     Export(export::Args),
     Completions(completions::Args),
@@ -118,6 +120,7 @@ fn run(cli: &Cli) -> Result<Report, Failure> {
         Command::Train(args) => train::run(args, &cli.global),
         Command::Sample(args) => sample::run(args, &cli.global),
         Command::Inspect(args) => inspect::run(args),
+        Command::Ablate(args) => ablate::run(args, &cli.global),
         Command::Likelihood(args) => likelihood::run(args, &cli.global),
         Command::Denoise(args) => denoise::run(args, &cli.global),
         Command::Export(args) => export::run(args),

@@ -7,7 +7,7 @@ use diffusion::GaussianDiffusion;
 use engine::{Cpu, CpuOptions};
 use eval::ModelFacts;
 use models::{Unet, UnetDenoiser};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Which model, and which of its weights.
 #[derive(clap::Args, Debug)]
@@ -47,12 +47,25 @@ pub struct Model {
 /// # Errors
 /// If it is not there, not whole, or memory is short.
 pub fn open(args: &ModelArgs, batch: usize, cpu: CpuOptions) -> Result<Model, Failure> {
-    let (location, mut stored) = locate(args)?;
+    open_at(&args.model, args.wanted(), batch, cpu)
+}
+
+/// Opens the model at `path` with the weights `wanted`, or those it has.
+///
+/// # Errors
+/// If it is not there, not whole, or memory is short.
+pub fn open_at(
+    path: &Path,
+    wanted: Option<Weights>,
+    batch: usize,
+    cpu: CpuOptions,
+) -> Result<Model, Failure> {
+    let (location, mut stored) = locate(path, wanted)?;
     let layout = Unet::layout(&stored.unet);
     let weights = stored.read_parameters(&layout).map_err(checkpoint_failure)?;
     let backend = Box::new(Cpu::with_options(cpu).map_err(Failure::work)?);
     let denoiser = UnetDenoiser::new(&stored.unet, &weights, batch, backend).map_err(Failure::work)?;
-    let run = (location.kind == LocationKind::Run).then(|| args.model.clone());
+    let run = (location.kind == LocationKind::Run).then(|| path.to_owned());
     let fingerprint = weights_fingerprint(&weights);
     Ok(Model { denoiser, stored, directory: location.directory, run, fingerprint })
 }
@@ -62,15 +75,20 @@ pub fn open(args: &ModelArgs, batch: usize, cpu: CpuOptions) -> Result<Model, Fa
 /// # Errors
 /// If it is not there or not whole.
 pub fn open_stored(args: &ModelArgs) -> Result<StoredModel, Failure> {
-    locate(args).map(|(_, stored)| stored)
+    locate(&args.model, args.wanted()).map(|(_, stored)| stored)
 }
 
-fn locate(args: &ModelArgs) -> Result<(ModelLocation, StoredModel), Failure> {
-    let location = ModelLocation::resolve(&args.model).map_err(checkpoint_failure)?;
-    let wanted = args.weights.map(|name| match name {
-        WeightsName::Ema => Weights::Ema,
-        WeightsName::Raw => Weights::Raw,
-    });
+impl ModelArgs {
+    fn wanted(&self) -> Option<Weights> {
+        self.weights.map(|name| match name {
+            WeightsName::Ema => Weights::Ema,
+            WeightsName::Raw => Weights::Raw,
+        })
+    }
+}
+
+fn locate(path: &Path, wanted: Option<Weights>) -> Result<(ModelLocation, StoredModel), Failure> {
+    let location = ModelLocation::resolve(path).map_err(checkpoint_failure)?;
     let stored = location.open(wanted).map_err(checkpoint_failure)?;
     Ok((location, stored))
 }

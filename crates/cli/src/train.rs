@@ -68,13 +68,10 @@ pub fn run(args: &Args, global: &Global) -> Result<Report, Failure> {
     overrides.extend(global.seed.map(|seed| format!("train.seed={seed}")));
     let config = args.configuration(&directory, &overrides)?;
     let job = Job { config, directory, resume: args.resume, cpu: global.cpu(), profile: args.profile };
-    let mut teller = Teller { quiet: global.quiet, progress: None };
+    let mut teller = Teller::new(global.quiet);
     let ended = train::train(&job, signals.stop(), &mut teller);
     teller.finish();
-    let outcome = ended.map_err(|error: TrainError| match error.is_input() {
-        true => Failure::input(error),
-        false => Failure::work(error),
-    })?;
+    let outcome = ended.map_err(train_failure)?;
 
     let stopped = outcome.completed < outcome.steps;
     let json = json!({
@@ -95,6 +92,14 @@ pub fn run(args: &Args, global: &Global) -> Result<Report, Failure> {
     let loss = outcome.last.map_or_else(String::new, |last| format!(", loss {:.4}", last.loss));
     let words = format!("{} updates{loss}; the model is in {}", outcome.completed, job.directory.display());
     Ok(Report::new(words, json))
+}
+
+/// A trainer's error as the program's failure.
+pub fn train_failure(error: TrainError) -> Failure {
+    match error.is_input() {
+        true => Failure::input(error),
+        false => Failure::work(error),
+    }
 }
 
 impl Args {
@@ -133,12 +138,17 @@ fn list_presets() -> Report {
 }
 
 /// Shows how training goes.
-struct Teller {
+pub struct Teller {
     quiet: bool,
     progress: Option<Progress>,
 }
 
 impl Teller {
+    /// Says nothing if `quiet`.
+    pub fn new(quiet: bool) -> Self {
+        Self { quiet, progress: None }
+    }
+
     fn say(&self, line: &str) {
         match &self.progress {
             Some(progress) => progress.say(line),
@@ -147,7 +157,8 @@ impl Teller {
         }
     }
 
-    fn finish(&self) {
+    /// Takes the bar away.
+    pub fn finish(&self) {
         if let Some(progress) = &self.progress {
             progress.finish();
         }

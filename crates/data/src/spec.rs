@@ -111,8 +111,13 @@ impl SourceSpec {
         if !self.kind.takes_split || self.split.is_some() {
             return vec![self.clone()];
         }
-        let with = |split| Self { split: Some(split), ..self.clone() };
-        vec![with(Split::Train), with(Split::Test)]
+        vec![self.with_split(Split::Train), self.with_split(Split::Test)]
+    }
+
+    /// This source's other part, whatever was named; of kinds without splits, the same source.
+    pub fn with_split(&self, split: Split) -> Self {
+        let split = if self.kind.takes_split { Some(split) } else { None };
+        Self { split, ..self.clone() }
     }
 
     /// The same source with `path` made absolute or re-rooted by `change`.
@@ -257,6 +262,8 @@ mod tests {
         assert_eq!(splits("mnist:m:test"), ["mnist:m:test"]);
         assert_eq!(splits("images:photos"), ["images:photos"]);
         assert_eq!(splits("shapes32"), ["shapes32"]);
+        let test = |text: &str| text.parse::<SourceSpec>().unwrap().with_split(Split::Test).to_string();
+        assert_eq!((test("mnist:m:train"), test("shapes32")), ("mnist:m:test".into(), "shapes32".into()));
         let name = |text: &str| text.parse::<SourceSpec>().unwrap().split_name();
         assert_eq!(
             (name("mnist:m:test"), name("mnist:m"), name("shapes32")),

@@ -80,13 +80,13 @@ impl Estimate {
 /// Numbers summed up one by one: their count, mean and squared deviations (Welford 1962).
 /// The same numbers in the same order give the same bits.
 #[derive(Clone, Copy, PartialEq, Debug, Default)]
-pub struct Moments {
+pub struct RunningMean {
     count: u64,
     mean: f64,
     squares: f64,
 }
 
-impl Moments {
+impl RunningMean {
     /// Adds a number.
     pub fn add(&mut self, value: f64) {
         self.count += 1;
@@ -143,10 +143,10 @@ fn t_quantile(degrees: f64) -> f64 {
 mod tests {
     use super::*;
 
-    fn moments(values: &[f64]) -> Moments {
-        let mut moments = Moments::default();
-        values.iter().for_each(|&value| moments.add(value));
-        moments
+    fn running_mean(values: &[f64]) -> RunningMean {
+        let mut sums = RunningMean::default();
+        values.iter().for_each(|&value| sums.add(value));
+        sums
     }
 
     #[test]
@@ -168,36 +168,37 @@ mod tests {
 
     #[test]
     fn the_mean_and_its_interval() {
-        let estimate = moments(&[1.0, 2.0, 3.0, 4.0]).estimate();
+        let estimate = running_mean(&[1.0, 2.0, 3.0, 4.0]).estimate();
         // Variance 5/3, standard error √(5/12), t(3) = 3.182446.
         assert_eq!((estimate.mean, estimate.count), (2.5, 4));
         assert!((estimate.standard_error.unwrap() - 0.645_497_224).abs() < 1e-9);
         assert!((estimate.half_width().unwrap() - 2.054_260).abs() < 1e-5, "{estimate:?}");
-        let one = moments(&[7.0]).estimate();
+        let one = running_mean(&[7.0]).estimate();
         assert_eq!((one.mean, one.standard_error, one.low, one.high), (7.0, None, None, None));
     }
 
     #[test]
     fn a_large_mean_does_not_drown_the_spread() {
-        let estimate = moments(&[1e9 + 1.0, 1e9 + 2.0, 1e9 + 3.0]).estimate();
+        let estimate = running_mean(&[1e9 + 1.0, 1e9 + 2.0, 1e9 + 3.0]).estimate();
         assert!((estimate.standard_error.unwrap() - (1.0f64 / 3.0).sqrt()).abs() < 1e-6);
     }
 
     #[test]
     fn differences_follow_welch() {
-        let (a, b) = (moments(&[1.0, 2.0, 3.0, 4.0]).estimate(), moments(&[2.0, 2.5, 3.0]).estimate());
+        let (a, b) =
+            (running_mean(&[1.0, 2.0, 3.0, 4.0]).estimate(), running_mean(&[2.0, 2.5, 3.0]).estimate());
         let gap = a.minus(&b);
         assert_eq!(gap.mean, 0.0);
         let error = (5.0f64 / 12.0 + 0.25 / 3.0).sqrt();
         assert!((gap.standard_error.unwrap() - error).abs() < 1e-12);
         // ν = 0.5² / ((5/12)²/3 + (1/12)²/2) = 4.07.
         assert!((gap.high.unwrap() - 2.776_445 * error).abs() < 1e-6, "{gap:?}");
-        assert_eq!(a.minus(&moments(&[1.0]).estimate()).standard_error, None);
+        assert_eq!(a.minus(&running_mean(&[1.0]).estimate()).standard_error, None);
     }
 
     #[test]
     fn roots_and_units() {
-        let mse = moments(&[4.0, 4.0, 16.0, 12.0]).estimate();
+        let mse = running_mean(&[4.0, 4.0, 16.0, 12.0]).estimate();
         let rmse = mse.root().times(127.5);
         assert_eq!(rmse.mean, 382.5);
         assert_eq!(rmse.low.unwrap(), 127.5 * mse.low.unwrap().max(0.0).sqrt());

@@ -3,10 +3,11 @@
 //! Sample quality: an [`ImageSet`](image_set::ImageSet) goes through a [`FeatureExtractor`](feature_extractor::FeatureExtractor)
 //! into a [`FeatureStore`](feature_store::FeatureStore); from its rows follow [`FeatureMoments`](moments::FeatureMoments) and
 //! [`Statistics`], and from those the figures: [`frechet`] (FID), [`inception_score`], [`kid`], [`precision_recall`],
-//! [`neighbours`].
+//! [`neighbours`]. Likelihood: [`likelihood`].
 
 #![forbid(unsafe_code)]
 
+pub mod ablation;
 pub mod cache_folder;
 pub mod chart;
 mod distances;
@@ -26,8 +27,9 @@ pub mod neighbours;
 pub mod precision_recall;
 pub mod resize;
 pub mod statistics;
+mod whole_file;
 
-pub use estimate::{Estimate, Moments};
+pub use estimate::{Estimate, RunningMean};
 pub use measure_error::MeasureError;
 pub use model_facts::ModelFacts;
 pub use resize::ResizeMode;

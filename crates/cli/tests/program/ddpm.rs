@@ -42,6 +42,11 @@ pub fn train_tiny(run: &Path, sets: &[&str], arguments: &[&str]) -> Command {
     command
 }
 
+/// The settings of the tiny network.
+pub fn tiny_sets() -> &'static [&'static str] {
+    &TINY
+}
+
 /// A run of a few updates.
 pub fn trained(folder: &Path) -> PathBuf {
     let run = folder.join("run");

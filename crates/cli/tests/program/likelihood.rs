@@ -101,7 +101,7 @@ fn calls_that_cannot_be_are_refused_before_anything_is_written() {
     let dir = tempfile::tempdir().unwrap();
     let run = trained(dir.path());
     let out = dir.path().join("out");
-    fail(&mut likelihood(&run, &out, &["--n", "1", "--terms", "2"]), 2, &["--terms", "3 to 20"]);
+    fail(&mut likelihood(&run, &out, &["--n", "1", "--terms", "2"]), 2, &["terms", "3 to 20"]);
     fail(&mut likelihood(&run, &out, &["--n", "1", "--terms", "21"]), 2, &["3 to 20"]);
     fail(&mut likelihood(&run, &out, &[]), 2, &["no end", "--n"]);
     let mut lost = ddpm(&["likelihood", "--data", "images:nowhere", "--out"]);

@@ -1,5 +1,6 @@
 //! The program from outside: what it writes, says and exits with.
 
+mod ablating;
 mod calls;
 mod ddpm;
 mod denoising;

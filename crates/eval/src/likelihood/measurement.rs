@@ -7,6 +7,9 @@ use diffusion::{BoundTerm, Denoiser, DiffusionError, GaussianDiffusion, NormalCd
 use engine::ImageShape;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+/// The first image measured of a source without end: training takes them from 0 on.
+const FIRST_HELD_OUT: u64 = 1 << 40;
+
 /// Why a measurement did not begin, or did not go on. What was measured before is kept.
 #[derive(Debug, thiserror::Error)]
 pub enum MeasurementError {
@@ -34,7 +37,7 @@ pub enum MeasurementError {
 /// The bound of a model on the images of a source.
 ///
 /// Images are taken in a random order that depends on the seed only, so that the first few are a fair sample of all; an
-/// endless source gives images 0, 1, …. For each image comes first the prior term, then those that the strata draw, by
+/// endless source gives images from number 2⁴⁰ on, which no training reaches. For each image comes first the prior term, then those that the strata draw, by
 /// fresh noise that depends on the seed, t and the image's number: so no batch size changes a bit.
 pub struct Measurement<'a> {
     process: &'a GaussianDiffusion,
@@ -110,7 +113,7 @@ impl<'a> Measurement<'a> {
     pub fn image(&mut self, place: u64) -> u64 {
         match &mut self.order {
             Some(order) => order.at(place).1,
-            None => place,
+            None => FIRST_HELD_OUT + place,
         }
     }
 

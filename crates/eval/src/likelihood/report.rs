@@ -6,7 +6,7 @@ use super::tables::steps_csv;
 use crate::chart::ChartError;
 use crate::estimate::Estimate;
 use crate::model_facts::ModelFacts;
-use checkpoint::atomic;
+use crate::whole_file::write_whole;
 use diffusion::{DiffusionConfig, NormalCdf};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
@@ -107,9 +107,7 @@ impl LikelihoodReport {
         let mut files = Vec::new();
         let mut write = |name: &str, bytes: &[u8]| {
             let path = folder.join(name);
-            atomic::write_file(&path, |out| {
-                out.write_all(bytes).map_err(|source| checkpoint::Error::Write { path: path.clone(), source })
-            })?;
+            write_whole(&path, bytes)?;
             files.push(path);
             Ok::<(), ReportError>(())
         };
@@ -184,13 +182,13 @@ fn with_interval(estimate: &Estimate) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::estimate::Moments;
+    use crate::estimate::RunningMean;
     use crate::likelihood::StepRow;
 
     fn estimate(values: &[f64]) -> Estimate {
-        let mut moments = Moments::default();
-        values.iter().for_each(|&value| moments.add(value));
-        moments.estimate()
+        let mut sums = RunningMean::default();
+        values.iter().for_each(|&value| sums.add(value));
+        sums.estimate()
     }
 
     fn set(name: &str, shift: f64) -> SetReport {

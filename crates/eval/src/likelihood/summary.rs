@@ -2,7 +2,7 @@
 
 use super::strata::{Strata, Stratum};
 use super::term_file::{TermFile, TermFileError};
-use crate::estimate::{Estimate, Moments};
+use crate::estimate::{Estimate, RunningMean};
 use diffusion::BoundTerm;
 use serde::{Deserialize, Serialize};
 
@@ -135,19 +135,19 @@ impl Summary {
 /// Sums over images.
 #[derive(Default)]
 struct Sums {
-    total: Moments,
-    rate: Moments,
-    distortion: Moments,
-    prior: Moments,
-    variance_of_choice: Moments,
+    total: RunningMean,
+    rate: RunningMean,
+    distortion: RunningMean,
+    prior: RunningMean,
+    variance_of_choice: RunningMean,
     steps: Vec<StepSums>,
 }
 
 #[derive(Clone, Default)]
 struct StepSums {
-    bits_per_dim: Moments,
-    rate: Moments,
-    mse: Moments,
+    bits_per_dim: RunningMean,
+    rate: RunningMean,
+    mse: RunningMean,
 }
 
 impl Sums {

@@ -1,0 +1,323 @@
+//! `ddpm ablate`: Table 2 of the paper.
+
+use crate::Global;
+use crate::failure::Failure;
+use crate::image_files::write_whole;
+use crate::likelihood::{Measured, measure};
+use crate::model::{self, Model};
+use crate::progress;
+use crate::report::Report;
+use crate::signals::Signals;
+use crate::train::{Teller, train_failure};
+use clap::ValueEnum;
+use data::{ImageOptions, ImageSource, SourceSpec, Split};
+use diffusion::{BetaSchedule, DiffusionError, NormalCdf, Prediction};
+use eval::ablation::{AblationTable, Budget, Objective, Outcome, Variant, VariantResult};
+use eval::likelihood::{ImageGroup, LikelihoodJob};
+use models::Unet;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+use std::num::NonZeroU64;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use train::{Config, Job, StopCause, TrainError, config_text};
+
+/// Train what the paper compares, and compare it (Table 2)
+///
+/// Trains one model for each combination of what the network predicts (x_{t-1}'s mean, or ε), what it is trained on (the
+/// bound with a learned or a fixed variance, or the squared error), the noise schedule and the seed, all with the same
+/// configuration and number of updates, and puts their likelihood side by side. A training whose loss or gradient stops being
+/// finite is reported as unstable. Stopped, it goes on when called again.
+///
+/// Writes DIR/ablation.md, .csv and .json, and each training's run into DIR/NAME.
+#[derive(clap::Args, Debug)]
+#[command(after_long_help = "Examples:
+  ddpm ablate mnist32 --set data.source=mnist:DIR --set train.steps=1000
+  ddpm ablate shapes32 --set train.steps=500 --schedules linear,quad,const --predictions eps --objectives mse
+  ddpm ablate cifar10 --set data.source=cifar10:DIR --seeds 3")]
+pub struct Args {
+    /// A preset or a TOML file: everything that is alike
+    #[arg(value_name = "PRESET|CONFIG.toml")]
+    config: String,
+
+    /// Folder for the table and the runs [default: runs/ablate- and the name of the preset or file]
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+
+    /// Override a setting, for example train.steps=1000; may be repeated
+    #[arg(long = "set", value_name = "SECTION.KEY=VALUE")]
+    overrides: Vec<String>,
+
+    /// What networks predict: xprev, eps, xstart
+    #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "xprev,eps", value_parser = named::<Prediction>)]
+    predictions: Vec<Prediction>,
+
+    /// What they are trained on
+    #[arg(long, value_name = "LIST", value_delimiter = ',', value_enum,
+          default_values_t = [ObjectiveName::BoundLearned, ObjectiveName::BoundFixed, ObjectiveName::Mse])]
+    objectives: Vec<ObjectiveName>,
+
+    /// Noise schedules: linear, quad, const, warmup10, warmup50, jsd, cosine [default: the configuration's]
+    #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = named::<BetaSchedule>)]
+    schedules: Vec<BetaSchedule>,
+
+    /// Trainings of each combination, with seeds from the configuration's (or --seed) on
+    #[arg(long, value_name = "COUNT", default_value = "1")]
+    seeds: NonZeroU64,
+
+    /// Images to measure on [default: the test split of data.source, if it has one, else data.source]
+    #[arg(long, value_name = "SRC")]
+    test_data: Option<SourceSpec>,
+
+    /// Images whose likelihood is measured
+    #[arg(long, value_name = "COUNT", default_value = "200")]
+    n: NonZeroU64,
+
+    /// Terms of the bound evaluated of each, 3 to T [default: 50, or T if that is less]
+    #[arg(long, value_name = "K")]
+    terms: Option<usize>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+enum ObjectiveName {
+    /// The variational bound, with a diagonal variance that the network gives
+    BoundLearned,
+    /// The variational bound, with a fixed variance
+    BoundFixed,
+    /// The squared error of the prediction
+    Mse,
+}
+
+impl From<ObjectiveName> for Objective {
+    fn from(name: ObjectiveName) -> Self {
+        match name {
+            ObjectiveName::BoundLearned => Self::BoundLearned,
+            ObjectiveName::BoundFixed => Self::BoundFixed,
+            ObjectiveName::Mse => Self::Mse,
+        }
+    }
+}
+
+/// A value as configurations name it.
+fn named<T: DeserializeOwned>(name: &str) -> Result<T, String> {
+    serde_json::from_value(Value::String(name.to_owned())).map_err(|error| error.to_string())
+}
+
+/// The file in a variant's folder that says what came of it.
+const RESULT_FILE: &str = "result.json";
+
+/// An ablation under way.
+struct Ablation<'a> {
+    args: &'a Args,
+    global: &'a Global,
+    base: Config,
+    out: PathBuf,
+    test: ImageGroup,
+    terms: usize,
+    signals: Signals,
+}
+
+pub fn run(args: &Args, global: &Global) -> Result<Report, Failure> {
+    let signals = Signals::watch().map_err(Failure::work)?;
+    let mut overrides = args.overrides.clone();
+    overrides.extend(global.seed.map(|seed| format!("train.seed={seed}")));
+    let base = config_text::load(&args.config, &overrides).map_err(Failure::input)?;
+    let test = args.test_images(&base)?;
+    let terms = args.terms.unwrap_or_else(|| base.diffusion.timesteps.min(50));
+    let out = args.out.clone().unwrap_or_else(|| {
+        let name = Path::new(&args.config).file_stem().unwrap_or_default().to_string_lossy();
+        Path::new("runs").join(format!("ablate-{name}"))
+    });
+    let ablation = Ablation { args, global, base, out, test, terms, signals };
+    let table = ablation.run_all()?;
+    let mut json = serde_json::to_value(&table).map_err(Failure::work)?;
+    json["status"] = json!("finished");
+    json["out"] = json!(ablation.out);
+    let words = format!("{}\nthe table and the runs are in {}", table.markdown(), ablation.out.display());
+    Ok(Report::new(words, json))
+}
+
+impl Args {
+    fn variants(&self, base: &Config) -> Vec<Variant> {
+        let schedules = match self.schedules.as_slice() {
+            [] => vec![base.diffusion.schedule],
+            some => some.to_vec(),
+        };
+        let objectives: Vec<_> = self.objectives.iter().map(|&name| name.into()).collect();
+        let first = base.train.seed;
+        let seeds: Vec<_> = (first..first.saturating_add(self.seeds.get())).collect();
+        Variant::all(&schedules, &self.predictions, &objectives, &seeds)
+    }
+
+    fn test_images(&self, base: &Config) -> Result<ImageGroup, Failure> {
+        let spec = match &self.test_data {
+            Some(spec) => spec.clone(),
+            None => base.data.source.parse::<SourceSpec>().map_err(Failure::input)?.with_split(Split::Test),
+        };
+        let source = open_images(&spec, base)?;
+        let (images, all) = (self.n.get(), source.len());
+        if images > all && !source.is_endless() {
+            return Err(Failure::input(format!("--n {images}: {spec} has only {all} images")));
+        }
+        Ok(ImageGroup { name: spec.split_name().unwrap_or("data").into(), source, images })
+    }
+}
+
+fn open_images(spec: &SourceSpec, base: &Config) -> Result<Arc<dyn ImageSource>, Failure> {
+    let options = ImageOptions {
+        size: Some(base.data.image_size),
+        channels: Some(base.data.channels),
+        filter: base.data.resize,
+    };
+    data::open(spec, &options).map_err(Failure::input)
+}
+
+impl Ablation<'_> {
+    fn run_all(&self) -> Result<AblationTable, Failure> {
+        let variants = self.args.variants(&self.base);
+        // All that can be wrong with a configuration is found before the first training.
+        let configs = variants.iter().map(|variant| self.config(variant)).collect::<Result<Vec<_>, _>>()?;
+        let mut table = AblationTable { budget: self.budget()?, variants, results: Vec::new() };
+        for (index, config) in configs.iter().enumerate() {
+            let variant = table.variants[index];
+            self.say(&format!("training {} of {}: {variant}", index + 1, configs.len()));
+            let result = match self.stored_result(&variant, config)? {
+                Some(result) => result,
+                None => self.train_and_measure(&variant, config)?,
+            };
+            if let Outcome::Unstable { step, reason } = &result.outcome {
+                self.say(&format!("{variant} is unstable: {reason} (after {step} updates)"));
+            }
+            table.results.push(result);
+            table.write(&self.out).map_err(Failure::work)?;
+        }
+        Ok(table)
+    }
+
+    fn say(&self, line: &str) {
+        if !self.global.quiet {
+            progress::say(line);
+        }
+    }
+
+    fn config(&self, variant: &Variant) -> Result<Config, Failure> {
+        let mut config = self.base.clone();
+        config.diffusion = variant.diffusion(&self.base.diffusion);
+        config.train.seed = variant.seed;
+        // The text is checked as a user's would be.
+        let text = config_text::render(&config).map_err(Failure::input)?;
+        config_text::parse(&text, &format!("the configuration of {variant}"), &[]).map_err(Failure::input)
+    }
+
+    fn budget(&self) -> Result<Budget, Failure> {
+        let spec: SourceSpec = self.base.data.source.parse().map_err(Failure::input)?;
+        let Config { train, diffusion, .. } = &self.base;
+        Ok(Budget {
+            data: open_images(&spec, &self.base)?.description(),
+            test_data: self.test.source.description(),
+            parameters: Unet::layout(&self.base.unet()).len(),
+            steps: train.steps,
+            batch_size: train.batch_size,
+            timesteps: diffusion.timesteps,
+            likelihood_images: self.test.images,
+            terms: self.terms,
+            quality: String::new(),
+        })
+    }
+
+    fn folder(&self, variant: &Variant) -> PathBuf {
+        self.out.join(variant.to_string())
+    }
+
+    /// The result of a variant that was trained and measured before in the same way.
+    fn stored_result(&self, variant: &Variant, config: &Config) -> Result<Option<VariantResult>, Failure> {
+        let path = self.folder(variant).join(RESULT_FILE);
+        let Ok(text) = std::fs::read_to_string(&path) else { return Ok(None) };
+        let result: VariantResult = serde_json::from_str(&text).map_err(|error| {
+            Failure::input(format!("{}: {error}; remove it to measure again", path.display()))
+        })?;
+        let known = result.config == config_text::render(config).map_err(Failure::work)?;
+        let same_measure = match &result.outcome {
+            Outcome::Unstable { .. } => true,
+            Outcome::Finished { bits_per_dim, .. } => bits_per_dim.count == self.test.images,
+        };
+        // Else the trainer says what differs, or goes on for longer; the likelihood is measured again.
+        Ok((known && same_measure).then_some(result))
+    }
+
+    fn train_and_measure(&self, variant: &Variant, config: &Config) -> Result<VariantResult, Failure> {
+        let directory = self.folder(variant);
+        let job = Job {
+            config: config.clone(),
+            directory: directory.clone(),
+            resume: true,
+            cpu: self.global.cpu(),
+            profile: false,
+        };
+        let mut teller = Teller::new(self.global.quiet);
+        let trained = train::train(&job, self.signals.stop(), &mut teller);
+        teller.finish();
+        let outcome = match trained {
+            Ok(trained) if trained.completed < trained.steps => return Err(self.stopped(variant)),
+            Ok(trained) => self.measure(variant, config, trained.last.map_or(f64::NAN, |last| last.loss))?,
+            Err(error) => match divergence(&error) {
+                Some(outcome) => outcome,
+                None => return Err(train_failure(error)),
+            },
+        };
+        let config = config_text::render(config).map_err(Failure::work)?;
+        let result = VariantResult { variant: *variant, outcome, config };
+        let text = serde_json::to_string_pretty(&result).map_err(Failure::work)?;
+        write_whole(&directory.join(RESULT_FILE), text.as_bytes())?;
+        Ok(result)
+    }
+
+    fn measure(&self, variant: &Variant, config: &Config, loss: f64) -> Result<Outcome, Failure> {
+        let batch = config.train.pass_size().clamp(1, 64);
+        let directory = self.folder(variant);
+        let mut model: Model = model::open_at(&directory, None, batch, self.global.cpu())?;
+        let job = LikelihoodJob {
+            model: model.facts(),
+            diffusion: config.diffusion.clone(),
+            terms: Some(self.terms),
+            decoder_cdf: NormalCdf::Tanh,
+            seed: 0,
+            convolutions: self.global.conv.name().into(),
+            batch,
+        };
+        let out = directory.join("likelihood").join(model.weights_slug());
+        let sets = std::slice::from_ref(&self.test);
+        match measure(&job, &mut model.denoiser, sets, &out, &self.signals, self.global.quiet)? {
+            Measured::All(report) => {
+                let summary = &report.sets[0].summary;
+                Ok(Outcome::Finished {
+                    loss,
+                    bits_per_dim: summary.bits_per_dim,
+                    rate: summary.rate,
+                    distortion: summary.distortion,
+                    quality: Vec::new(),
+                })
+            }
+            Measured::Diverged(reason) => Ok(Outcome::Unstable { step: config.train.steps, reason }),
+            Measured::Stopped { .. } => Err(self.stopped(variant)),
+        }
+    }
+
+    fn stopped(&self, variant: &Variant) -> Failure {
+        let message =
+            format!("stopped in {variant}; call it again to go on, the runs are in {}", self.out.display());
+        let json = json!({ "status": "stopped", "out": self.out, "variant": variant.to_string() });
+        Failure::stopped(self.signals.exit_status(), message, json)
+    }
+}
+
+/// What a training that diverged comes to; `None` for any other error.
+fn divergence(error: &TrainError) -> Option<Outcome> {
+    let TrainError::Stopped { source, completed, .. } = error else { return None };
+    let reason = match source.as_ref() {
+        StopCause::NotFinite(reason) => reason.to_string(),
+        StopCause::Sample(error @ DiffusionError::NonFiniteOutput { .. }) => error.to_string(),
+        _ => return None,
+    };
+    Some(Outcome::Unstable { step: *completed, reason })
+}

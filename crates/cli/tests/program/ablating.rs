@@ -1,0 +1,122 @@
+//! `ddpm ablate`.
+
+use crate::ddpm::{ddpm, fail, files, object, succeed, text, tiny_sets, wait_until};
+use serde_json::Value;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+fn ablate(out: &Path, sets: &[&str], arguments: &[&str]) -> Command {
+    let mut command = ddpm(&["ablate", "shapes32", "--n", "3", "--terms", "6", "--out"]);
+    command.arg(out).args(arguments);
+    for set in tiny_sets().iter().chain(sets) {
+        command.args(["--set", set]);
+    }
+    command
+}
+
+fn statuses(table: &Value) -> Vec<&str> {
+    table["results"].as_array().unwrap().iter().map(|result| result["status"].as_str().unwrap()).collect()
+}
+
+#[test]
+fn the_papers_table_comes_out_and_is_not_computed_twice() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("table");
+    let output = ablate(&out, &["train.steps=2"], &["--json"]).output().unwrap();
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let table = object(&output);
+    assert_eq!(statuses(&table), ["finished"; 6]);
+    let bits: Vec<f64> = (table["results"].as_array().unwrap().iter())
+        .map(|result| result["bits_per_dim"]["mean"].as_f64().unwrap())
+        .collect();
+    assert!(bits.iter().all(|bits| bits.is_finite() && *bits > 1.0), "{bits:?}");
+    let markdown = std::fs::read_to_string(out.join("ablation.md")).unwrap();
+    for word in [
+        "| xprev | L, learned diagonal Σ |",
+        "| eps | ‖ε − ε_θ‖² (L_simple) |",
+        "2 updates of 4 images, T = 20",
+    ] {
+        assert!(markdown.contains(word), "{word}: {markdown}");
+    }
+    assert!(out.join("linear-eps-mse-seed0/checkpoints/step-00000002").is_dir());
+
+    let before = files(&out);
+    let again = object(&ablate(&out, &["train.steps=2"], &["--json"]).output().unwrap());
+    assert_eq!(again, table);
+    assert!(files(&out) == before);
+    // A larger budget goes on from where the runs are.
+    let arguments = ["--json", "--predictions", "eps", "--objectives", "mse"];
+    let longer = object(&ablate(&out, &["train.steps=3"], &arguments).output().unwrap());
+    assert_eq!(longer["results"][0]["variant"]["prediction"], "eps");
+    assert!(out.join("linear-eps-mse-seed0/checkpoints/step-00000003").is_dir());
+    // Anything else is another ablation.
+    fail(&mut ablate(&out, &["train.steps=2", "train.batch_size=2"], &[]), 2, &["train.batch_size", "--out"]);
+}
+
+#[test]
+fn a_training_that_diverges_is_reported_with_its_step_and_the_others_go_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("table");
+    // With steps as large as the weights, a learned log variance soon is a number whose exponential is infinite.
+    let sets = ["train.steps=40", "train.learning_rate=1", "train.warmup_steps=0", "train.grad_clip=0"];
+    let arguments = ["--json", "--predictions", "eps", "--objectives", "bound-learned,mse"];
+    let output = ablate(&out, &sets, &arguments).output().unwrap();
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let table = object(&output);
+    assert_eq!(statuses(&table), ["unstable", "finished"]);
+    let unstable = &table["results"][0];
+    let step = unstable["step"].as_u64().unwrap();
+    assert!(step < 40, "{unstable}");
+    assert!(unstable["reason"].as_str().unwrap().contains(&format!("of update {}", step + 1)), "{unstable}");
+    let markdown = std::fs::read_to_string(out.join("ablation.md")).unwrap();
+    assert_eq!(markdown.matches("unstable: ").count(), 1, "{markdown}");
+    let again = object(&ablate(&out, &sets, &arguments).output().unwrap());
+    assert_eq!(again, table);
+}
+
+#[test]
+fn schedules_and_seeds_are_axes_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("table");
+    let arguments = [
+        "--predictions",
+        "eps",
+        "--objectives",
+        "mse",
+        "--schedules",
+        "quad,const",
+        "--seeds",
+        "2",
+        "--seed",
+        "7",
+    ];
+    let told = succeed(&mut ablate(&out, &["train.steps=1"], &arguments));
+    assert!(told.contains("| β | predicts | trained on | seed |"), "{told}");
+    for name in ["quad-eps-mse-seed7", "quad-eps-mse-seed8", "const-eps-mse-seed7", "const-eps-mse-seed8"] {
+        assert!(out.join(name).join("result.json").is_file(), "{name}");
+    }
+    fail(&mut ablate(&out, &[], &["--schedules", "straight"]), 2, &["straight", "warmup10"]);
+    fail(&mut ablate(&out, &[], &["--predictions", "noise"]), 2, &["noise", "xprev"]);
+}
+
+#[cfg(unix)]
+#[test]
+fn stopped_it_goes_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let (out, whole) = (dir.path().join("stopped"), dir.path().join("whole"));
+    let arguments = ["--json", "--objectives", "bound-fixed", "--predictions", "eps"];
+    let sets = ["train.steps=60"];
+    let mut child =
+        ablate(&out, &sets, &arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    wait_until(&mut child, || out.join("linear-eps-bound-fixed-seed0/metrics.jsonl").is_file());
+    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+    let output = child.wait_with_output().unwrap();
+    // A fast machine may have been through.
+    if output.status.code() != Some(0) {
+        assert_eq!(output.status.code(), Some(130), "{}", text(&output.stderr));
+        assert_eq!(object(&output)["status"], "stopped");
+    }
+    let stopped = object(&ablate(&out, &sets, &arguments).output().unwrap());
+    let expected = object(&ablate(&whole, &sets, &arguments).output().unwrap());
+    assert_eq!(stopped["results"], expected["results"]);
+}
