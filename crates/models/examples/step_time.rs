@@ -1,10 +1,11 @@
 //! Times the CIFAR-10 network (35.7M parameters): forward at batch 1 and 8, a training step at batch 8.
 //!
-//! `cargo run --release -p ddpm-models --example step_time -- [forward|train] [batch] [repeats] [threads]` prints one JSON object.
+//! `cargo run --release -p ddpm-models --example step_time -- [forward|train] [batch] [repeats] [threads] [profile]` prints one JSON
+//! object, with `profile` also where the time went (on standard error).
 
 use engine::{AdamStep, Backend, Cpu, Program, Run, Session};
 use models::{Mode, Unet, UnetConfig};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -43,6 +44,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut prediction = vec![0.0; x.len()];
     let mut times = Vec::new();
     for number in 0..=repeats {
+        // The first touches memory for the first time.
+        if number == 1 && arguments.iter().any(|argument| argument == "profile") {
+            session.start_profile();
+        }
         let start = Instant::now();
         let run = Run { seed: 0, first_sample: (number * batch) as u64 };
         session.set(x_t, &x);
@@ -63,10 +68,13 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
                 ema_decay: 0.9999,
             });
         }
-        // The first touches memory for the first time.
         if number > 0 {
             times.push(start.elapsed().as_secs_f64() * 1e3 / batch as f64);
         }
+    }
+    if let Some(profile) = session.profile() {
+        let whole = times.iter().sum::<f64>() * batch as f64 / 1e3;
+        eprintln!("{}", profile.table(Duration::from_secs_f64(whole)));
     }
     times.sort_by(f64::total_cmp);
     let name = if training { "train_ms_per_image" } else { "forward_ms_per_image" };

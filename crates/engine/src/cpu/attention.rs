@@ -67,8 +67,8 @@ pub(crate) fn forward(
     let products = Products::new(shape, tiles);
     let Products { n, l, c, plain, transposed } = products;
     let (keys, values) = workspace.split_at_mut(n * transposed.len());
-    transposed.pack(keys, n, None, |i| Source::Columns(&k[i * l * c..][..l * c], c));
-    plain.pack(values, n, None, |i| Source::Rows(&v[i * l * c..][..l * c], c));
+    transposed.pack(level, keys, n, None, |i| Source::Columns(&k[i * l * c..][..l * c], c));
+    plain.pack(level, values, n, None, |i| Source::Rows(&v[i * l * c..][..l * c], c));
     let (keys, values) = (&*keys, &*values);
     let (y, probabilities) = (Shared::new(y), Shared::new(probabilities));
     for_each_task(n * products.blocks(), |task| {
@@ -121,10 +121,10 @@ pub(crate) fn gradient(
         let data: &[f32] = data;
         &data[i * l * c..][..l * c]
     };
-    transposed.pack(values, n, None, |i| Source::Columns(sample(v, i), c));
-    plain.pack(keys, n, None, |i| Source::Rows(sample(k, i), c));
-    plain.pack(queries, n, None, |i| Source::Rows(sample(q, i), c));
-    plain.pack(output_gradients, n, None, |i| Source::Rows(sample(dy, i), c));
+    transposed.pack(level, values, n, None, |i| Source::Columns(sample(v, i), c));
+    plain.pack(level, keys, n, None, |i| Source::Rows(sample(k, i), c));
+    plain.pack(level, queries, n, None, |i| Source::Rows(sample(q, i), c));
+    plain.pack(level, output_gradients, n, None, |i| Source::Rows(sample(dy, i), c));
 
     let (values, keys) = (&*values, &*keys);
     let (shared_scores, dq) = (Shared::new(score_gradients), Shared::new(dq));

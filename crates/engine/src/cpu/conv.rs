@@ -122,7 +122,7 @@ pub(crate) fn prepare_forward(
 ) {
     let (zeros, packed) = prepared.split_at_mut(zeros_len(x.c));
     zeros.fill(0.0);
-    forward_panels(x, y, conv, tiles).pack(packed, 1, Some(bias), |_| Source::Rows(weight, y.c));
+    forward_panels(x, y, conv, tiles).pack(tiles.level, packed, 1, Some(bias), |_| Source::Rows(weight, y.c));
 }
 
 /// Packs the transposed filter for [`input_gradient`].
@@ -136,10 +136,8 @@ pub(crate) fn prepare_input_gradient(
 ) {
     let (zeros, packed) = prepared.split_at_mut(zeros_len(dy.c));
     zeros.fill(0.0);
-    input_gradient_panels(dy, dx, conv, tiles).pack(packed, 1, None, |_| Source::TransposedFilter {
-        weight,
-        columns: dx.c,
-        depth: dy.c,
+    input_gradient_panels(dy, dx, conv, tiles).pack(tiles.level, packed, 1, None, |_| {
+        Source::TransposedFilter { weight, columns: dx.c, depth: dy.c }
     });
 }
 
@@ -256,6 +254,7 @@ fn gather_class(gather: &mut Gather, panels: Panels, rows: Axis, columns: Axis) 
                     // SAFETY: a panel begins with its initial row.
                     b: unsafe { base.add(panels.width) },
                     init: base,
+                    next: base,
                     c: targets[start..].as_ptr(),
                     c_offset: panel * panels.width,
                     rows: (count - start).min(tiles.height),

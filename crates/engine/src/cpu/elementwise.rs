@@ -70,18 +70,37 @@ pub(crate) fn relu_gradient(level: Level, x: &[f32], dy: &[f32], dx: &mut [f32])
 }
 
 /// Sample after sample: `y = x / (1 - rate)` where the element's word reaches the rate, else 0.
-pub(crate) fn dropout(run: &Run, rate: f32, layer: u32, sample_len: usize, x: &[f32], y: &mut [f32]) {
+pub(crate) fn dropout(
+    level: Level,
+    run: &Run,
+    (rate, layer): (f32, u32),
+    sample_len: usize,
+    x: &[f32],
+    y: &mut [f32],
+) {
+    /// Random blocks computed side by side, of four words each.
+    const BLOCKS: usize = 16;
     let threshold = (f64::from(rate) * 4_294_967_296.0) as u32;
     let scale = 1.0 / (1.0 - rate);
     y.par_chunks_mut(sample_len).zip(x.par_chunks(sample_len)).enumerate().for_each(|(n, (y, x))| {
         let stream = Stream::new(run.seed, Purpose::Dropout, layer, run.first_sample + n as u64);
         y.par_chunks_mut(CHUNK).zip(x.par_chunks(CHUNK)).enumerate().for_each(|(chunk, (y, x))| {
-            for (block, (y, x)) in y.chunks_mut(4).zip(x.chunks(4)).enumerate() {
-                let words = stream.block((chunk * (CHUNK / 4) + block) as u32);
-                for ((y, &x), word) in y.iter_mut().zip(x).zip(words) {
-                    *y = if word >= threshold { x * scale } else { 0.0 };
-                }
-            }
+            level.vectorize(
+                #[inline(always)]
+                || {
+                    let first = chunk * (CHUNK / 4);
+                    for (group, (y, x)) in y.chunks_mut(4 * BLOCKS).zip(x.chunks(4 * BLOCKS)).enumerate() {
+                        let blocks = stream.blocks::<BLOCKS>((first + group * BLOCKS) as u32);
+                        let mut words = [0; 4 * BLOCKS];
+                        for (block, words) in words.as_chunks_mut::<4>().0.iter_mut().enumerate() {
+                            *words = [blocks[0][block], blocks[1][block], blocks[2][block], blocks[3][block]];
+                        }
+                        for ((y, &x), word) in y.iter_mut().zip(x).zip(words) {
+                            *y = if word >= threshold { x * scale } else { 0.0 };
+                        }
+                    }
+                },
+            );
         });
     });
 }

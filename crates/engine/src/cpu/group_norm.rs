@@ -1,7 +1,10 @@
 //! Group normalisation and SiLU, fused, forward and backward: see [`crate::ops::group_norm`].
 //!
-//! Statistics: each channel is summed over runs of [`RUN`] pixels in `f32`, the runs and then the channels of a group in `f64`;
-//! the variance in a second pass, from the differences to the mean.
+//! Statistics: each channel is summed over stretches of [`STRETCH`] pixels in `f32`, the stretches and then the channels of a group in
+//! `f64`; the variance in a second pass, from the differences to the mean.
+//!
+//! Passes go over stretches of whole pixels, so memory is read in its order. The sums of stretches are added in order, whichever
+//! thread computed them.
 
 use super::math::sigmoid;
 use super::parallel::{Shared, for_each_task};
@@ -9,34 +12,90 @@ use super::simd::Level;
 use crate::ops::GroupNorm;
 use crate::shape::Shape;
 
-/// Pixels summed in `f32` before the sum goes on in `f64`.
-const RUN: usize = 16;
-/// Channels that one task handles at most, in whole groups.
-const STRIP: usize = 64;
+/// Pixels of a stretch.
+const STRETCH: usize = 32;
+/// Sums that a pass makes at most.
+const SUMS: usize = 2;
+/// Values of each channel that passes hand on: mean, inverse deviation, and two of the gradient's.
+const COEFFICIENTS: usize = 4;
 
-/// The strips of whole groups that a tensor's channels fall into.
+/// Elements of workspace, forward and backward.
+pub(crate) fn workspace(shape: Shape) -> usize {
+    shape.n * Plan::new(shape).sample_len()
+}
+
+/// How a tensor is passed over, and where each sample's sums and coefficients lie in the workspace.
 #[derive(Clone, Copy)]
-struct Strips {
-    group: usize,
-    groups_per_strip: usize,
-    strips: usize,
+struct Plan {
+    shape: Shape,
+    stretches: usize,
 }
 
-impl Strips {
-    fn new(channels: usize, groups: usize) -> Self {
-        let group = channels / groups;
-        let groups_per_strip = (STRIP / group).clamp(1, groups);
-        Self { group, groups_per_strip, strips: groups.div_ceil(groups_per_strip) }
-    }
-
-    fn channels(&self, strip: usize, channels: usize) -> std::ops::Range<usize> {
-        let width = self.group * self.groups_per_strip;
-        strip * width..((strip + 1) * width).min(channels)
-    }
+/// One pass over a sample: over each stretch, then what follows from all of them.
+struct Pass<'a> {
+    stretch: &'a (dyn Fn(Place) + Sync),
+    finish: &'a (dyn Fn(usize) + Sync),
 }
 
-/// Channels of a strip at most: a group may be wider than [`STRIP`].
-const MAX_CHANNELS: usize = GroupNorm::MAX_GROUP_CHANNELS;
+/// A stretch of a sample.
+#[derive(Clone, Copy)]
+struct Place {
+    n: usize,
+    stretch: usize,
+}
+
+impl Plan {
+    fn new(shape: Shape) -> Self {
+        Self { shape, stretches: shape.pixels().div_ceil(STRETCH) }
+    }
+
+    fn sample_len(&self) -> usize {
+        (self.stretches * SUMS + COEFFICIENTS) * self.shape.c
+    }
+
+    /// Where a stretch's sums begin.
+    fn sums(&self, place: Place) -> usize {
+        place.n * self.sample_len() + place.stretch * SUMS * self.shape.c
+    }
+
+    /// Where a sample's coefficients begin.
+    fn coefficients(&self, n: usize) -> usize {
+        n * self.sample_len() + self.stretches * SUMS * self.shape.c
+    }
+
+    /// Where a stretch begins in the tensor, and its elements.
+    fn elements(&self, place: Place) -> (usize, usize) {
+        let first = place.stretch * STRETCH;
+        let pixels = STRETCH.min(self.shape.pixels() - first);
+        (place.n * self.shape.sample_len() + first * self.shape.c, pixels * self.shape.c)
+    }
+
+    /// The total of sum `which` of channel `c` over a sample's stretches.
+    fn total(&self, sums: &[f32], which: usize, c: usize) -> f64 {
+        let step = SUMS * self.shape.c;
+        (0..self.stretches).map(|stretch| f64::from(sums[stretch * step + which * self.shape.c + c])).sum()
+    }
+
+    /// Runs the passes over all samples.
+    fn run(&self, passes: &[Pass]) {
+        // Many samples: each is one task, which keeps what it reads again in its cache. Few: their stretches are shared out.
+        if self.shape.n >= 2 * rayon::current_num_threads() {
+            for_each_task(self.shape.n, |n| {
+                for pass in passes {
+                    (0..self.stretches).for_each(|stretch| (pass.stretch)(Place { n, stretch }));
+                    (pass.finish)(n);
+                }
+            });
+        } else {
+            for pass in passes {
+                for_each_task(self.shape.n * self.stretches, |task| {
+                    (pass.stretch)(Place { n: task / self.stretches, stretch: task % self.stretches });
+                });
+                (0..self.shape.n).for_each(pass.finish);
+            }
+        }
+    }
+}
 
 /// y and the statistics from x.
 pub(crate) fn forward(
@@ -44,97 +103,100 @@ pub(crate) fn forward(
     norm: GroupNorm,
     shape: Shape,
     [x, gamma, beta]: [&[f32]; 3],
-    y: &mut [f32],
-    statistics: &mut [f32],
+    workspace: &mut [f32],
+    [y, statistics]: [&mut [f32]; 2],
 ) {
-    let strips = Strips::new(shape.c, norm.groups);
-    let (y, statistics) = (Shared::new(y), Shared::new(statistics));
-    for_each_task(shape.n * strips.strips, |task| {
-        let (n, strip) = (task / strips.strips, task % strips.strips);
-        let channels = strips.channels(strip, shape.c);
-        let start = n * shape.sample_len();
-        let x = &x[start..][..shape.sample_len()];
-        let mut inverses = [0.0f32; MAX_CHANNELS];
-        let inverses = &mut inverses[..channels.len()];
-        let (gamma, beta) = (&gamma[channels.clone()], &beta[channels.clone()]);
-        let count = (shape.pixels() * strips.group) as f64;
+    let plan = Plan::new(shape);
+    let c = shape.c;
+    let group = c / norm.groups;
+    let count = (shape.pixels() * group) as f64;
+    let (workspace, y, statistics) = (Shared::new(workspace), Shared::new(y), Shared::new(statistics));
+    // SAFETY of what follows: within a pass a stretch's sums and elements are one task's; a sample's sums, coefficients and
+    // statistics are those of the one that finishes it, and only read while another pass is on.
+    let source = |place| {
+        let (start, len) = plan.elements(place);
+        &x[start..start + len]
+    };
+    // SAFETY: see above.
+    let sums = |place| unsafe { workspace.slice(plan.sums(place), c) };
+    // SAFETY: see above.
+    let coefficients = |n| unsafe { workspace.slice(plan.coefficients(n), 2 * c) }.split_at_mut(c);
+    // SAFETY: see above.
+    let all_sums =
+        |n| &*unsafe { workspace.slice(plan.sums(Place { n, stretch: 0 }), plan.stretches * SUMS * c) };
+    // SAFETY: see above.
+    let pair = |n, index| unsafe { statistics.slice(2 * (n * norm.groups + index), 2) };
+
+    let sum = |place| {
+        let (x, sums) = (source(place), sums(place));
         level.vectorize(
             #[inline(always)]
             || {
-                let mut means = [0.0f32; MAX_CHANNELS];
-                let means = &mut means[..channels.len()];
-                let mut sums = [0.0f64; MAX_CHANNELS];
-                let sums = &mut sums[..channels.len()];
-                sum_channels(x, shape.c, &channels, sums, |value, _| value);
-                for (sums, means) in sums.chunks_exact(strips.group).zip(means.chunks_exact_mut(strips.group))
-                {
-                    means.fill((sums.iter().sum::<f64>() / count) as f32);
-                }
-                let means = &means[..channels.len()];
-                sum_channels(x, shape.c, &channels, sums, |value, channel| {
-                    let difference = value - means[channel];
-                    difference * difference
-                });
-                for (index, sums) in sums.chunks_exact(strips.group).enumerate() {
-                    let variance = sums.iter().sum::<f64>() / count;
-                    let inverse = (1.0 / (variance + f64::from(norm.epsilon)).sqrt()) as f32;
-                    let mean = means[index * strips.group];
-                    let group = channels.start / strips.group + index;
-                    // SAFETY: this sample's group is this task's.
-                    let pair = unsafe { statistics.slice(2 * (n * norm.groups + group), 2) };
-                    pair.copy_from_slice(&[mean, inverse]);
-                    inverses[index * strips.group..(index + 1) * strips.group].fill(inverse);
-                }
-                // Slices of one length: the compiler then drops the bounds checks and uses vectors.
-                let width = channels.len();
-                let (means, inverses) = (&means[..width], &inverses[..width]);
-                let (gamma, beta) = (&gamma[..width], &beta[..width]);
-                for (pixel, x) in x.chunks_exact(shape.c).enumerate() {
-                    let x = &x[channels.start..][..width];
-                    // SAFETY: these channels of this sample are this task's.
-                    let y = unsafe { y.slice(start + pixel * shape.c + channels.start, width) };
-                    if norm.silu {
-                        for c in 0..width {
-                            let z = ((x[c] - means[c]) * inverses[c]).mul_add(gamma[c], beta[c]);
-                            y[c] = z * sigmoid(z);
-                        }
-                    } else {
-                        for c in 0..width {
-                            y[c] = ((x[c] - means[c]) * inverses[c]).mul_add(gamma[c], beta[c]);
-                        }
+                sums.fill(0.0);
+                for x in x.chunks_exact(c) {
+                    for (sum, &x) in sums.iter_mut().zip(x) {
+                        *sum += x;
                     }
                 }
             },
         );
-    });
-}
-
-/// Sets each channel's sum over all pixels of `f(value, channel in the strip)`.
-#[inline(always)]
-fn sum_channels(
-    x: &[f32],
-    stride: usize,
-    channels: &std::ops::Range<usize>,
-    sums: &mut [f64],
-    f: impl Fn(f32, usize) -> f32,
-) {
-    let width = channels.len();
-    let sums = &mut sums[..width];
-    sums.fill(0.0);
-    let mut run = [0.0f32; MAX_CHANNELS];
-    let run = &mut run[..width];
-    for pixels in x.chunks(stride * RUN) {
-        run.fill(0.0);
-        for pixel in pixels.chunks_exact(stride) {
-            let pixel = &pixel[channels.start..][..width];
-            for c in 0..width {
-                run[c] += f(pixel[c], c);
-            }
+    };
+    let finish_mean = |n| {
+        let (sums, (means, _)) = (all_sums(n), coefficients(n));
+        for (index, means) in means.chunks_exact_mut(group).enumerate() {
+            let total: f64 = (index * group..(index + 1) * group).map(|c| plan.total(sums, 0, c)).sum();
+            means.fill((total / count) as f32);
         }
-        for c in 0..width {
-            sums[c] += f64::from(run[c]);
+    };
+    let sum_squares = |place: Place| {
+        let (x, sums, (means, _)) = (source(place), sums(place), coefficients(place.n));
+        level.vectorize(
+            #[inline(always)]
+            || {
+                sums.fill(0.0);
+                let means = &means[..c];
+                for x in x.chunks_exact(c) {
+                    for ((sum, &x), &mean) in sums.iter_mut().zip(x).zip(means) {
+                        let difference = x - mean;
+                        *sum += difference * difference;
+                    }
+                }
+            },
+        );
+    };
+    let finish_variance = |n| {
+        let (sums, (means, inverses)) = (all_sums(n), coefficients(n));
+        for (index, inverses) in inverses.chunks_exact_mut(group).enumerate() {
+            let total: f64 = (index * group..(index + 1) * group).map(|c| plan.total(sums, 0, c)).sum();
+            let inverse = (1.0 / (total / count + f64::from(norm.epsilon)).sqrt()) as f32;
+            inverses.fill(inverse);
+            pair(n, index).copy_from_slice(&[means[index * group], inverse]);
         }
-    }
+    };
+    let apply = |place: Place| {
+        let (start, len) = plan.elements(place);
+        let (means, inverses) = coefficients(place.n);
+        // SAFETY: see above.
+        let y = unsafe { y.slice(start, len) };
+        level.vectorize(
+            #[inline(always)]
+            || {
+                // Slices of one length: the compiler then drops the bounds checks and uses vectors.
+                let (means, inverses, gamma, beta) = (&means[..c], &inverses[..c], &gamma[..c], &beta[..c]);
+                for (x, y) in source(place).chunks_exact(c).zip(y.chunks_exact_mut(c)) {
+                    for i in 0..c {
+                        let z = ((x[i] - means[i]) * inverses[i]).mul_add(gamma[i], beta[i]);
+                        y[i] = if norm.silu { z * sigmoid(z) } else { z };
+                    }
+                }
+            },
+        );
+    };
+    plan.run(&[
+        Pass { stretch: &sum, finish: &finish_mean },
+        Pass { stretch: &sum_squares, finish: &finish_variance },
+        Pass { stretch: &apply, finish: &|_| {} },
+    ]);
 }
 
 /// dx from x and dy; adds to dgamma and dbeta, sample after sample.
@@ -149,88 +211,99 @@ pub(crate) fn gradient(
     workspace: &mut [f32],
     [dx, dgamma, dbeta]: [&mut [f32]; 3],
 ) {
-    let strips = Strips::new(shape.c, norm.groups);
-    let (dx, sums_of_samples) = (Shared::new(dx), Shared::new(workspace));
-    for_each_task(shape.n * strips.strips, |task| {
-        let (n, strip) = (task / strips.strips, task % strips.strips);
-        let channels = strips.channels(strip, shape.c);
-        let start = n * shape.sample_len();
-        let x = &x[start..][..shape.sample_len()];
-        let dy = &dy[start..][..shape.sample_len()];
-        let mut coefficients = [[0.0f32; MAX_CHANNELS]; 6];
-        let [means, inverses, gammas, betas, a, b] =
-            coefficients.each_mut().map(|array| &mut array[..channels.len()]);
-        gammas.copy_from_slice(&gamma[channels.clone()]);
-        betas.copy_from_slice(&beta[channels.clone()]);
-        for c in 0..channels.len() {
-            let group = (channels.start + c) / strips.group;
-            means[c] = statistics[2 * (n * norm.groups + group)];
-            inverses[c] = statistics[2 * (n * norm.groups + group) + 1];
+    let plan = Plan::new(shape);
+    let c = shape.c;
+    let group = c / norm.groups;
+    let count = (shape.pixels() * group) as f64;
+    for n in 0..shape.n {
+        let (means, rest) = workspace[plan.coefficients(n)..].split_at_mut(c);
+        for index in 0..norm.groups {
+            let pair = &statistics[2 * (n * norm.groups + index)..][..2];
+            means[index * group..(index + 1) * group].fill(pair[0]);
+            rest[index * group..(index + 1) * group].fill(pair[1]);
         }
+    }
+    let (shared, dx) = (Shared::new(workspace), Shared::new(dx));
+    // SAFETY of what follows: as forward.
+    let coefficients = |n| {
+        // SAFETY: see above.
+        let all = unsafe { shared.slice(plan.coefficients(n), COEFFICIENTS * c) };
+        let (means, rest) = all.split_at_mut(c);
+        let (inverses, rest) = rest.split_at_mut(c);
+        let (mean_g, mean_g_hat) = rest.split_at_mut(c);
+        [means, inverses, mean_g, mean_g_hat]
+    };
+    // dz is kept in dx until the means are known.
+    let backward = |place: Place| {
+        let (start, len) = plan.elements(place);
+        let (x, dy) = (&x[start..start + len], &dy[start..start + len]);
+        let [means, inverses, ..] = coefficients(place.n);
+        // SAFETY: see above.
+        let (dz, sums) = unsafe { (dx.slice(start, len), shared.slice(plan.sums(place), SUMS * c)) };
         level.vectorize(
             #[inline(always)]
             || {
-                // Slices of one length: the compiler then drops the bounds checks and uses vectors.
-                let width = channels.len();
-                let (means, inverses) = (&means[..width], &inverses[..width]);
-                let (gammas, betas) = (&gammas[..width], &betas[..width]);
-                let (a, b) = (&mut a[..width], &mut b[..width]);
-                let mut sums = [[0.0f64; MAX_CHANNELS]; 2];
-                let [sum_dz, sum_dz_hat] = sums.each_mut().map(|array| &mut array[..width]);
-                let mut runs = [[0.0f32; MAX_CHANNELS]; 2];
-                let [run_dz, run_dz_hat] = runs.each_mut().map(|array| &mut array[..width]);
-                for (x, dy) in x.chunks(shape.c * RUN).zip(dy.chunks(shape.c * RUN)) {
-                    run_dz.fill(0.0);
-                    run_dz_hat.fill(0.0);
-                    for (x, dy) in x.chunks_exact(shape.c).zip(dy.chunks_exact(shape.c)) {
-                        let (x, dy) = (&x[channels.start..][..width], &dy[channels.start..][..width]);
-                        for c in 0..width {
-                            let hat = (x[c] - means[c]) * inverses[c];
-                            let dz = before_silu(norm.silu, hat.mul_add(gammas[c], betas[c]), dy[c]);
-                            run_dz[c] += dz;
-                            run_dz_hat[c] = dz.mul_add(hat, run_dz_hat[c]);
-                        }
-                    }
-                    for c in 0..width {
-                        sum_dz[c] += f64::from(run_dz[c]);
-                        sum_dz_hat[c] += f64::from(run_dz_hat[c]);
-                    }
-                }
-                // SAFETY: these channels of this sample are this task's.
-                let (out_dz_hat, out_dz) = unsafe {
-                    let start = 2 * n * shape.c + channels.start;
-                    (sums_of_samples.slice(start, width), sums_of_samples.slice(start + shape.c, width))
-                };
-                let count = (shape.pixels() * strips.group) as f64;
-                for first in (0..width).step_by(strips.group) {
-                    let (mut mean_g, mut mean_g_hat) = (0.0f64, 0.0f64);
-                    for c in first..first + strips.group {
-                        mean_g += f64::from(gammas[c]) * sum_dz[c];
-                        mean_g_hat += f64::from(gammas[c]) * sum_dz_hat[c];
-                        out_dz[c] = sum_dz[c] as f32;
-                        out_dz_hat[c] = sum_dz_hat[c] as f32;
-                    }
-                    a[first..first + strips.group].fill((mean_g / count) as f32);
-                    b[first..first + strips.group].fill((mean_g_hat / count) as f32);
-                }
-                for (pixel, (x, dy)) in x.chunks_exact(shape.c).zip(dy.chunks_exact(shape.c)).enumerate() {
-                    let (x, dy) = (&x[channels.start..][..width], &dy[channels.start..][..width]);
-                    // SAFETY: these channels of this sample are this task's.
-                    let dx = unsafe { dx.slice(start + pixel * shape.c + channels.start, width) };
-                    for c in 0..width {
-                        let hat = (x[c] - means[c]) * inverses[c];
-                        let g = before_silu(norm.silu, hat.mul_add(gammas[c], betas[c]), dy[c]) * gammas[c];
-                        dx[c] = ((-hat).mul_add(b[c], g) - a[c]) * inverses[c];
+                sums.fill(0.0);
+                let (sum_dz, sum_dz_hat) = sums.split_at_mut(c);
+                let (sum_dz, sum_dz_hat) = (&mut sum_dz[..c], &mut sum_dz_hat[..c]);
+                let (means, inverses, gamma, beta) = (&means[..c], &inverses[..c], &gamma[..c], &beta[..c]);
+                for ((x, dy), dz) in x.chunks_exact(c).zip(dy.chunks_exact(c)).zip(dz.chunks_exact_mut(c)) {
+                    for i in 0..c {
+                        let hat = (x[i] - means[i]) * inverses[i];
+                        dz[i] = before_silu(norm.silu, hat.mul_add(gamma[i], beta[i]), dy[i]);
+                        sum_dz[i] += dz[i];
+                        sum_dz_hat[i] = dz[i].mul_add(hat, sum_dz_hat[i]);
                     }
                 }
             },
         );
-    });
-    for sample in workspace.chunks_exact(2 * shape.c).take(shape.n) {
-        let (dz_hat, dz) = sample.split_at(shape.c);
-        for c in 0..shape.c {
-            dgamma[c] += dz_hat[c];
-            dbeta[c] += dz[c];
+    };
+    let finish = |n| {
+        // SAFETY: see above.
+        let sums = unsafe { shared.slice(plan.sums(Place { n, stretch: 0 }), plan.stretches * SUMS * c) };
+        let [_, _, mean_g, mean_g_hat] = coefficients(n);
+        for first in (0..c).step_by(group) {
+            let channels = first..first + group;
+            let mean = |which: usize| {
+                let terms = channels.clone().map(|c| f64::from(gamma[c]) * plan.total(sums, which, c));
+                (terms.sum::<f64>() / count) as f32
+            };
+            mean_g[channels.clone()].fill(mean(0));
+            mean_g_hat[channels.clone()].fill(mean(1));
+        }
+        // The first stretch's place now holds the sample's totals.
+        for which in 0..SUMS {
+            for channel in 0..c {
+                sums[which * c + channel] = plan.total(sums, which, channel) as f32;
+            }
+        }
+    };
+    let apply = |place: Place| {
+        let (start, len) = plan.elements(place);
+        let [means, inverses, mean_g, mean_g_hat] = coefficients(place.n);
+        // SAFETY: see above.
+        let dx = unsafe { dx.slice(start, len) };
+        level.vectorize(
+            #[inline(always)]
+            || {
+                let (means, inverses, gamma) = (&means[..c], &inverses[..c], &gamma[..c]);
+                let (mean_g, mean_g_hat) = (&mean_g[..c], &mean_g_hat[..c]);
+                for (x, dx) in x[start..start + len].chunks_exact(c).zip(dx.chunks_exact_mut(c)) {
+                    for i in 0..c {
+                        let hat = (x[i] - means[i]) * inverses[i];
+                        let g = dx[i] * gamma[i];
+                        dx[i] = ((-hat).mul_add(mean_g_hat[i], g) - mean_g[i]) * inverses[i];
+                    }
+                }
+            },
+        );
+    };
+    plan.run(&[Pass { stretch: &backward, finish: &finish }, Pass { stretch: &apply, finish: &|_| {} }]);
+    for n in 0..shape.n {
+        let sums = &workspace[plan.sums(Place { n, stretch: 0 })..][..SUMS * c];
+        for channel in 0..c {
+            dbeta[channel] += sums[channel];
+            dgamma[channel] += sums[c + channel];
         }
     }
 }
@@ -244,9 +317,4 @@ fn before_silu(silu: bool, z: f32, dy: f32) -> f32 {
     } else {
         dy
     }
-}
-
-/// Elements of [`gradient`]'s workspace.
-pub(crate) fn gradient_workspace(shape: Shape) -> usize {
-    2 * shape.n * shape.c
 }

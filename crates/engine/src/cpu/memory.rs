@@ -2,56 +2,47 @@
 
 use crate::backend::BackendError;
 use crate::kernel::{Slot, View};
-use std::alloc::{Layout, alloc_zeroed, dealloc};
-
-/// Buffers start on cache lines, which are also the widest vectors.
-const ALIGNMENT: usize = 64;
+use memmap2::MmapMut;
 
 /// A buffer of `f32`, zero at first.
+///
+/// It is mapped from the system directly: memory that is never touched is never taken, and it can be asked to come in
+/// large pages, without which the kernels' dozens of streams miss the processor's table of pages.
 pub(crate) struct Buffer {
-    data: *mut f32,
+    /// Starts on a page, hence on a cache line and the widest vector.
+    memory: Option<MmapMut>,
     len: usize,
 }
 
-// SAFETY: the buffer owns its memory.
-unsafe impl Send for Buffer {}
-// SAFETY: shared references only read.
-unsafe impl Sync for Buffer {}
-
 impl Buffer {
-    pub const EMPTY: Self = Self { data: std::ptr::dangling_mut(), len: 0 };
+    pub const EMPTY: Self = Self { memory: None, len: 0 };
 
     pub fn zeroed(len: usize, what: &'static str) -> Result<Self, BackendError> {
         if len == 0 {
             return Ok(Self::EMPTY);
         }
         let out_of_memory = || BackendError::OutOfMemory { bytes: len.saturating_mul(4), what };
-        let layout = Self::layout(len).ok_or_else(out_of_memory)?;
-        // SAFETY: the layout's size is not 0.
-        let data = unsafe { alloc_zeroed(layout) }.cast::<f32>();
-        if data.is_null() { Err(out_of_memory()) } else { Ok(Self { data, len }) }
-    }
-
-    fn layout(len: usize) -> Option<Layout> {
-        Layout::from_size_align(len.checked_mul(4)?, ALIGNMENT).ok()
+        let bytes = len.checked_mul(4).ok_or_else(out_of_memory)?;
+        let memory = MmapMut::map_anon(bytes).map_err(|_| out_of_memory())?;
+        // A system without large pages refuses; that costs only time.
+        #[cfg(target_os = "linux")]
+        let _ = memory.advise(memmap2::Advice::HugePage);
+        Ok(Self { memory: Some(memory), len })
     }
 
     pub fn as_slice(&self) -> &[f32] {
-        // SAFETY: `data` points to `len` initialised elements, or is dangling and `len` is 0.
-        unsafe { std::slice::from_raw_parts(self.data, self.len) }
+        match &self.memory {
+            // SAFETY: the mapping has `len` elements, zero or written as `f32`.
+            Some(memory) => unsafe { std::slice::from_raw_parts(memory.as_ptr().cast(), self.len) },
+            None => &[],
+        }
     }
 
     pub fn as_mut_slice(&mut self) -> &mut [f32] {
-        // SAFETY: as above, and the reference is exclusive.
-        unsafe { std::slice::from_raw_parts_mut(self.data, self.len) }
-    }
-}
-
-impl Drop for Buffer {
-    fn drop(&mut self) {
-        if let (true, Some(layout)) = (self.len > 0, Self::layout(self.len)) {
-            // SAFETY: allocated with this layout.
-            unsafe { dealloc(self.data.cast(), layout) }
+        match &mut self.memory {
+            // SAFETY: as above, and the reference is exclusive.
+            Some(memory) => unsafe { std::slice::from_raw_parts_mut(memory.as_mut_ptr().cast(), self.len) },
+            None => &mut [],
         }
     }
 }
@@ -81,7 +72,8 @@ impl Memory {
     pub fn new(buffers: &mut [Buffer; SLOTS]) -> Self {
         let mut bases = [(std::ptr::null_mut(), 0); SLOTS];
         for (base, buffer) in bases.iter_mut().zip(buffers) {
-            *base = (buffer.data, buffer.len);
+            let slice = buffer.as_mut_slice();
+            *base = (slice.as_mut_ptr(), slice.len());
         }
         Self { bases }
     }

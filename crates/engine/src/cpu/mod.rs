@@ -15,6 +15,7 @@ mod product;
 mod reduction;
 mod simd;
 mod tile;
+mod transpose;
 mod winograd;
 
 pub use simd::Level;
@@ -142,22 +143,22 @@ impl Backend for Cpu {
         match *kernel {
             Kernel::Conv(conv) | Kernel::ConvInputGrad(conv) => {
                 if self.conv.is_winograd(conv, inputs[0], outputs[0]) {
-                    winograd::scratch(inputs[0], outputs[0], tiles)
+                    winograd::scratch(inputs[0], tiles, threads)
                 } else {
                     conv::gather_scratch(inputs[0], outputs[0], conv, tiles, threads)
                 }
             }
             Kernel::ConvWeightGrad(conv) => {
                 if self.conv.is_winograd(conv, inputs[0], inputs[1]) {
-                    winograd::weight_gradient_scratch(inputs[0], inputs[1], tiles)
+                    winograd::weight_gradient_scratch(inputs[0], inputs[1], tiles, threads)
                 } else {
                     conv::weight_gradient_scratch(inputs[0], tiles, threads)
                 }
             }
             Kernel::Attention(_) => attention::forward_scratch(inputs[0], tiles),
             Kernel::AttentionGrad(_) => attention::gradient_scratch(inputs[0], tiles),
-            Kernel::GroupNormGrad(_) => {
-                Scratch { prepared: 0, workspace: group_norm::gradient_workspace(inputs[0]) }
+            Kernel::GroupNorm(_) | Kernel::GroupNormGrad(_) => {
+                Scratch { prepared: 0, workspace: group_norm::workspace(inputs[0]) }
             }
             _ => Scratch::default(),
         }
@@ -267,12 +268,6 @@ impl Machine {
         let (source, result) = (step.inputs[0].shape, step.outputs[0].shape);
         let weight = self.input(step, 1);
         match step.kernel {
-            Kernel::Conv(conv) | Kernel::ConvInputGrad(conv)
-                if self.conv.is_winograd(conv, source, result) =>
-            {
-                let transposed = matches!(step.kernel, Kernel::ConvInputGrad(_));
-                winograd::prepare(self.level, self.tiles, weight, (source, result), transposed, prepared);
-            }
             Kernel::Conv(conv) => {
                 let bias = self.input(step, 2);
                 conv::prepare_forward(weight, bias, source, result, conv, self.tiles, prepared);
@@ -290,10 +285,10 @@ impl Machine {
         let result = step.outputs[0].shape;
         match step.kernel {
             Kernel::Conv(conv) if self.conv.is_winograd(conv, shape, result) => {
-                winograd::convolve(level, tiles, self.winograd(step, Some(self.input(step, 2))));
+                winograd::convolve(level, tiles, self.winograd(step, false));
             }
             Kernel::ConvInputGrad(conv) if self.conv.is_winograd(conv, shape, result) => {
-                winograd::convolve(level, tiles, self.winograd(step, None));
+                winograd::convolve(level, tiles, self.winograd(step, true));
             }
             Kernel::Conv(conv) => conv::forward(self.gather(step, conv)),
             Kernel::ConvInputGrad(conv) => conv::input_gradient(self.gather(step, conv)),
@@ -312,8 +307,8 @@ impl Machine {
                 conv::bias_gradient(self.input(step, 0), shape.c, self.write(step.outputs[0]))
             }
             Kernel::GroupNorm(norm) => {
-                let [y, statistics] = self.outputs(step);
-                group_norm::forward(level, norm, shape, self.inputs(step), y, statistics);
+                let workspace = self.scratch(step.workspace);
+                group_norm::forward(level, norm, shape, self.inputs(step), workspace, self.outputs(step));
             }
             Kernel::GroupNormGrad(norm) => {
                 let workspace = self.scratch(step.workspace);
@@ -380,7 +375,7 @@ impl Machine {
             Kernel::UpsampleGrad => layout::upsample_gradient(result, x, y),
             Kernel::ChannelSlice { start } => layout::channel_slice(x, shape.c, start, result.c, y),
             Kernel::Dropout { rate, layer } => {
-                elementwise::dropout(run, rate, layer, shape.sample_len(), x, y)
+                elementwise::dropout(level, run, (rate, layer), shape.sample_len(), x, y)
             }
             Kernel::MaxPool(pool) => pool::max_pool(pool, (x, shape), (y, result)),
             Kernel::MaxPoolGrad(pool) => {
@@ -421,11 +416,12 @@ impl Machine {
         }
     }
 
-    fn winograd<'a>(&self, step: &Step, bias: Option<&'a [f32]>) -> winograd::Product<'a> {
+    fn winograd<'a>(&self, step: &Step, transposed: bool) -> winograd::Product<'a> {
         winograd::Product {
             source: (self.input(step, 0), step.inputs[0].shape),
-            prepared: &*self.scratch(step.prepared),
-            bias,
+            weight: self.input(step, 1),
+            transposed,
+            bias: (!transposed).then(|| self.input(step, 2)),
             workspace: self.scratch(step.workspace),
             result: (self.write(step.outputs[0]), step.outputs[0].shape),
         }

@@ -4,6 +4,8 @@
 //! last are zeros.
 
 use super::parallel::{Shared, for_each_task};
+use super::simd::Level;
+use super::transpose::transpose;
 
 /// The panels of a `[depth][columns]` factor.
 #[derive(Clone, Copy, Debug)]
@@ -41,6 +43,7 @@ impl Panels {
     /// without; `source(factor)` gives a factor and how it lies in memory.
     pub fn pack<'a>(
         &self,
+        level: Level,
         target: &mut [f32],
         count: usize,
         initial: Option<&[f32]>,
@@ -65,7 +68,7 @@ impl Panels {
             let rows = PIECE.min(self.depth - first_row);
             // SAFETY: these rows of this panel are this task's.
             let out = unsafe { target.slice(start + (1 + first_row) * self.width, rows * self.width) };
-            source(factor).copy(out, self.width, first_row, rows, first_column, columns);
+            source(factor).copy(level, out, self.width, first_row, rows, first_column, columns);
         });
     }
 }
@@ -92,8 +95,10 @@ pub(crate) enum Source<'a> {
 }
 
 impl Source<'_> {
+    #[expect(clippy::too_many_arguments, reason = "a rectangle of the factor and where it goes")]
     fn copy(
         &self,
+        level: Level,
         out: &mut [f32],
         width: usize,
         first_row: usize,
@@ -110,7 +115,13 @@ impl Source<'_> {
                 }
             }
             Source::Columns(data, stride) => {
-                transpose(out, width, columns, rows, &data[first_column * stride + first_row..], stride);
+                transpose_padded(
+                    level,
+                    (out, width),
+                    (&data[first_column * stride + first_row..], stride),
+                    columns,
+                    rows,
+                );
             }
             Source::TransposedFilter { weight, columns: all, depth } => {
                 let mut row = 0;
@@ -118,7 +129,8 @@ impl Source<'_> {
                     let (tap, k) = ((first_row + row) / depth, (first_row + row) % depth);
                     let run = (depth - k).min(rows - row);
                     let start = (tap * all + first_column) * depth + k;
-                    transpose(&mut out[row * width..], width, columns, run, &weight[start..], depth);
+                    let out = &mut out[row * width..];
+                    transpose_padded(level, (out, width), (&weight[start..], depth), columns, run);
                     row += run;
                 }
             }
@@ -126,19 +138,17 @@ impl Source<'_> {
     }
 }
 
-/// `out[row][column] = data[column][row]` for `rows × columns`, the columns up to `width` zeros.
-fn transpose(out: &mut [f32], width: usize, columns: usize, rows: usize, data: &[f32], stride: usize) {
-    const BLOCK: usize = 16;
-    for first in (0..rows).step_by(BLOCK) {
-        let block = BLOCK.min(rows - first);
-        let out = &mut out[first * width..(first + block) * width];
-        for column in 0..columns {
-            let source = &data[column * stride + first..][..block];
-            for (row, &value) in source.iter().enumerate() {
-                out[row * width + column] = value;
-            }
-        }
-        for row in out.chunks_exact_mut(width) {
+/// Transposes `columns` runs of `rows` elements to rows `width` long, with zeros after the last column.
+fn transpose_padded(
+    level: Level,
+    (out, width): (&mut [f32], usize),
+    (data, stride): (&[f32], usize),
+    columns: usize,
+    rows: usize,
+) {
+    transpose(level, out, width, data, stride, columns, rows);
+    if columns < width {
+        for row in out.chunks_exact_mut(width).take(rows) {
             row[columns..].fill(0.0);
         }
     }

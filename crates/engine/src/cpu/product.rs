@@ -28,6 +28,7 @@ pub(crate) fn multiply_rows(tiles: Tiles, left: &[f32], right: Panels, packed: &
                 // SAFETY: a panel begins with its initial row.
                 b: unsafe { base.add(right.width) },
                 init: base,
+                next: base,
                 c: targets.as_ptr(),
                 c_offset: panel * right.width,
                 rows: count,

@@ -125,6 +125,30 @@ pub(crate) fn with_avx512<R>(body: impl FnOnce() -> R) -> R {
     unsafe { run(body) }
 }
 
+/// Calls what `address` leads to into the first-level cache; any address will do.
+#[inline(always)]
+pub(crate) fn prefetch(address: *const f32) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: a prefetch never faults.
+    unsafe {
+        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(address.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = address;
+}
+
+/// Calls what `address` leads to into the second-level cache; any address will do.
+#[inline(always)]
+pub(crate) fn prefetch_second_level(address: *const f32) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: a prefetch never faults.
+    unsafe {
+        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T1 }>(address.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = address;
+}
+
 /// A vector of `f32` lanes.
 pub(crate) trait Vector: Copy {
     /// Number of lanes.

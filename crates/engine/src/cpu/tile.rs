@@ -8,9 +8,9 @@
 //! and no patch matrix is ever built. [`ColumnTile`]: the left factor is transposed, rows of the result lie side by side at
 //! each reduction step (a weight gradient).
 
-use super::simd::{Level, Vector};
+use super::simd::{Level, Vector, prefetch};
 
-/// A tile of `C[i][j] = init[j] + Σ_segment Σ_k A[segment][i][k] · B[segment][k][j]`.
+/// A tile of `C[i][j] = init[j] + Σ_segment Σ_k A[segment][i][k] · B[segment][k][j]`, or with C itself as the initial value.
 pub(crate) struct RowTile {
     /// Number of segments.
     pub segments: usize,
@@ -22,8 +22,10 @@ pub(crate) struct RowTile {
     pub taps: *const usize,
     /// Panel of the right factor: `[taps][depth][width]`.
     pub b: *const f32,
-    /// `width` initial values of every row.
+    /// `width` initial values of every row; null: the tile, which then has all its columns, is added to.
     pub init: *const f32,
+    /// What is read after this tile: `16 · segments · depth` elements from here on are called into cache; any address will do.
+    pub next: *const f32,
     /// `[height]` pointers to rows of the result.
     pub c: *const *mut f32,
     /// Added to each row pointer.
@@ -62,7 +64,8 @@ pub(crate) struct Tiles {
     pub width: usize,
     /// Rows of a full tile.
     pub height: usize,
-    level: Level,
+    /// Whose vectors they are made of.
+    pub level: Level,
 }
 
 impl Tiles {
@@ -197,11 +200,17 @@ unsafe fn row_tile<V: Vector, const MR: usize, const NV: usize>(tile: &RowTile) 
     // SAFETY: the caller's: pointers are valid for the lengths the fields say.
     unsafe {
         let mut sums = [[V::splat(0.0); NV]; MR];
-        for row in &mut sums {
+        for (i, row) in sums.iter_mut().enumerate() {
+            let initial = if tile.init.is_null() {
+                (*tile.c.add(i)).add(tile.c_offset).cast_const()
+            } else {
+                tile.init
+            };
             for (v, sum) in row.iter_mut().enumerate() {
-                *sum = V::load(tile.init.add(v * V::LANES));
+                *sum = V::load(initial.add(v * V::LANES));
             }
         }
+        let mut next = tile.next;
         for segment in 0..tile.segments {
             let mut a = [std::ptr::null(); MR];
             for (i, pointer) in a.iter_mut().enumerate() {
@@ -213,6 +222,8 @@ unsafe fn row_tile<V: Vector, const MR: usize, const NV: usize>(tile: &RowTile) 
                 for (v, vector) in right.iter_mut().enumerate() {
                     *vector = V::load(b.add(v * V::LANES));
                 }
+                prefetch(next);
+                next = next.wrapping_add(16);
                 for (row, pointer) in sums.iter_mut().zip(a) {
                     let left = V::splat(*pointer.add(k));
                     for (sum, vector) in row.iter_mut().zip(right) {

@@ -1,241 +1,290 @@
 //! The convolution, and its input gradient: the same with the filter mirrored and transposed.
+//!
+//! A block of tiles is transformed to planes that stay in the last-level cache. Then each task takes a stretch of its tiles and a panel of the
+//! result's channels, whose products in all planes stay in its own second-level cache: piece by piece it transforms the panel of
+//! the filter and multiplies, and at the end it transforms the products back.
 
+use super::filter::{Filter, piece_stride};
 use super::transform::{self, PLANES, RESULT, TILE};
-use super::{Tiling, plane_stride};
-use crate::cpu::panel::Panels;
-use crate::cpu::parallel::{Shared, for_each_task};
-use crate::cpu::product::multiply_rows;
-use crate::cpu::simd::{Level, Vector, with_vectors};
-use crate::cpu::tile::Tiles;
+use super::{Tiling, chunk_offset, plane_stride};
+use crate::cpu::parallel::{Shared, for_each_task, thread_index};
+use crate::cpu::simd::{Level, Vector, prefetch, with_vectors};
+use crate::cpu::tile::{MAX_WIDTH, RowTile, Tiles};
 use crate::kernel::Scratch;
 use crate::shape::Shape;
 
-/// Tiles of a block: their planes stay in the second-level caches, and a filter is read once for all of them.
-const BLOCK: usize = 96;
+/// Elements of a block's transformed input, about: 8 MiB.
+const BLOCK_ELEMENTS: usize = 1 << 21;
+/// Tiles of a stretch at most. Its products in all planes, a panel wide, fit in a second-level cache of 1 MiB together with a
+/// piece of the filter.
+const STRETCH: usize = 96;
+/// Channels of the source, and rows of the filter, that are multiplied at a time.
+const PIECE: usize = 64;
+/// Upper bound of the register tiles' heights.
+const MAX_HEIGHT: usize = 16;
+static ZEROS: [f32; MAX_WIDTH] = [0.0; MAX_WIDTH];
 
-fn panels(source: Shape, result: Shape, tiles: Tiles) -> Panels {
-    Panels { depth: source.c, columns: result.c, width: tiles.width }
+/// How a convolution is cut up. What an element's chain of operations is does not depend on it.
+struct Cut {
+    /// Tiles of a block.
+    block: usize,
+    /// Transformed input: `[plane][piece][tile][channel of the piece]`, elements from plane to plane.
+    input_stride: usize,
+    /// Elements of all planes of a piece of the filter.
+    filter: usize,
+    /// A stretch's products: `[plane][tile][width]`, elements from plane to plane.
+    product_stride: usize,
+    /// A pixel of zeros: what lies beyond the image.
+    zeros: usize,
 }
 
-/// Scratch for a convolution from `source` to `result`.
-pub(crate) fn scratch(source: Shape, result: Shape, tiles: Tiles) -> Scratch {
-    let block = BLOCK.min(Tiling::new(source).count());
-    Scratch {
-        prepared: PLANES * panels(source, result, tiles).len(),
-        workspace: PLANES * (plane_stride(block, source.c) + plane_stride(block, result.c)),
+impl Cut {
+    fn new(source: Shape, tiles: Tiles) -> Self {
+        let count = Tiling::new(source).count();
+        let block = (BLOCK_ELEMENTS / (PLANES * source.c)).next_multiple_of(STRETCH).min(count);
+        Self {
+            block,
+            input_stride: plane_stride(block, source.c),
+            filter: PLANES * piece_stride(PIECE.min(source.c), tiles.width),
+            product_stride: plane_stride(STRETCH.min(count), tiles.width),
+            zeros: source.c.next_multiple_of(16),
+        }
+    }
+
+    /// What each thread has for itself.
+    fn per_thread(&self) -> usize {
+        self.filter + PLANES * self.product_stride
     }
 }
 
-/// Transforms the filter `weight` `[3, 3, in, out]` into packed planes. With `transposed`, the filter of the input gradient:
-/// mirrored, with in and out exchanged.
-pub(crate) fn prepare(
-    level: Level,
-    tiles: Tiles,
-    weight: &[f32],
-    (source, result): (Shape, Shape),
-    transposed: bool,
-    prepared: &mut [f32],
-) {
-    let panels = panels(source, result, tiles);
-    let shared = Shared::new(prepared);
-    const ROWS: usize = 32;
-    let pieces = source.c.div_ceil(ROWS);
-    for_each_task(panels.count() * pieces, |task| {
-        let (panel, piece) = (task / pieces, task % pieces);
-        let (first_column, columns) = (panel * panels.width, panels.columns_of(panel));
-        let rows = piece * ROWS..((piece + 1) * ROWS).min(source.c);
-        if piece == 0 {
-            for plane in 0..PLANES {
-                // SAFETY: the initial row of this panel is this task's.
-                unsafe { shared.slice(plane * panels.len() + panel * panels.stride(), panels.width) }
-                    .fill(0.0);
-            }
-        }
-        // The nine taps of this piece, `[tap][row][width]`, columns beyond the last zeros.
-        let mut taps = [0.0f32; 9 * ROWS * crate::cpu::tile::MAX_WIDTH];
-        for tap in 0..9 {
-            for (index, row) in rows.clone().enumerate() {
-                let out = &mut taps[(tap * ROWS + index) * panels.width..][..columns];
-                if transposed {
-                    let from = (8 - tap) * result.c * source.c + row;
-                    for (column, out) in out.iter_mut().enumerate() {
-                        *out = weight[from + (first_column + column) * source.c];
-                    }
-                } else {
-                    let from = (tap * source.c + row) * result.c + first_column;
-                    out.copy_from_slice(&weight[from..from + columns]);
-                }
-            }
-        }
-        with_vectors!(level, V => {
-            for (index, row) in rows.clone().enumerate() {
-                for lane in (0..panels.width).step_by(V::LANES) {
-                    let mut g = [[V::splat(0.0); 3]; 3];
-                    for (tap, g) in g.iter_mut().flatten().enumerate() {
-                        // SAFETY: inside `taps`; panels are whole vectors wide.
-                        *g = unsafe { V::load(taps.as_ptr().add((tap * ROWS + index) * panels.width + lane)) };
-                    }
-                    let start = panel * panels.stride() + (1 + row) * panels.width + lane;
-                    for (plane, value) in transform::filter(g).iter().flatten().enumerate() {
-                        // SAFETY: this row of this panel is this task's, in every plane.
-                        unsafe { value.store(shared.pointer(plane * panels.len() + start)) };
-                    }
-                }
-            }
-        });
-    });
+/// Scratch for a convolution from `source` to a result of the same height and width.
+pub(crate) fn scratch(source: Shape, tiles: Tiles, threads: usize) -> Scratch {
+    let cut = Cut::new(source, tiles);
+    Scratch { prepared: 0, workspace: cut.zeros + PLANES * cut.input_stride + threads * cut.per_thread() }
 }
 
 /// The tensors of a convolution.
 pub(crate) struct Product<'a> {
     pub source: (&'a [f32], Shape),
-    pub prepared: &'a [f32],
+    /// `[3, 3, in, out]` of the convolution.
+    pub weight: &'a [f32],
+    /// Whether this is the input gradient of the convolution.
+    pub transposed: bool,
     /// Added to every pixel of the result, if given.
     pub bias: Option<&'a [f32]>,
     pub workspace: &'a mut [f32],
     pub result: (&'a mut [f32], Shape),
 }
 
-/// Convolves with the filter that [`prepare`] has transformed.
+/// Convolves.
 pub(crate) fn convolve(level: Level, tiles: Tiles, product: Product) {
-    let Product { source: (source, source_shape), prepared, bias, workspace, result: (result, result_shape) } =
-        product;
-    let panels = panels(source_shape, result_shape, tiles);
+    let Product { source: (source, source_shape), weight, transposed, bias, workspace, result } = product;
+    let (result, result_shape) = (Shared::new(result.0), result.1);
+    let filter = Filter { weight, source: source_shape.c, result: result_shape.c, transposed };
+    let cut = Cut::new(source_shape, tiles);
     let (source_tiling, result_tiling) = (Tiling::new(source_shape), Tiling::new(result_shape));
     let count = source_tiling.count();
-    let block = BLOCK.min(count);
-    let (source_stride, result_stride) =
-        (plane_stride(block, source_shape.c), plane_stride(block, result_shape.c));
-    let (inputs, products) = workspace.split_at_mut(PLANES * source_stride);
-    let result = Shared::new(result);
+    let panels = result_shape.c.div_ceil(tiles.width);
+    let (zeros, rest) = workspace.split_at_mut(cut.zeros);
+    zeros.fill(0.0);
+    let zeros = &*zeros;
+    let (inputs, own) = rest.split_at_mut(PLANES * cut.input_stride);
+    let own = Shared::new(own);
 
-    for first in (0..count).step_by(block) {
-        let block = block.min(count - first);
+    for first in (0..count).step_by(cut.block) {
+        let block = cut.block.min(count - first);
         let shared = Shared::new(inputs);
         for_each_task(block, |tile| {
-            let pixels = source_tiling.pixels::<TILE>(first + tile, 1);
-            let target = shared.pointer(tile * source_shape.c);
-            // SAFETY: this tile's channels of every plane are this task's.
+            let pixels = source_tiling.pixels::<TILE, _>(
+                first + tile,
+                1,
+                |offset| source[offset..].as_ptr(),
+                zeros.as_ptr(),
+            );
+            let place = |c| shared.pointer(chunk_offset(c, tile, PIECE, block, source_shape.c));
+            // SAFETY: pixels have these channels; this tile's channels of every plane are this task's.
             with_vectors!(level, V => unsafe {
-                transform_input::<V>(source, source_shape.c, &pixels, target, source_stride)
+                transform_input::<V>(source_shape.c, &pixels, place, cut.input_stride)
             });
         });
 
         let inputs = &*inputs;
-        let shared = Shared::new(products);
-        for_each_task(PLANES, |plane| {
-            let left = &inputs[plane * source_stride..][..block * source_shape.c];
-            // SAFETY: this plane is this task's.
-            let out = unsafe { shared.slice(plane * result_stride, block * result_shape.c) };
-            multiply_rows(tiles, left, panels, &prepared[plane * panels.len()..], out);
+        let stretches = block.div_ceil(STRETCH);
+        let stretch = block.div_ceil(stretches).next_multiple_of(tiles.height).min(STRETCH);
+        for_each_task(panels * stretches, |task| {
+            let (panel, start) = (task / stretches, task % stretches * stretch);
+            let rows = stretch.min(block.saturating_sub(start));
+            let first_column = panel * tiles.width;
+            let columns = tiles.width.min(result_shape.c - first_column);
+            // SAFETY: each thread has its own part.
+            let own = unsafe { own.slice(thread_index() * cut.per_thread(), cut.per_thread()) };
+            let (planes, products) = own.split_at_mut(cut.filter);
+            for from in (0..source_shape.c).step_by(PIECE) {
+                let piece = from..(from + PIECE).min(source_shape.c);
+                filter.transform_piece(level, piece.clone(), first_column, tiles.width, planes);
+                let stride = piece_stride(piece.len(), tiles.width);
+                // What comes next: the panel's next piece, or likely the first of the next panel.
+                let (next, column) = if piece.end < source_shape.c {
+                    (piece.end..(piece.end + PIECE).min(source_shape.c), first_column)
+                } else {
+                    (0..PIECE.min(source_shape.c), (task + 1) / stretches * tiles.width)
+                };
+                for plane in 0..PLANES {
+                    filter.prefetch_part(next.clone(), column, tiles.width, plane, PLANES);
+                    let left = plane * cut.input_stride + from * block + start * piece.len();
+                    let factors = (&inputs[left..][..rows * piece.len()], &planes[plane * stride..]);
+                    let out = &mut products[plane * cut.product_stride..];
+                    multiply(tiles, piece.len(), from == 0, factors, out);
+                }
+            }
+            let bias = bias.map(|bias| &bias[first_column..]);
+            let mut beyond = [0.0; MAX_WIDTH];
+            let beyond = beyond.as_mut_ptr();
+            for tile in 0..rows {
+                let pixel = |offset| result.pointer(offset + first_column);
+                let pixels = result_tiling.pixels::<RESULT, _>(first + start + tile, 0, pixel, beyond);
+                let from = products[tile * tiles.width..].as_ptr();
+                // SAFETY: every plane has the panel's channels of the tile; these channels of the tile's pixels are this task's.
+                with_vectors!(level, V => unsafe {
+                    transform_output::<V>(from, cut.product_stride, columns, bias, &pixels)
+                });
+            }
         });
+    }
+}
 
-        let products = &*products;
-        for_each_task(block, |tile| {
-            let pixels = result_tiling.pixels::<RESULT>(first + tile, 0);
-            let from = &products[tile * result_shape.c..];
-            // SAFETY: this tile's pixels are this task's.
-            with_vectors!(level, V => unsafe {
-                transform_output::<V>(from, result_stride, result_shape.c, bias, &pixels, result)
-            });
-        });
+/// Sets `out`, or adds to it unless `first`, the product of rows of `depth` elements and a panel of the right factor as wide as a tile.
+fn multiply(tiles: Tiles, depth: usize, first: bool, (left, right): (&[f32], &[f32]), out: &mut [f32]) {
+    let rows = left.len() / depth;
+    assert!(right.len() >= depth * tiles.width && out.len() >= rows * tiles.width);
+    for start in (0..rows).step_by(tiles.height) {
+        let count = (rows - start).min(tiles.height);
+        let mut sources = [std::ptr::null(); MAX_HEIGHT];
+        let mut targets = [std::ptr::null_mut(); MAX_HEIGHT];
+        for row in 0..tiles.height {
+            // Rows beyond the last repeat it; they are not stored.
+            let actual = start + row.min(count - 1);
+            sources[row] = left[actual * depth..].as_ptr();
+            targets[row] = out[actual * tiles.width..].as_mut_ptr();
+        }
+        let tile = RowTile {
+            segments: 1,
+            depth,
+            a: sources.as_ptr(),
+            taps: &0,
+            b: right.as_ptr(),
+            init: if first { ZEROS.as_ptr() } else { std::ptr::null() },
+            next: left.as_ptr().wrapping_add((start + count) * depth),
+            c: targets.as_ptr(),
+            c_offset: 0,
+            rows: count,
+            columns: tiles.width,
+        };
+        // SAFETY: every pointer leads to a whole row.
+        unsafe { tiles.rows(&tile) };
     }
 }
 
 /// Transforms one tile, all channels, into its place in every plane.
 ///
 /// # Safety
-/// `target + plane · stride` has room for `channels` elements that nobody else uses.
+/// `pixels` lead to `channels` elements each. `place` gives the place of a channel in the first plane; there and `stride` further for each
+/// plane is room for a vector of channels that nobody else uses.
 #[inline(always)]
 pub(super) unsafe fn transform_input<V: Vector>(
-    source: &[f32],
     channels: usize,
-    pixels: &[[Option<usize>; TILE]; TILE],
-    target: *mut f32,
+    pixels: &[[*const f32; TILE]; TILE],
+    place: impl Fn(usize) -> *mut f32,
     stride: usize,
 ) {
     let mut c = 0;
     while c + V::LANES <= channels {
-        // SAFETY: pixels have `channels` elements; the rest is the caller's.
-        unsafe { transform_input_at::<V>(source, c, pixels, target, stride) };
+        // SAFETY: the caller's.
+        unsafe { transform_input_at::<V>(c, pixels, RESULT * channels, place(c), stride) };
         c += V::LANES;
     }
     while c < channels {
-        // SAFETY: as above.
-        unsafe { transform_input_at::<f32>(source, c, pixels, target, stride) };
+        // SAFETY: the caller's.
+        unsafe { transform_input_at::<f32>(c, pixels, RESULT * channels, place(c), stride) };
         c += 1;
     }
 }
 
 #[inline(always)]
 unsafe fn transform_input_at<V: Vector>(
-    source: &[f32],
     c: usize,
-    pixels: &[[Option<usize>; TILE]; TILE],
+    pixels: &[[*const f32; TILE]; TILE],
+    ahead: usize,
     target: *mut f32,
     stride: usize,
 ) {
     let mut d = [[V::splat(0.0); TILE]; TILE];
-    for (row, offsets) in d.iter_mut().zip(pixels) {
-        for (value, offset) in row.iter_mut().zip(offsets) {
-            if let Some(offset) = *offset {
-                // SAFETY: the pixel has these channels.
-                *value = unsafe { V::load(source.as_ptr().add(offset + c)) };
+    for i in 0..TILE {
+        for j in 0..TILE {
+            // SAFETY: the caller's.
+            d[i][j] = unsafe { V::load(pixels[i][j].add(c)) };
+            // What the next tile to the right has and this one has not.
+            if j >= TILE - RESULT {
+                prefetch(pixels[i][j].wrapping_add(c + ahead));
             }
         }
     }
-    for (plane, value) in transform::input(d).iter().flatten().enumerate() {
-        // SAFETY: the caller's.
-        unsafe { value.store(target.add(plane * stride + c)) };
+    let planes = transform::input(d);
+    for i in 0..TILE {
+        for j in 0..TILE {
+            // SAFETY: the caller's.
+            unsafe { planes[i][j].store(target.add((i * TILE + j) * stride)) };
+        }
     }
 }
 
-/// Transforms one tile's products, all channels, into its pixels inside the image.
+/// Transforms one tile's products, `channels` of them, into its pixels.
+///
+/// # Safety
+/// `from + plane · stride` and `bias` have `channels` elements; `pixels` lead to as many that nobody else uses.
 #[inline(always)]
 unsafe fn transform_output<V: Vector>(
-    from: &[f32],
+    from: *const f32,
     stride: usize,
     channels: usize,
     bias: Option<&[f32]>,
-    pixels: &[[Option<usize>; RESULT]; RESULT],
-    result: Shared,
+    pixels: &[[*mut f32; RESULT]; RESULT],
 ) {
     let mut c = 0;
     while c + V::LANES <= channels {
-        // SAFETY: the caller's: planes and pixels have `channels` elements.
-        unsafe { transform_output_at::<V>(from, stride, c, bias, pixels, result) };
+        // SAFETY: the caller's.
+        unsafe { transform_output_at::<V>(from, stride, c, bias, pixels) };
         c += V::LANES;
     }
     while c < channels {
-        // SAFETY: as above.
-        unsafe { transform_output_at::<f32>(from, stride, c, bias, pixels, result) };
+        // SAFETY: the caller's.
+        unsafe { transform_output_at::<f32>(from, stride, c, bias, pixels) };
         c += 1;
     }
 }
 
 #[inline(always)]
 unsafe fn transform_output_at<V: Vector>(
-    from: &[f32],
+    from: *const f32,
     stride: usize,
     c: usize,
     bias: Option<&[f32]>,
-    pixels: &[[Option<usize>; RESULT]; RESULT],
-    result: Shared,
+    pixels: &[[*mut f32; RESULT]; RESULT],
 ) {
     let mut m = [[V::splat(0.0); TILE]; TILE];
-    for (plane, value) in m.iter_mut().flatten().enumerate() {
-        // SAFETY: every plane has these channels of the tile.
-        *value = unsafe { V::load(from.as_ptr().add(plane * stride + c)) };
+    for i in 0..TILE {
+        for j in 0..TILE {
+            // SAFETY: the caller's.
+            m[i][j] = unsafe { V::load(from.add((i * TILE + j) * stride + c)) };
+        }
     }
-    // SAFETY: the bias has these channels.
+    // SAFETY: the caller's.
     let bias = bias.map_or(V::splat(0.0), |bias| unsafe { V::load(bias.as_ptr().add(c)) });
     let y = transform::output(m);
-    for (row, offsets) in y.iter().zip(pixels) {
-        for (value, offset) in row.iter().zip(offsets) {
-            if let Some(offset) = *offset {
-                // SAFETY: the pixel has these channels, and is the caller's task's.
-                unsafe { value.add(bias).store(result.pointer(offset + c)) };
-            }
+    for i in 0..RESULT {
+        for j in 0..RESULT {
+            // SAFETY: the caller's.
+            unsafe { y[i][j].add(bias).store(pixels[i][j].add(c)) };
         }
     }
 }

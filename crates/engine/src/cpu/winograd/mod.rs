@@ -7,11 +7,17 @@
 //! Tiles are processed in blocks whose planes stay in cache; which block a tile falls into, or which thread computes it, does
 //! not change its result.
 
+#![expect(
+    clippy::needless_range_loop,
+    reason = "squares of constant size: loops over indices are unrolled, iterators are not"
+)]
+
 mod convolution;
+mod filter;
 mod transform;
 mod weight_gradient;
 
-pub(crate) use convolution::{Product, convolve, prepare, scratch};
+pub(crate) use convolution::{Product, convolve, scratch};
 pub(crate) use weight_gradient::{weight_gradient, weight_gradient_scratch};
 
 use crate::ops::Conv;
@@ -20,10 +26,10 @@ use transform::{RESULT, TILE};
 
 /// Whether a convolution of images of `h × w` from `input` to `output` channels is faster this way.
 ///
-/// A rule of shapes alone, never of the batch, so that a batch's split does not change bits. On 4×4 maps a single tile
-/// covers the image and the products are too flat to pay for the larger filters.
+/// A rule of shapes alone, never of the batch, so that a batch's split does not change bits. On maps below 4×4 a tile is mostly
+/// padding.
 pub(crate) fn pays(conv: Conv, h: usize, w: usize, input: usize, output: usize) -> bool {
-    conv == Conv::SAME_3X3 && h >= 8 && w >= 8 && input >= 16 && output >= 16
+    conv == Conv::SAME_3X3 && h >= 4 && w >= 4 && input >= 16 && output >= 16
 }
 
 /// How tiles cover a batch of images.
@@ -50,18 +56,33 @@ impl Tiling {
         (n, rest / self.columns * RESULT, rest % self.columns * RESULT)
     }
 
-    /// Offsets of the `SIDE × SIDE` pixels of tile `index` that begin `before` pixels above and to the left of its first result;
-    /// `None` outside the image.
-    fn pixels<const SIDE: usize>(&self, index: usize, before: usize) -> [[Option<usize>; SIDE]; SIDE] {
+    /// The `SIDE × SIDE` pixels of tile `index` that begin `before` pixels above and to the left of its first result: `inside` of a
+    /// pixel's offset, `outside` for those beyond the image.
+    #[inline]
+    fn pixels<const SIDE: usize, P: Copy>(
+        &self,
+        index: usize,
+        before: usize,
+        inside: impl Fn(usize) -> P,
+        outside: P,
+    ) -> [[P; SIDE]; SIDE] {
         let Shape { h, w, c, .. } = self.shape;
         let (n, top, left) = self.place(index);
         std::array::from_fn(|i| {
             std::array::from_fn(|j| {
                 let (y, x) = ((top + i).wrapping_sub(before), (left + j).wrapping_sub(before));
-                (y < h && x < w).then(|| ((n * h + y) * w + x) * c)
+                if y < h && x < w { inside(((n * h + y) * w + x) * c) } else { outside }
             })
         })
     }
+}
+
+/// Where channel `c` of tile `tile` lies in a plane `[chunk][tile][channel of the chunk]` of `tiles` tiles: chunks have `chunk` channels, the last
+/// one what is left of all `channels`.
+#[inline(always)]
+fn chunk_offset(c: usize, tile: usize, chunk: usize, tiles: usize, channels: usize) -> usize {
+    let first = c / chunk * chunk;
+    first * tiles + tile * chunk.min(channels - first) + (c - first)
 }
 
 /// Elements from one plane of a block to the next, for `tiles` tiles of `channels` channels: off powers of two, so that the

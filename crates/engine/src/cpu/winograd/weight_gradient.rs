@@ -1,47 +1,78 @@
 //! The weight gradient in the transformed domain.
 //!
 //! With `y = Aᵀ[(G g Gᵀ) ⊙ (Bᵀ d B)]A` for each tile, the chain rule gives `dg = Gᵀ[Σ_tiles (Bᵀ d B) ⊙ (A dy Aᵀ)]G`. In each of the 36 planes
-//! the sum over tiles is a matrix product, in by out channels. Its chains run over the tiles in order, through one accumulator.
+//! the sum over tiles is a matrix product, in by out channels. Its chains run over the tiles in order.
+//!
+//! Both factors of a block of tiles are transformed to planes that stay in the last-level cache. Then each task takes a chunk of the input channels
+//! by a panel of the output channels, whose sums in all planes stay in its own second-level cache until they are
+//! transformed back.
 
 use super::convolution::transform_input;
 use super::transform::{self, PLANES, RESULT, TILE};
-use super::{Tiling, plane_stride};
-use crate::cpu::parallel::{Shared, for_each_task};
+use super::{Tiling, chunk_offset, plane_stride};
+use crate::cpu::parallel::{Shared, for_each_task, thread_index};
 use crate::cpu::simd::{Level, Vector, with_vectors};
 use crate::cpu::tile::{ColumnTile, Tiles};
 use crate::kernel::Scratch;
 use crate::shape::Shape;
 
-/// Tiles of a block.
-const BLOCK: usize = 128;
+/// Elements of a block's transformed factors, about: 16 MiB.
+const BLOCK_ELEMENTS: usize = 1 << 22;
+/// Input channels of a task at most.
+const CHUNK: usize = 128;
 
-/// Sizes of the workspace's parts.
-struct Parts {
+/// How a weight gradient is cut up. What an element's chain of operations is does not depend on it.
+struct Cut {
+    /// Tiles of a block.
     block: usize,
-    /// Transformed x: `[plane][tile][in]`.
+    /// Blocks of the batch.
+    blocks: usize,
+    /// Transformed x: `[plane][chunk][tile][channel of the chunk]`, elements from plane to plane.
     x_stride: usize,
-    /// Transformed dy, packed as right factors: `[plane][panel][tile][width]`.
+    /// Transformed dy, packed as right factors: `[plane][panel][tile][width]`, elements from plane to plane.
     dy_stride: usize,
     panels: usize,
+    chunks: usize,
+    /// Sums: `[plane][channel of the chunk][width]`, elements from plane to plane.
+    sum_stride: usize,
+    /// A pixel of zeros: what lies beyond the image.
+    zeros: usize,
 }
 
-impl Parts {
+impl Cut {
     fn new(x: Shape, dy: Shape, tiles: Tiles) -> Self {
-        let block = BLOCK.min(Tiling::new(x).count());
         let panels = dy.c.div_ceil(tiles.width);
+        let count = Tiling::new(x).count();
+        let blocks = count.div_ceil((BLOCK_ELEMENTS / (PLANES * (x.c + dy.c))).max(64));
+        let block = count.div_ceil(blocks);
         Self {
             block,
+            blocks,
             x_stride: plane_stride(block, x.c),
             dy_stride: plane_stride(block, panels * tiles.width),
             panels,
+            chunks: x.c.div_ceil(CHUNK),
+            sum_stride: plane_stride(CHUNK.min(x.c), tiles.width),
+            zeros: x.c.max(dy.c).next_multiple_of(16),
         }
+    }
+
+    fn tasks(&self) -> usize {
+        self.panels * self.chunks
+    }
+
+    /// Places for a task's sums: one for each thread if a task's work is done in one go, else one for each task.
+    fn sums(&self, threads: usize) -> usize {
+        if self.blocks == 1 { threads } else { self.tasks() }
     }
 }
 
-/// Scratch: the accumulator, a block's planes of both factors, and pointers to its tiles.
-pub(crate) fn weight_gradient_scratch(x: Shape, dy: Shape, tiles: Tiles) -> Scratch {
-    let Parts { block, x_stride, dy_stride, .. } = Parts::new(x, dy, tiles);
-    Scratch { prepared: 0, workspace: PLANES * (x.c * dy.c + x_stride + dy_stride + 2 * block) }
+/// Scratch: a pixel of zeros, a block's planes of both factors, pointers to x's tiles, and sums.
+pub(crate) fn weight_gradient_scratch(x: Shape, dy: Shape, tiles: Tiles, threads: usize) -> Scratch {
+    let cut = Cut::new(x, dy, tiles);
+    let pointers = (4 * cut.block).next_multiple_of(16);
+    let sums = cut.sums(threads) * PLANES * cut.sum_stride;
+    Scratch { prepared: 0, workspace: cut.zeros + PLANES * (cut.x_stride + cut.dy_stride) + pointers + sums }
 }
 
 /// Adds the filter's gradient to `dw` `[3, 3, in, out]`.
@@ -53,111 +84,114 @@ pub(crate) fn weight_gradient(
     workspace: &mut [f32],
     dw: &mut [f32],
 ) {
-    let Parts { block: whole_block, x_stride, dy_stride, panels } = Parts::new(x_shape, dy_shape, tiles);
+    let cut = Cut::new(x_shape, dy_shape, tiles);
     let width = tiles.width;
     let (x_tiling, dy_tiling) = (Tiling::new(x_shape), Tiling::new(dy_shape));
     let count = x_tiling.count();
-    let (sums, rest) = workspace.split_at_mut(PLANES * x_shape.c * dy_shape.c);
-    let (xs, rest) = rest.split_at_mut(PLANES * x_stride);
-    let (dys, pointers) = rest.split_at_mut(PLANES * dy_stride);
-    let plane_len = x_shape.c * dy_shape.c;
+    let (zeros, rest) = workspace.split_at_mut(cut.zeros);
+    zeros.fill(0.0);
+    let zeros = zeros.as_ptr() as usize;
+    let (xs, rest) = rest.split_at_mut(PLANES * cut.x_stride);
+    let (dys, rest) = rest.split_at_mut(PLANES * cut.dy_stride);
+    let (pointers, sums) = rest.split_at_mut((4 * cut.block).next_multiple_of(16));
     let pointers = pointers.as_mut_ptr().cast::<*const f32>();
-    for plane in 0..PLANES {
-        for tile in 0..whole_block {
-            // SAFETY: there is room for a pointer for each tile of each plane.
-            unsafe {
-                *pointers.add(plane * whole_block + tile) = xs[plane * x_stride + tile * x_shape.c..].as_ptr()
-            };
+    // Of the chunks all but the last are equally wide, so there are two tables of pointers.
+    let last = x_shape.c - (cut.chunks - 1) * CHUNK;
+    for tile in 0..cut.block {
+        // SAFETY: there is room for two pointers for each tile.
+        unsafe {
+            *pointers.add(tile) = xs.as_ptr().wrapping_add(tile * CHUNK);
+            *pointers.add(cut.block + tile) = xs.as_ptr().wrapping_add(tile * last);
         }
     }
     let pointers = pointers as usize;
-    let sums_shared = Shared::new(sums);
-    let (xs, dys) = (Shared::new(xs), Shared::new(dys));
+    let (xs, dys, sums, dw) = (Shared::new(xs), Shared::new(dys), Shared::new(sums), Shared::new(dw));
 
-    for first in (0..count).step_by(whole_block) {
-        let block = whole_block.min(count - first);
+    for first in (0..count).step_by(cut.block) {
+        let block = cut.block.min(count - first);
         for_each_task(block, |tile| {
-            let pixels = x_tiling.pixels::<TILE>(first + tile, 1);
-            let target = xs.pointer(tile * x_shape.c);
-            let dy_pixels = dy_tiling.pixels::<RESULT>(first + tile, 0);
-            // SAFETY: this tile's channels of every plane are this task's.
+            let zeros = zeros as *const f32;
+            let pixels = x_tiling.pixels::<TILE, _>(first + tile, 1, |at| x[at..].as_ptr(), zeros);
+            let dy_pixels = dy_tiling.pixels::<RESULT, _>(first + tile, 0, |at| dy[at..].as_ptr(), zeros);
+            let place = |c| xs.pointer(chunk_offset(c, tile, CHUNK, block, x_shape.c));
+            // SAFETY: pixels have these channels; this tile's channels of every plane are this task's.
             with_vectors!(level, V => unsafe {
-                transform_input::<V>(x, x_shape.c, &pixels, target, x_stride);
-                for panel in 0..panels {
-                    let target = dys.pointer((panel * whole_block + tile) * width);
+                transform_input::<V>(x_shape.c, &pixels, place, cut.x_stride);
+                for panel in 0..cut.panels {
+                    let target = dys.pointer((panel * cut.block + tile) * width);
                     let columns = panel * width..((panel + 1) * width).min(dy_shape.c);
-                    transform_output_gradient::<V>(dy, columns, width, &dy_pixels, target, dy_stride);
+                    transform_output_gradient::<V>(columns, width, &dy_pixels, target, cut.dy_stride);
                 }
             });
         });
-        for_each_task(PLANES * panels, |task| {
-            let (plane, panel) = (task / panels, task % panels);
-            let columns = width.min(dy_shape.c - panel * width);
+        for_each_task(cut.tasks(), |task| {
+            let (panel, chunk) = (task / cut.chunks, task % cut.chunks);
+            let first_channel = chunk * CHUNK;
+            let channels = CHUNK.min(x_shape.c - first_channel);
+            let table = usize::from(chunk + 1 == cut.chunks);
+            let place = if cut.blocks == 1 { thread_index() } else { task };
+            // SAFETY: these sums are this task's.
+            let sums = unsafe { sums.slice(place * PLANES * cut.sum_stride, PLANES * cut.sum_stride) };
             if first == 0 {
-                for row in 0..x_shape.c {
-                    let start = plane * plane_len + row * dy_shape.c + panel * width;
-                    // SAFETY: these columns of this plane are this task's.
-                    unsafe { sums_shared.slice(start, columns) }.fill(0.0);
-                }
+                sums.fill(0.0);
             }
-            let tile = ColumnTile {
-                depth: block,
-                a: (pointers as *const *const f32).wrapping_add(plane * whole_block),
-                a_offset: 0,
-                b: dys.pointer(plane * dy_stride + panel * whole_block * width),
-                c: sums_shared.pointer(plane * plane_len + panel * width),
-                c_stride: dy_shape.c,
-                columns,
-            };
-            // SAFETY: the planes are filled and nobody writes to them now; these columns of the sums are this task's.
-            unsafe { tiles.columns(&tile, x_shape.c) };
+            for plane in 0..PLANES {
+                let tile = ColumnTile {
+                    depth: block,
+                    a: (pointers as *const *const f32).wrapping_add(table * cut.block),
+                    a_offset: plane * cut.x_stride + first_channel * block,
+                    b: dys.pointer(plane * cut.dy_stride + panel * cut.block * width),
+                    c: sums[plane * cut.sum_stride..].as_mut_ptr(),
+                    c_stride: width,
+                    columns: width,
+                };
+                // SAFETY: the planes are filled and nobody writes to them now.
+                unsafe { tiles.columns(&tile, channels) };
+            }
+            if first + block < count {
+                return;
+            }
+            let columns = width.min(dy_shape.c - panel * width);
+            with_vectors!(level, V => {
+                for row in 0..channels {
+                    let from = sums[row * width..].as_ptr();
+                    let target = dw.pointer((first_channel + row) * dy_shape.c + panel * width);
+                    // SAFETY: these elements of every tap are this task's.
+                    unsafe {
+                        add_filter_gradient::<V>(from, cut.sum_stride, columns, target, x_shape.c * dy_shape.c);
+                    }
+                }
+            });
         });
     }
-
-    let sums = &*sums;
-    let dw = Shared::new(dw);
-    for_each_task(x_shape.c, |row| {
-        let start = row * dy_shape.c;
-        with_vectors!(level, V => {
-            let mut o = 0;
-            while o + V::LANES <= dy_shape.c {
-                // SAFETY: these elements of every tap are this task's.
-                unsafe { add_filter_gradient::<V>(sums, plane_len, start + o, dw) };
-                o += V::LANES;
-            }
-            while o < dy_shape.c {
-                // SAFETY: as above.
-                unsafe { add_filter_gradient::<f32>(sums, plane_len, start + o, dw) };
-                o += 1;
-            }
-        });
-    });
 }
 
 /// Transforms the results' gradient of one tile, `columns` of its channels, into panels `width` wide; 0 beyond the last channel.
+///
+/// # Safety
+/// `pixels` have these channels; `target + plane · stride` has room for `width` elements that nobody else uses.
 #[inline(always)]
 unsafe fn transform_output_gradient<V: Vector>(
-    dy: &[f32],
     columns: std::ops::Range<usize>,
     width: usize,
-    pixels: &[[Option<usize>; RESULT]; RESULT],
+    pixels: &[[*const f32; RESULT]; RESULT],
     target: *mut f32,
     stride: usize,
 ) {
     let mut c = 0;
     while c + V::LANES <= columns.len() {
         // SAFETY: the caller's.
-        unsafe { transform_output_gradient_at::<V>(dy, columns.start + c, pixels, target.add(c), stride) };
+        unsafe { transform_output_gradient_at::<V>(columns.start + c, pixels, target.add(c), stride) };
         c += V::LANES;
     }
     while c < columns.len() {
         // SAFETY: the caller's.
-        unsafe { transform_output_gradient_at::<f32>(dy, columns.start + c, pixels, target.add(c), stride) };
+        unsafe { transform_output_gradient_at::<f32>(columns.start + c, pixels, target.add(c), stride) };
         c += 1;
     }
     while c < width {
         for plane in 0..PLANES {
-            // SAFETY: the caller's: a panel's row is `width` long in every plane.
+            // SAFETY: the caller's.
             unsafe { *target.add(plane * stride + c) = 0.0 };
         }
         c += 1;
@@ -166,37 +200,74 @@ unsafe fn transform_output_gradient<V: Vector>(
 
 #[inline(always)]
 unsafe fn transform_output_gradient_at<V: Vector>(
-    dy: &[f32],
     c: usize,
-    pixels: &[[Option<usize>; RESULT]; RESULT],
+    pixels: &[[*const f32; RESULT]; RESULT],
     target: *mut f32,
     stride: usize,
 ) {
     let mut y = [[V::splat(0.0); RESULT]; RESULT];
-    for (row, offsets) in y.iter_mut().zip(pixels) {
-        for (value, offset) in row.iter_mut().zip(offsets) {
-            if let Some(offset) = *offset {
-                // SAFETY: the pixel has these channels.
-                *value = unsafe { V::load(dy.as_ptr().add(offset + c)) };
-            }
+    for i in 0..RESULT {
+        for j in 0..RESULT {
+            // SAFETY: the caller's.
+            y[i][j] = unsafe { V::load(pixels[i][j].add(c)) };
         }
     }
-    for (plane, value) in transform::output_gradient(y).iter().flatten().enumerate() {
+    let planes = transform::output_gradient(y);
+    for i in 0..TILE {
+        for j in 0..TILE {
+            // SAFETY: the caller's.
+            unsafe { planes[i][j].store(target.add((i * TILE + j) * stride)) };
+        }
+    }
+}
+
+/// Transforms a row of sums and adds it to the taps of the filter's gradient.
+///
+/// # Safety
+/// `from + plane · stride` has `columns` elements, as has `target + tap · tap_step`, which nobody else uses.
+#[inline(always)]
+unsafe fn add_filter_gradient<V: Vector>(
+    from: *const f32,
+    stride: usize,
+    columns: usize,
+    target: *mut f32,
+    tap_step: usize,
+) {
+    let mut c = 0;
+    while c + V::LANES <= columns {
         // SAFETY: the caller's.
-        unsafe { value.store(target.add(plane * stride)) };
+        unsafe { add_filter_gradient_at::<V>(from.add(c), stride, target.add(c), tap_step) };
+        c += V::LANES;
+    }
+    while c < columns {
+        // SAFETY: the caller's.
+        unsafe { add_filter_gradient_at::<f32>(from.add(c), stride, target.add(c), tap_step) };
+        c += 1;
     }
 }
 
 #[inline(always)]
-unsafe fn add_filter_gradient<V: Vector>(sums: &[f32], plane_len: usize, start: usize, dw: Shared) {
+unsafe fn add_filter_gradient_at<V: Vector>(
+    from: *const f32,
+    stride: usize,
+    target: *mut f32,
+    tap_step: usize,
+) {
     let mut p = [[V::splat(0.0); TILE]; TILE];
-    for (plane, value) in p.iter_mut().flatten().enumerate() {
-        // SAFETY: inside the plane.
-        *value = unsafe { V::load(sums.as_ptr().add(plane * plane_len + start)) };
+    for i in 0..TILE {
+        for j in 0..TILE {
+            // SAFETY: the caller's.
+            p[i][j] = unsafe { V::load(from.add((i * TILE + j) * stride)) };
+        }
     }
-    for (tap, value) in transform::filter_gradient(p).iter().flatten().enumerate() {
-        let target = dw.pointer(tap * plane_len + start);
-        // SAFETY: the caller's: these elements of every tap are this task's.
-        unsafe { V::load(target).add(*value).store(target) };
+    let g = transform::filter_gradient(p);
+    for i in 0..3 {
+        for j in 0..3 {
+            // SAFETY: the caller's.
+            unsafe {
+                let target = target.add((3 * i + j) * tap_step);
+                V::load(target).add(g[i][j]).store(target);
+            }
+        }
     }
 }
