@@ -143,14 +143,22 @@ impl FeatureStore {
         Ok(())
     }
 
-    /// Calls `visit` with the rows, in order, some at a time.
+    /// Calls `visit` with the rows of the first `images` images, in order, some at a time.
     ///
     /// # Errors
     /// If the file cannot be read.
-    pub fn for_each_rows(&self, mut visit: impl FnMut(&[f32])) -> Result<(), MeasureError> {
+    ///
+    /// # Panics
+    /// If there are not as many images, or the last of them lies amid some of which not all could be read.
+    pub fn for_each_rows(&self, images: u64, mut visit: impl FnMut(&[f32])) -> Result<(), MeasureError> {
+        assert!(images <= self.images());
         let read = |error| MeasureError::io(&self.path, "read")(error);
         let mut file = BufReader::with_capacity(1 << 20, File::open(&self.path).map_err(read)?);
-        for record in &self.records {
+        let mut left = images;
+        for record in self.records.iter() {
+            if left == 0 {
+                break;
+            }
             file.seek(SeekFrom::Start(record.start)).map_err(read)?;
             let mut bytes = vec![0; record.rows as usize * self.dims * 4];
             file.read_exact(&mut bytes).map_err(read)?;
@@ -158,19 +166,28 @@ impl FeatureStore {
                 let changed = std::io::Error::other("it was changed while it was in use; run again");
                 return Err(MeasureError::io(&self.path, "read")(changed));
             }
-            let rows: Vec<f32> = bytes.as_chunks().0.iter().map(|&word| f32::from_le_bytes(word)).collect();
+            let mut rows: Vec<f32> =
+                bytes.as_chunks().0.iter().map(|&word| f32::from_le_bytes(word)).collect();
+            if left < record.images {
+                assert_eq!(record.rows, record.images);
+                rows.truncate(left as usize * self.dims);
+            }
+            left = left.saturating_sub(record.images);
             visit(&rows);
         }
         Ok(())
     }
 
-    /// All rows, `[rows, dims]`. Takes `4 · dims` bytes an image.
+    /// All rows of the first `images` images, `[rows, dims]`. Takes `4 · dims` bytes an image.
     ///
     /// # Errors
     /// If the file cannot be read.
-    pub fn read_all(&self) -> Result<Vec<f32>, MeasureError> {
+    ///
+    /// # Panics
+    /// As [`Self::for_each_rows`].
+    pub fn read_rows(&self, images: u64) -> Result<Vec<f32>, MeasureError> {
         let mut all = Vec::new();
-        self.for_each_rows(|rows| all.extend_from_slice(rows))?;
+        self.for_each_rows(images, |rows| all.extend_from_slice(rows))?;
         Ok(all)
     }
 }
@@ -234,7 +251,8 @@ mod tests {
         let mut store = FeatureStore::open(dir.path(), "key", 3).unwrap();
         assert_eq!((store.images(), store.rows()), (7, 6));
         store.append(1, &rows(6, 1)).unwrap();
-        assert_eq!(store.read_all().unwrap(), rows(0, 7));
+        assert_eq!(store.read_rows(8).unwrap(), rows(0, 7));
+        assert_eq!(store.read_rows(3).unwrap(), rows(0, 3));
         drop(store);
         // Killed while the last record was being written; or its bytes were changed.
         let whole = fs::read(&path).unwrap();
@@ -271,7 +289,7 @@ mod tests {
     fn nothing_remains_of_a_temporary_one() {
         let mut store = FeatureStore::temporary(3).unwrap();
         store.append(2, &rows(0, 2)).unwrap();
-        assert_eq!(store.read_all().unwrap(), rows(0, 2));
+        assert_eq!(store.read_rows(2).unwrap(), rows(0, 2));
         let path = store.path().to_owned();
         assert!(path.exists());
         drop(store);

@@ -30,6 +30,8 @@ pub struct Kid {
     pub mean: f64,
     /// Standard deviation over the subsets.
     pub std: f64,
+    /// Number of subsets; 1 where a subset is all images of both sets.
+    pub subsets: usize,
     /// Images of each set in a subset.
     pub subset_size: usize,
 }
@@ -55,11 +57,12 @@ pub fn kernel_distance(
         let y = gather(second, dims, &choose(other_rows, size, options.seed, subset, 1));
         squared_discrepancy(&x, &y, size, dims)
     };
-    let distances: Vec<f64> = (0..options.subsets).into_par_iter().map(distance).collect();
+    let subsets = if size == rows && size == other_rows { 1 } else { options.subsets };
+    let distances: Vec<f64> = (0..subsets).into_par_iter().map(distance).collect();
     let n = distances.len() as f64;
     let mean = distances.iter().sum::<f64>() / n;
     let variance = distances.iter().map(|distance| (distance - mean).powi(2)).sum::<f64>() / n;
-    Ok(Kid { mean, std: variance.sqrt(), subset_size: size })
+    Ok(Kid { mean, std: variance.sqrt(), subsets, subset_size: size })
 }
 
 /// `size` different numbers below `count`, in random order.
@@ -128,7 +131,7 @@ mod tests {
         let kid = kernel_distance(&[0.0, 1.0], &[2.0, 3.0], 1, &options).unwrap();
         let expected = 1.0 + 343.0 - 2.0 * (1.0 + 1.0 + 27.0 + 64.0) / 4.0;
         assert!((kid.mean - expected).abs() < 1e-9 && kid.std < 1e-9, "{kid:?}");
-        assert_eq!(kid.subset_size, 2);
+        assert_eq!((kid.subsets, kid.subset_size), (1, 2));
     }
 
     #[test]

@@ -21,7 +21,7 @@ pub struct Statistics {
 }
 
 /// All that features depend on.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct Provenance {
     /// The set as it was named in the call.
     pub input: String,
@@ -46,7 +46,7 @@ pub struct Provenance {
 }
 
 /// Where samples come from.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct Samples {
     /// The model and which of its weights.
     pub model: ModelFacts,
@@ -54,6 +54,10 @@ pub struct Samples {
     pub sampler: String,
     /// Network calls per image.
     pub steps: usize,
+    /// Which of the process's steps those are.
+    pub spacing: String,
+    /// The fresh noise that DDIM adds, where it is the sampler.
+    pub eta: Option<f64>,
     /// What decided every random number.
     pub seed: u64,
 }

@@ -91,7 +91,7 @@ fn extractor(weights: &mut InceptionWeights, tap: Tap, mode: ResizeMode, batch: 
 fn features(set: &mut dyn ImageSet, extractor: &mut FeatureExtractor) -> Vec<f32> {
     let mut store = FeatureStore::temporary(extractor.tap().dims()).unwrap();
     extractor.fill(set, &mut store, &mut |_| true).unwrap();
-    store.read_all().unwrap()
+    store.read_rows(set.len()).unwrap()
 }
 
 /// Writes the script's `random_state` as safetensors, as far as `tap`, with the classifier after [`Tap::Pool3`].
