@@ -50,13 +50,27 @@ impl ImageFolder {
         Ok(Self { path: path.to_owned(), digits })
     }
 
+    /// Where image number `index` is or will be.
+    pub fn image_path(&self, index: usize) -> PathBuf {
+        self.path.join(self.image_name(index))
+    }
+
+    /// Whether image number `index` is there.
+    pub fn has_image(&self, index: usize) -> bool {
+        self.image_path(index).is_file()
+    }
+
+    fn image_name(&self, index: usize) -> String {
+        format!("{index:0digits$}.png", digits = self.digits)
+    }
+
     /// Writes image number `index`.
     ///
     /// # Errors
     /// If it cannot be written; nothing is then under its name.
     pub fn write_image(&self, index: usize, pixels: &[u8], shape: ImageShape) -> Result<(), Failure> {
         let bytes = grid::png(pixels, shape).map_err(Failure::work)?;
-        self.write(&format!("{index:0digits$}.png", digits = self.digits), &bytes)
+        self.write(&self.image_name(index), &bytes)
     }
 
     /// Writes a picture under another name.

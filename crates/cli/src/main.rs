@@ -4,6 +4,7 @@
 
 mod ablate;
 mod completions;
+mod data_command;
 mod denoise;
 mod export;
 mod failure;
@@ -14,6 +15,8 @@ mod model;
 mod progress;
 mod report;
 mod sample;
+mod sample_output;
+mod sampler_args;
 mod signals;
 mod train;
 
@@ -112,6 +115,7 @@ enum Command {
     Ablate(ablate::Args),
     Denoise(denoise::Args),
     Export(export::Args),
+    Data(data_command::Args),
     Completions(completions::Args),
 }
 
@@ -124,6 +128,7 @@ fn run(cli: &Cli) -> Result<Report, Failure> {
         Command::Likelihood(args) => likelihood::run(args, &cli.global),
         Command::Denoise(args) => denoise::run(args, &cli.global),
         Command::Export(args) => export::run(args),
+        Command::Data(args) => data_command::run(args, &cli.global),
         Command::Completions(args) => completions::run(args),
     }
 }

@@ -2,30 +2,37 @@
 
 use crate::Global;
 use crate::failure::Failure;
-use crate::image_files::ImageFolder;
-use crate::model::{self, ModelArgs};
+use crate::model::{self, Model, ModelArgs};
 use crate::progress::{self, Progress};
 use crate::report::Report;
+use crate::sample_output::{self, Output, Plan};
+use crate::sampler_args::SamplerArgs;
 use crate::signals::Signals;
-use clap::ValueEnum;
-use diffusion::Denoiser;
-use serde_json::json;
+use diffusion::{Denoiser, GaussianDiffusion, SamplerKind, Sampling};
+use engine::ImageShape;
+use serde_json::{Value, json};
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
-use std::time::Instant;
-use train::sampling::{SamplerKind, Sampling, to_bytes};
+use std::time::{Duration, Instant};
+use train::sampling::to_bytes;
 
-/// Most images shown in grid.png.
-const GRID_IMAGES: usize = 64;
+/// Pixels of a batch when its size is not given: 16 images of 32×32.
+const BATCH_PIXELS: usize = 16 * 32 * 32;
+/// Work that takes longer is announced.
+const ANNOUNCED: Duration = Duration::from_secs(30);
 
 /// Draw images from a trained model
 ///
-/// Writes DIR/000000.png, DIR/000001.png, … and DIR/grid.png with the first 64. Image k of a seed is the same whatever
-/// the number of images, the batch and the threads.
+/// Writes DIR/000000.png, DIR/000001.png, …, DIR/grid.png with the first 64 and DIR/samples.json, which says how they
+/// were drawn; or, by the ending of --out, one file. Image k of a seed is the same whatever the number of images, the
+/// batch, the threads, and however often the work was stopped and resumed.
 #[derive(clap::Args, Debug)]
 #[command(after_long_help = "Examples:
   ddpm sample runs/shapes32 --n 16 --out new                       all T steps of the paper's sampler
   ddpm sample runs/shapes32 --out new --sampler ddim --steps 50    20 times faster
+  ddpm sample runs/cifar10 --out new --sampler dpm-solver++ --steps 20
+  ddpm sample runs/cifar10 --n 50000 --out samples.npz             arr_0, as evaluators want it; --resume after a stop
+  ddpm sample runs/cifar10 --n 50000 --out samples.npz --dry-run   how long that takes
   ddpm sample runs/cifar10 --out new --weights raw --seed 7        the weights without averaging")]
 pub struct Args {
     #[command(flatten)]
@@ -35,49 +42,41 @@ pub struct Args {
     #[arg(long, value_name = "COUNT", default_value = "64")]
     n: NonZeroUsize,
 
-    /// Folder for the images; must be empty or not exist
-    #[arg(long, value_name = "DIR")]
+    /// Folder for the images; or a file ending in .npz (arr_0), .npy, .raw (bytes alone: image, row, column, channel) or
+    /// .png (one picture of all)
+    #[arg(long, value_name = "PATH")]
     out: PathBuf,
 
-    /// The way from noise to image
-    #[arg(long, value_enum, default_value_t = SamplerName::Ancestral)]
-    sampler: SamplerName,
+    #[command(flatten)]
+    sampler: SamplerArgs,
 
-    /// Network calls per image, from 1 to the model's T [default: T]
-    #[arg(long, value_name = "K")]
-    steps: Option<usize>,
+    /// Images drawn at once, at least 1: more take more memory [default: 16 of 32x32, fewer of larger ones]
+    #[arg(long, value_name = "B")]
+    batch: Option<NonZeroUsize>,
 
-    /// Images drawn at once, at least 1: more take more memory
-    #[arg(long, value_name = "B", default_value = "16")]
-    batch: NonZeroUsize,
+    /// Keep the images that an earlier call with the same settings has drawn, and draw those that are missing
+    #[arg(long)]
+    resume: bool,
+
+    /// Say how long it takes and how much is written, from two network calls, and write nothing
+    #[arg(long)]
+    dry_run: bool,
 
     /// Measure where the time goes, by operation and shape, and say so at the end
     #[arg(long)]
     profile: bool,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
-enum SamplerName {
-    /// The paper's: fresh noise at each step
-    Ancestral,
-    /// Without fresh noise: better when few steps are taken
-    Ddim,
-}
-
-impl From<SamplerName> for SamplerKind {
-    fn from(name: SamplerName) -> Self {
-        match name {
-            SamplerName::Ancestral => Self::Ancestral,
-            SamplerName::Ddim => Self::Ddim,
-        }
-    }
-}
-
 pub fn run(args: &Args, global: &Global) -> Result<Report, Failure> {
     let signals = Signals::watch().map_err(Failure::work)?;
-    ImageFolder::check_vacant(&args.out)?;
+    let sampling = args.sampler.sampling().map_err(Failure::input)?;
+    if !args.dry_run {
+        sample_output::check_place(&args.out, args.resume)?;
+    }
+    let stored = model::open_stored(&args.model)?;
     let count = args.n.get();
-    let batch = args.batch.get().min(count);
+    let batch =
+        args.batch.map_or_else(|| default_batch(stored.unet.image_shape()), NonZeroUsize::get).min(count);
     let mut model = model::open(&args.model, batch, global.cpu())?;
     if args.profile {
         model.denoiser.start_profile();
@@ -85,61 +84,196 @@ pub fn run(args: &Args, global: &Global) -> Result<Report, Failure> {
     let process = model.process()?;
     let image = model.denoiser.image_shape();
     let seed = global.seed.unwrap_or(0);
-    let sampling = Sampling { kind: args.sampler.into(), steps: args.steps };
-    // Wrong options are found before the folder is made.
+    // Wrong options are found before anything is written.
     sampling.sampler(&process, image, seed, 0, 0).map_err(Failure::input)?;
-    let folder = ImageFolder::create(&args.out, count)?;
-
-    let steps = sampling.steps(&process);
-    let total = (count.div_ceil(batch) * steps) as u64;
-    let mut progress = Progress::new("sampling", 0, total, global.quiet);
-    let start = Instant::now();
-    let (mut calls, mut written) = (0, 0);
-    let mut grid = Vec::new();
-    let stopped = |written: usize| {
-        let message = format!("stopped; {written} of {count} images are finished, in {}", args.out.display());
-        let json = json!({ "status": "stopped", "out": args.out, "images": written });
-        Failure::stopped(signals.exit_status(), message, json)
-    };
-    while written < count {
-        let samples = batch.min(count - written);
-        let mut sampler =
-            sampling.sampler(&process, image, seed, written as u64, samples).map_err(Failure::input)?;
-        loop {
-            if signals.stopped() {
-                progress.finish();
-                return Err(stopped(written));
-            }
-            if sampler.step(&mut model.denoiser).map_err(Failure::work)?.is_none() {
-                break;
-            }
-            calls += 1;
-            progress.update(calls, &format!("{written}/{count} images"));
-        }
-        let images = to_bytes(sampler.chain().x_t());
-        for pixels in images.chunks_exact(image.len()) {
-            folder.write_image(written, pixels, image)?;
-            written += 1;
-        }
-        let shown = GRID_IMAGES * image.len();
-        grid.extend(&images[..images.len().min(shown - grid.len())]);
+    let work = Work { sampling, process, image, seed, batch, count };
+    if args.dry_run {
+        return work.dry_run(&mut model);
     }
-    progress.finish();
-    folder.write_picture("grid.png", &train::grid::grid(&grid, image))?;
+
+    let identity = work.identity(&model);
+    let plan = Plan { count, image, identity: identity.clone() };
+    let mut output = Output::open(&args.out, plan)?;
+    let first = output.written();
+    let start = Instant::now();
+    work.draw(&mut model, &mut output, &signals, global.quiet).map_err(|stop| match stop {
+        Stop::Failed(failure) => failure,
+        Stop::Signal(written) => {
+            let message = format!(
+                "stopped; {written} of {count} images are finished; --resume goes on with {}",
+                args.out.display()
+            );
+            let json = json!({ "status": "stopped", "out": args.out, "images": written });
+            Failure::stopped(signals.exit_status(), message, json)
+        }
+    })?;
+    output.finish()?;
 
     let seconds = start.elapsed().as_secs_f64();
     if let Some(profile) = model.denoiser.profile() {
         progress::say(&profile.table(start.elapsed()));
     }
+    let kept = if first > 0 { format!(", {first} of them from before") } else { String::new() };
     let words = format!(
-        "{count} images of {image} in {} ({}, {steps} steps, seed {seed}), {seconds:.1} s",
+        "{count} images of {image} in {}{kept} ({}, {}, {} steps, seed {seed}), {seconds:.1} s",
         args.out.display(),
         model.weights_name(),
+        work.sampling.kind.name(),
+        work.steps(),
     );
-    let json = json!({
-        "status": "finished", "out": args.out, "images": count, "image": [image.height, image.width, image.channels],
-        "model": model.directory, "weights": model.stored.weights, "step": model.stored.step,
-        "sampler": SamplerKind::from(args.sampler).name(), "steps": steps, "seed": seed, "seconds": seconds,
+    let mut json = identity;
+    let more = json!({
+        "status": "finished", "out": args.out, "images": count, "resumed_from": first, "model": model.directory,
+        "seconds": seconds,
     });
+    if let (Some(json), Value::Object(more)) = (json.as_object_mut(), more) {
+        json.extend(more);
+    }
     Ok(Report::new(words, json))
+}
+
+/// As many images as have the pixels of 16 small ones, at least one: memory grows with the pixels.
+fn default_batch(image: ImageShape) -> usize {
+    (BATCH_PIXELS / (image.height * image.width)).clamp(1, 16)
+}
+
+/// What is to be drawn.
+struct Work {
+    sampling: Sampling,
+    process: GaussianDiffusion,
+    image: ImageShape,
+    seed: u64,
+    batch: usize,
+    count: usize,
+}
+
+/// Why drawing ended early.
+enum Stop {
+    /// A signal, after so many images.
+    Signal(usize),
+    Failed(Failure),
+}
+
+impl From<Failure> for Stop {
+    fn from(failure: Failure) -> Self {
+        Self::Failed(failure)
+    }
+}
+
+impl Work {
+    fn steps(&self) -> usize {
+        self.sampling.steps(&self.process)
+    }
+
+    /// All that decides the images' pixels.
+    fn identity(&self, model: &Model) -> Value {
+        let eta = match self.sampling.kind {
+            SamplerKind::Ddim { eta } => Some(eta),
+            SamplerKind::Ancestral | SamplerKind::DpmSolver => None,
+        };
+        json!({
+            "weights": model.stored.weights, "step": model.stored.step, "weights_xxh3": model.fingerprint,
+            "image": [self.image.height, self.image.width, self.image.channels],
+            "sampler": self.sampling.kind.name(), "steps": self.steps(), "spacing": self.sampling.spacing(), "eta": eta,
+            "seed": self.seed,
+        })
+    }
+
+    fn draw(
+        &self,
+        model: &mut Model,
+        output: &mut Output,
+        signals: &Signals,
+        quiet: bool,
+    ) -> Result<(), Stop> {
+        let (count, steps, first) = (self.count, self.steps(), output.written());
+        let total = ((count - first).div_ceil(self.batch) * steps) as u64;
+        let mut progress = Progress::new("sampling", 0, total, quiet);
+        let mut calls = 0;
+        let mut pace = None;
+        while output.written() < count {
+            let written = output.written();
+            let samples = self.batch.min(count - written);
+            let sampler =
+                self.sampling.sampler(&self.process, self.image, self.seed, written as u64, samples);
+            let mut sampler = sampler.map_err(Failure::input)?;
+            loop {
+                if signals.stopped() {
+                    progress.finish();
+                    return Err(Stop::Signal(written));
+                }
+                let start = Instant::now();
+                if sampler.step(&mut model.denoiser).map_err(Failure::work)?.is_none() {
+                    break;
+                }
+                calls += 1;
+                // The first call also prepares filters and memory.
+                if calls == 2 && pace.is_none() {
+                    pace = Some(start.elapsed());
+                    let expected = start.elapsed().mul_f64((total - calls) as f64);
+                    if !quiet && expected > ANNOUNCED {
+                        progress.say(&format!(
+                            "{} to go: {}",
+                            self.calls_in_words(first),
+                            progress::duration(expected)
+                        ));
+                    }
+                }
+                progress.update(calls, &format!("{written}/{count} images"));
+            }
+            output.push(&to_bytes(sampler.chain().x_t()))?;
+        }
+        progress.finish();
+        Ok(())
+    }
+
+    fn calls_in_words(&self, first: usize) -> String {
+        let batches = (self.count - first).div_ceil(self.batch);
+        format!("{batches} batches of {} images, {} network calls each", self.batch, self.steps())
+    }
+
+    /// Times the second of two network calls.
+    fn dry_run(&self, model: &mut Model) -> Result<Report, Failure> {
+        let mut sampler = self
+            .sampling
+            .sampler(&self.process, self.image, self.seed, 0, self.batch)
+            .map_err(Failure::input)?;
+        sampler.step(&mut model.denoiser).map_err(Failure::work)?;
+        let start = Instant::now();
+        // A chain of one step has no second: then the first is done again.
+        if sampler.step(&mut model.denoiser).map_err(Failure::work)?.is_none() {
+            let again = self.sampling.sampler(&self.process, self.image, self.seed, 0, self.batch);
+            again.and_then(|mut again| again.step(&mut model.denoiser)).map_err(Failure::work)?;
+        }
+        let call = start.elapsed();
+        let calls = self.count.div_ceil(self.batch) * self.steps();
+        let seconds = call.as_secs_f64() * calls as f64;
+        let bytes = self.count as u64 * self.image.len() as u64;
+        let expected = Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX);
+        let words = format!(
+            "{}, {:.3} s a call: {} for {} images of {}, {:.1} MB uncompressed",
+            self.calls_in_words(0),
+            call.as_secs_f64(),
+            progress::duration(expected),
+            self.count,
+            self.image,
+            bytes as f64 / 1e6
+        );
+        let json = json!({
+            "status": "dry run", "images": self.count, "batch": self.batch, "network_calls": calls,
+            "seconds_per_call": call.as_secs_f64(), "seconds": seconds, "bytes": bytes,
+        });
+        Ok(Report::new(words, json))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn larger_images_come_in_smaller_batches() {
+        let batch = |size| default_batch(ImageShape::new(size, size, 3));
+        assert_eq!((batch(8), batch(32), batch(64), batch(128), batch(256)), (16, 16, 4, 1, 1));
+    }
 }

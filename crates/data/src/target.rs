@@ -63,6 +63,11 @@ const WRITERS: [(&str, OpenWriter); 5] = [
     ("npz", npz::open),
 ];
 
+/// The names of the kinds of sources that can be written.
+pub fn writable_kinds() -> impl Iterator<Item = &'static str> {
+    WRITERS.iter().map(|(name, _)| *name)
+}
+
 /// A conversion, driven a few images at a time.
 pub struct Conversion {
     writer: Box<dyn Writer + Send + Sync>,

@@ -2,6 +2,7 @@
 
 mod ablating;
 mod calls;
+mod data;
 mod ddpm;
 mod denoising;
 mod exporting;

@@ -169,7 +169,8 @@ fn sampling_stops_with_what_is_finished() {
     let output = child.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(143), "{}", text(&output.stderr));
     let images = object(&output)["images"].as_u64().unwrap();
-    let names: Vec<_> = files(&out).into_keys().collect();
+    // Beside them, what they are, to go on with.
+    let names: Vec<_> = files(&out).into_keys().filter(|name| !name.ends_with("samples.json")).collect();
     assert_eq!(names.len() as u64, images);
     assert!(names.iter().all(|name| image::open(out.join(name)).is_ok()), "{names:?}");
 }

@@ -1,0 +1,302 @@
+//! Where sampled images go: a folder, an array, or one picture; and how much of them is there already.
+
+use crate::failure::Failure;
+use crate::image_files::{ImageFolder, write_whole};
+use data::ImageOptions;
+use engine::ImageShape;
+use serde_json::{Value, json};
+use std::fs::{File, OpenOptions};
+use std::io::{BufReader, ErrorKind, Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+use train::grid;
+
+/// Most images shown in grid.png.
+pub const GRID_IMAGES: usize = 64;
+/// Settings that a call names itself.
+const ASKED: [&str; 5] = ["weights", "sampler", "steps", "spacing", "seed"];
+/// What a folder's images are, beside them.
+const RECORD: &str = "samples.json";
+
+/// How images are stored, by the ending of `--out`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Form {
+    /// A folder: `000000.png`, …, `grid.png`, `samples.json`.
+    Folder,
+    /// `.npz`: `arr_0`, bytes, [n, height, width, channels].
+    Npz,
+    /// `.npy`: the same array.
+    Npy,
+    /// `.raw`: its bytes alone.
+    Raw,
+    /// `.png`: one picture of them all.
+    Grid,
+}
+
+impl Form {
+    /// The form that a path's ending asks for.
+    pub fn of(path: &Path) -> Self {
+        match path.extension().and_then(|extension| extension.to_str()) {
+            Some("npz") => Self::Npz,
+            Some("npy") => Self::Npy,
+            Some("raw") => Self::Raw,
+            Some("png") => Self::Grid,
+            _ => Self::Folder,
+        }
+    }
+}
+
+/// What images are drawn, so that others are not mixed with them.
+pub struct Plan {
+    /// Images in all.
+    pub count: usize,
+    /// Their shape.
+    pub image: ImageShape,
+    /// All that decides their pixels, as an object.
+    pub identity: Value,
+}
+
+/// Images being written.
+pub struct Output {
+    path: PathBuf,
+    plan: Plan,
+    sink: Sink,
+    /// Images that are written: the first ones.
+    written: usize,
+}
+
+enum Sink {
+    Folder(ImageFolder),
+    /// Pixels one after the other, in a file that has the output's name once it is whole.
+    Array {
+        form: Form,
+        pixels: File,
+        unfinished: PathBuf,
+        record: PathBuf,
+    },
+    Grid(Vec<u8>),
+}
+
+/// Refuses a place where something is, before any work.
+///
+/// # Errors
+/// If something would be lost or mixed.
+pub fn check_place(path: &Path, resume: bool) -> Result<(), Failure> {
+    let form = Form::of(path);
+    if form == Form::Folder {
+        if resume && path.join(RECORD).is_file() {
+            return Ok(());
+        }
+        return ImageFolder::check_vacant(path).map_err(|failure| match path.join(RECORD).is_file() {
+            true => Failure::input(format!(
+                "{}: has sampled images; go on with --resume, or choose another --out",
+                path.display()
+            )),
+            false => failure,
+        });
+    }
+    if path.exists() {
+        return Err(Failure::input(format!(
+            "{}: exists already; choose another --out, or remove it",
+            path.display()
+        )));
+    }
+    if resume && form == Form::Grid {
+        return Err(Failure::input("one picture cannot be resumed; give a folder or a .npz as --out"));
+    }
+    if !resume && with_suffix(path, ".unfinished").exists() {
+        return Err(Failure::input(format!(
+            "{}: is there from a sampling that was stopped; go on with --resume, or remove it",
+            with_suffix(path, ".unfinished").display()
+        )));
+    }
+    Ok(())
+}
+
+impl Output {
+    /// Makes the place for the images, or opens it where it was left.
+    ///
+    /// # Errors
+    /// If it cannot be made, or holds other images.
+    pub fn open(path: &Path, plan: Plan) -> Result<Self, Failure> {
+        let form = Form::of(path);
+        let (sink, written) = match form {
+            Form::Folder => {
+                let folder = ImageFolder::create(path, plan.count)?;
+                plan.check_or_write(&path.join(RECORD))?;
+                let written = (0..plan.count).find(|&index| !folder.has_image(index)).unwrap_or(plan.count);
+                (Sink::Folder(folder), written)
+            }
+            Form::Grid => (Sink::Grid(Vec::new()), 0),
+            Form::Npz | Form::Npy | Form::Raw => {
+                let (unfinished, record) =
+                    (with_suffix(path, ".unfinished"), with_suffix(path, ".unfinished.json"));
+                plan.check_or_write(&record)?;
+                let failed = |error| cannot_write(&unfinished, error);
+                let open = OpenOptions::new().read(true).append(true).create(true).open(&unfinished);
+                let pixels = open.map_err(failed)?;
+                let len = plan.image.len() as u64;
+                let written = pixels.metadata().map_err(failed)?.len() / len;
+                let written = written.min(plan.count as u64);
+                // An image cut short by a stop is drawn again.
+                pixels.set_len(written * len).map_err(failed)?;
+                (Sink::Array { form, pixels, unfinished, record }, written as usize)
+            }
+        };
+        Ok(Self { path: path.to_owned(), plan, sink, written })
+    }
+
+    /// Images that are written.
+    pub fn written(&self) -> usize {
+        self.written
+    }
+
+    /// Adds the pixels of the next images.
+    ///
+    /// # Errors
+    /// If they cannot be written.
+    pub fn push(&mut self, images: &[u8]) -> Result<(), Failure> {
+        match &mut self.sink {
+            Sink::Folder(folder) => {
+                for (index, pixels) in (self.written..).zip(images.chunks_exact(self.plan.image.len())) {
+                    folder.write_image(index, pixels, self.plan.image)?;
+                }
+            }
+            Sink::Array { pixels, unfinished, .. } => {
+                pixels.write_all(images).map_err(|error| cannot_write(unfinished, error))?;
+            }
+            Sink::Grid(all) => all.extend_from_slice(images),
+        }
+        self.written += images.len() / self.plan.image.len();
+        Ok(())
+    }
+
+    /// Completes the output.
+    ///
+    /// # Errors
+    /// If it cannot be written; with --resume it can be tried again.
+    pub fn finish(self) -> Result<(), Failure> {
+        let Self { path, plan, sink, .. } = self;
+        let image = plan.image;
+        match sink {
+            Sink::Grid(images) => {
+                write_whole(&path, &grid::grid(&images, image).to_png().map_err(Failure::work)?)
+            }
+            Sink::Folder(folder) => {
+                let mut shown = Vec::new();
+                for index in 0..plan.count.min(GRID_IMAGES) {
+                    shown.extend(read_image(&folder.image_path(index), image)?);
+                }
+                folder.write_picture("grid.png", &grid::grid(&shown, image))
+            }
+            Sink::Array { form, mut pixels, unfinished, record } => {
+                let failed = |error| cannot_write(&path, error);
+                let partial = with_suffix(&path, ".partial");
+                pixels.seek(SeekFrom::Start(0)).map_err(failed)?;
+                let content = BufReader::with_capacity(1 << 20, pixels);
+                let shape = [plan.count, image.height, image.width, image.channels];
+                match form {
+                    Form::Npz => data::target::write_npz(&partial, content, plan.count as u64, image, None)
+                        .map_err(Failure::work)?,
+                    Form::Npy => write_npy(&partial, content, &shape).map_err(failed)?,
+                    Form::Raw | Form::Folder | Form::Grid => {
+                        std::fs::rename(&unfinished, &partial).map_err(failed)?;
+                    }
+                }
+                std::fs::rename(&partial, &path).map_err(failed)?;
+                for leftover in [&unfinished, &record] {
+                    match std::fs::remove_file(leftover) {
+                        Err(error) if error.kind() != ErrorKind::NotFound => {
+                            return Err(cannot_write(leftover, error));
+                        }
+                        _ => {}
+                    }
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+impl Plan {
+    /// Compares what `record` says is there with what is to be drawn; writes it where nothing is.
+    fn check_or_write(&self, record: &Path) -> Result<(), Failure> {
+        match std::fs::read_to_string(record) {
+            Ok(text) => {
+                let found: Value = serde_json::from_str(&text)
+                    .map_err(|error| Failure::input(format!("{}: {error}", record.display())))?;
+                let mut keys: Vec<_> = self.identity.as_object().into_iter().flatten().collect();
+                // What was asked for before what follows from it.
+                keys.sort_by_key(|(key, _)| {
+                    ASKED.iter().position(|asked| asked == key).unwrap_or(ASKED.len())
+                });
+                for (key, value) in keys {
+                    if found[key] != *value {
+                        return Err(Failure::input(format!(
+                            "{}: the images there were drawn with `{key}` {}, now it is {value}; choose another --out",
+                            record.display(),
+                            found[key],
+                        )));
+                    }
+                }
+                Ok(())
+            }
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                let mut content = self.identity.clone();
+                content["program"] = json!(concat!("ddpm ", env!("CARGO_PKG_VERSION")));
+                let text = serde_json::to_string_pretty(&content).map_err(Failure::work)?;
+                write_whole(record, text.as_bytes())
+            }
+            Err(error) => Err(Failure::input(format!("{}: {error}", record.display()))),
+        }
+    }
+}
+
+fn write_npy(path: &Path, mut pixels: impl Read, shape: &[usize]) -> std::io::Result<()> {
+    let mut out = File::create(path)?;
+    out.write_all(&numpy::Header::encode(numpy::Element::U8, shape))?;
+    std::io::copy(&mut pixels, &mut out)?;
+    out.sync_all()
+}
+
+/// The pixels of an image that was written.
+fn read_image(path: &Path, image: ImageShape) -> Result<Vec<u8>, Failure> {
+    let options = ImageOptions { channels: Some(image.channels), ..ImageOptions::default() };
+    let spec = format!("images:{}", path.display()).parse().map_err(Failure::work)?;
+    let source = data::open(&spec, &options).map_err(Failure::work)?;
+    let mut pixels = vec![0; source.shape().len()];
+    source.read(0, &mut pixels).map_err(Failure::work)?;
+    match pixels.len() == image.len() {
+        true => Ok(pixels),
+        false => Err(Failure::work(format!("{}: not of the images' size {image}", path.display()))),
+    }
+}
+
+fn cannot_write(path: &Path, error: std::io::Error) -> Failure {
+    Failure::work(format!("{}: cannot be written: {error}", path.display()))
+}
+
+fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    name.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_ending_says_the_form() {
+        for (path, form) in [
+            ("a/b", Form::Folder),
+            ("a.npz/b", Form::Folder),
+            ("a.b/c.npz", Form::Npz),
+            ("c.npy", Form::Npy),
+            ("c.raw", Form::Raw),
+            ("c.png", Form::Grid),
+            ("v1.5", Form::Folder),
+        ] {
+            assert_eq!(Form::of(Path::new(path)), form, "{path}");
+        }
+    }
+}
