@@ -8,16 +8,22 @@ mod data_command;
 mod denoise;
 mod export;
 mod failure;
+mod fid;
 mod image_files;
+mod inception_score;
 mod inspect;
 mod likelihood;
+mod measured;
 mod model;
+mod model_samples;
+mod neighbours;
 mod progress;
 mod report;
 mod sample;
 mod sample_output;
 mod sampler_args;
 mod signals;
+mod stats;
 mod train;
 
 use clap::{Parser, Subcommand, ValueEnum};
@@ -112,6 +118,10 @@ enum Command {
     Sample(sample::Args),
     Inspect(inspect::Args),
     Likelihood(likelihood::Args),
+    Stats(stats::Args),
+    Fid(Box<fid::Args>),
+    InceptionScore(inception_score::Args),
+    Neighbours(neighbours::Args),
     Ablate(ablate::Args),
     Denoise(denoise::Args),
     Export(export::Args),
@@ -126,6 +136,10 @@ fn run(cli: &Cli) -> Result<Report, Failure> {
         Command::Inspect(args) => inspect::run(args),
         Command::Ablate(args) => ablate::run(args, &cli.global),
         Command::Likelihood(args) => likelihood::run(args, &cli.global),
+        Command::Stats(args) => stats::run(args, &cli.global),
+        Command::Fid(args) => fid::run(args, &cli.global),
+        Command::InceptionScore(args) => inception_score::run(args, &cli.global),
+        Command::Neighbours(args) => neighbours::run(args, &cli.global),
         Command::Denoise(args) => denoise::run(args, &cli.global),
         Command::Export(args) => export::run(args),
         Command::Data(args) => data_command::run(args, &cli.global),

@@ -20,8 +20,16 @@ pub struct ModelArgs {
     weights: Option<WeightsName>,
 }
 
+impl ModelArgs {
+    /// The model at `model`, as if it had been the command's argument.
+    pub fn new(model: PathBuf, weights: Option<WeightsName>) -> Self {
+        Self { model, weights }
+    }
+}
+
+/// The kinds of weights, as options name them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
-enum WeightsName {
+pub enum WeightsName {
     /// The moving average over the training, which gives better images
     Ema,
     /// The weights as the last update left them

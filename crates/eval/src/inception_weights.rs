@@ -25,9 +25,10 @@ pub const PUBLISHED_SHA256: &str = "6726825d0af5f729cebd5821db510b11b1cfad8faad8
 pub const URL: &str = "https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/pt_inception-2015-12-05-6726825d.pth";
 
 /// How to get the file.
-pub(crate) const REMEDY: &str = "Get https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/\
-pt_inception-2015-12-05-6726825d.pth (95.6 MB, SHA-256 6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2), \
-and put it there, or name it by --inception FILE or the environment variable DDPM_INCEPTION";
+pub(crate) const REMEDY: &str = "`ddpm data fetch inception` gets them; or get https://github.com/mseitzer/pytorch-fid/releases/\
+download/fid_weights/pt_inception-2015-12-05-6726825d.pth (95.6 MB, SHA-256 \
+6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2), and put it there, or name it by --inception FILE or the \
+environment variable DDPM_INCEPTION";
 
 /// Where the weights are: `given`, else what the variable names, else the first that is there of [`search_path`].
 ///

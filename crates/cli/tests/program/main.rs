@@ -7,6 +7,7 @@ mod ddpm;
 mod denoising;
 mod exporting;
 mod likelihood;
+mod measuring;
 mod sampling;
 mod stopping;
 mod training;

@@ -1,0 +1,104 @@
+//! A model's samples as a set of images to measure: drawn when they are read.
+
+use crate::failure::Failure;
+use crate::model::Model;
+use diffusion::{Denoiser, GaussianDiffusion, SamplerKind, Sampling};
+use engine::ImageShape;
+use eval::MeasureError;
+use eval::image_set::{ImageBatch, ImageSet};
+use eval::statistics::Samples;
+use std::sync::atomic::{AtomicBool, Ordering};
+use train::sampling::to_bytes;
+
+/// Samples number 0, 1, … of a seed. Sample k is the same image whatever is drawn beside it.
+pub struct ModelSamples<'a> {
+    model: Model,
+    process: GaussianDiffusion,
+    sampling: Sampling,
+    seed: u64,
+    count: u64,
+    stop: &'a AtomicBool,
+}
+
+impl<'a> ModelSamples<'a> {
+    /// The first `count` samples of `seed`; `stop` ends the drawing.
+    ///
+    /// # Errors
+    /// If the model's process is not known, or does not allow so many steps.
+    pub fn new(
+        model: Model,
+        sampling: Sampling,
+        seed: u64,
+        count: u64,
+        stop: &'a AtomicBool,
+    ) -> Result<Self, Failure> {
+        let process = model.process()?;
+        let image = model.denoiser.image_shape();
+        sampling.sampler(&process, image, seed, 0, 0).map_err(Failure::input)?;
+        Ok(Self { model, process, sampling, seed, count, stop })
+    }
+
+    /// Where the samples come from.
+    pub fn facts(&self) -> Samples {
+        Samples {
+            model: self.model.facts(),
+            sampler: self.sampling.kind.name().to_owned(),
+            steps: self.sampling.steps(&self.process),
+            spacing: format!("{:?}", self.sampling.spacing()).to_lowercase(),
+            eta: match self.sampling.kind {
+                SamplerKind::Ddim { eta } => Some(eta),
+                SamplerKind::Ancestral | SamplerKind::DpmSolver => None,
+            },
+            seed: self.seed,
+        }
+    }
+}
+
+impl ImageSet for ModelSamples<'_> {
+    fn len(&self) -> u64 {
+        self.count
+    }
+
+    fn shape(&self) -> ImageShape {
+        self.model.denoiser.image_shape()
+    }
+
+    fn description(&self) -> String {
+        let steps = self.sampling.steps(&self.process);
+        format!(
+            "{} samples of {} ({}; {} sampler, {steps} steps, seed {})",
+            self.count,
+            self.model.directory.display(),
+            self.model.weights_name(),
+            self.sampling.kind.name(),
+            self.seed
+        )
+    }
+
+    /// The number of samples is not part of it: fewer are the first of more.
+    fn content_key(&mut self, _progress: &mut dyn FnMut(u64) -> bool) -> Result<String, MeasureError> {
+        let facts = self.facts();
+        let process = serde_json::to_string(&self.model.stored.diffusion)
+            .map_err(|error| MeasureError::Sampling { reason: error.to_string() })?;
+        Ok(format!(
+            "samples {} {process} {} {} {} {:?} {}",
+            facts.model.fingerprint, facts.sampler, facts.steps, facts.spacing, facts.eta, facts.seed
+        ))
+    }
+
+    fn read(&mut self, first: u64, count: usize) -> Result<ImageBatch, MeasureError> {
+        let failed = |error: &dyn std::fmt::Display| MeasureError::Sampling { reason: error.to_string() };
+        let image = self.model.denoiser.image_shape();
+        let sampler = self.sampling.sampler(&self.process, image, self.seed, first, count);
+        let mut sampler = sampler.map_err(|error| failed(&error))?;
+        loop {
+            if self.stop.load(Ordering::Relaxed) {
+                return Err(MeasureError::Stopped { images: first, total: self.count });
+            }
+            if sampler.step(&mut self.model.denoiser).map_err(|error| failed(&error))?.is_none() {
+                break;
+            }
+        }
+        Ok(ImageBatch { pixels: to_bytes(sampler.chain().x_t()), unreadable: Vec::new() })
+    }
+}
