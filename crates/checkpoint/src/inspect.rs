@@ -61,12 +61,12 @@ pub fn inspect(path: &Path) -> Result<Summary, Error> {
     let location = ModelLocation::resolve(path)?;
     let directory = location.directory;
     let model = StoredModel::open(&directory)?;
-    let mut weights = vec![summarise(&model)];
+    let mut weights = vec![summarise(&model)?];
     let (mut training, mut checkpoint_bytes) = (None, None);
     if location.kind != LocationKind::Diffusers {
         checkpoint_bytes = Some(Manifest::open(&directory)?.total_bytes());
         training = Some(read_progress(&directory)?);
-        weights.push(summarise(&StoredModel::open(&directory.join(RAW_DIR))?));
+        weights.push(summarise(&StoredModel::open(&directory.join(RAW_DIR))?)?);
     }
     Ok(Summary {
         kind: location.kind,
@@ -79,18 +79,19 @@ pub fn inspect(path: &Path) -> Result<Summary, Error> {
     })
 }
 
-fn summarise(model: &StoredModel) -> WeightsSummary {
+fn summarise(model: &StoredModel) -> Result<WeightsSummary, Error> {
     let file = model.file();
+    let bytes = std::fs::metadata(file.path()).map_err(Error::read(file.path()))?.len();
     let tensors = file.tensors();
     let elements = |tensor: &StoredTensor| tensor.shape.iter().product::<usize>() as u64;
-    WeightsSummary {
+    Ok(WeightsSummary {
         path: file.path().to_owned(),
-        bytes: file.bytes(),
+        bytes,
         weights: model.weights,
         step: model.step,
         parameters: tensors.iter().map(elements).sum(),
         dtypes: tensors.iter().map(|tensor| tensor.dtype.clone()).collect(),
         labels: file.labels().clone(),
         tensors,
-    }
+    })
 }

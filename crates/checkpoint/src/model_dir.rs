@@ -4,8 +4,8 @@ use crate::Error;
 use crate::diffusers::{self, INDEX_FILE, PipelineFiles};
 use crate::manifest::{MANIFEST_FILE, Manifest};
 use crate::run_directory::{CHECKPOINTS_DIR, RunDirectory};
-use crate::tensor_file::TensorFile;
 use crate::training_state::{RAW_DIR, STATE_FILE};
+use crate::weights_file::WeightsFile;
 use diffusion::DiffusionConfig;
 use engine::ParamLayout;
 use models::UnetConfig;
@@ -137,7 +137,7 @@ pub struct StoredModel {
     pub weights: Option<Weights>,
     /// Training steps done; files that other programs wrote do not say.
     pub step: Option<u64>,
-    file: TensorFile,
+    file: WeightsFile,
 }
 
 impl StoredModel {
@@ -145,7 +145,7 @@ impl StoredModel {
     pub(crate) fn open(directory: &Path) -> Result<Self, Error> {
         let files = PipelineFiles::locate(directory)?;
         let (unet, diffusion) = files.read_description()?;
-        let file = TensorFile::open(&files.weights()?)?;
+        let file = WeightsFile::open(&files.weights()?)?;
         let label = |key: &str| file.labels().get(key).map(String::as_str);
         let weights = match label("weights") {
             Some("ema") => Some(Weights::Ema),
@@ -157,7 +157,7 @@ impl StoredModel {
     }
 
     /// The weights file.
-    pub fn file(&self) -> &TensorFile {
+    pub fn file(&self) -> &WeightsFile {
         &self.file
     }
 

@@ -274,9 +274,9 @@ impl Tensor {
     fn gather(&self, storage: &[f32], values: &mut [f32]) -> Option<()> {
         let mut index = vec![0; self.shape.len()];
         for value in values {
-            let steps = index.iter().zip(&self.strides);
-            let place = steps.fold(Some(self.offset), |place, (&i, &stride): (&usize, &usize)| {
-                place?.checked_add(i.checked_mul(stride)?)
+            let mut steps = index.iter().zip(&self.strides);
+            let place = steps.try_fold(self.offset, |place, (&i, &stride): (&usize, &usize)| {
+                place.checked_add(i.checked_mul(stride)?)
             })?;
             *value = *storage.get(place)?;
             for (i, &len) in index.iter_mut().zip(&self.shape).rev() {

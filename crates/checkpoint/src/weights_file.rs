@@ -1,15 +1,21 @@
 //! A file of tensors, whichever of the formats of the field it is in.
 
+use crate::tensor_bundle::{TensorBundle, is_tensor_bundle};
 use crate::{Error, StoredTensor, TensorFile, TorchFile};
+use std::collections::BTreeMap;
 use std::path::Path;
 
-/// A safetensors or PyTorch file.
+static NO_LABELS: BTreeMap<String, String> = BTreeMap::new();
+
+/// A safetensors or PyTorch file, or a TensorFlow checkpoint.
 #[derive(Debug)]
 pub enum WeightsFile {
     /// `.safetensors`.
     Safetensors(TensorFile),
     /// `.pth`, `.pt`, `.ckpt`, `.bin`.
     Torch(TorchFile),
+    /// `.index` and `.data-…`.
+    Bundle(TensorBundle),
 }
 
 impl WeightsFile {
@@ -21,7 +27,27 @@ impl WeightsFile {
         if path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("safetensors")) {
             return TensorFile::open(path).map(Self::Safetensors);
         }
+        if is_tensor_bundle(path) {
+            return TensorBundle::open(path).map(Self::Bundle);
+        }
         TorchFile::open(path).map(Self::Torch)
+    }
+
+    /// Where the file lies; of a TensorFlow checkpoint the index.
+    pub fn path(&self) -> &Path {
+        match self {
+            Self::Safetensors(file) => file.path(),
+            Self::Torch(file) => file.path(),
+            Self::Bundle(file) => file.path(),
+        }
+    }
+
+    /// The labels inside the file, which only safetensors have.
+    pub fn labels(&self) -> &BTreeMap<String, String> {
+        match self {
+            Self::Safetensors(file) => file.labels(),
+            Self::Torch(_) | Self::Bundle(_) => &NO_LABELS,
+        }
     }
 
     /// The tensors.
@@ -29,6 +55,7 @@ impl WeightsFile {
         match self {
             Self::Safetensors(file) => file.tensors(),
             Self::Torch(file) => file.tensors(),
+            Self::Bundle(file) => file.tensors(),
         }
     }
 
@@ -37,6 +64,7 @@ impl WeightsFile {
         match self {
             Self::Safetensors(file) => file.shape(name),
             Self::Torch(file) => file.shape(name),
+            Self::Bundle(file) => file.shape(name),
         }
     }
 
@@ -48,6 +76,7 @@ impl WeightsFile {
         match self {
             Self::Safetensors(file) => file.read(name, values),
             Self::Torch(file) => file.read(name, values),
+            Self::Bundle(file) => file.read(name, values),
         }
     }
 }

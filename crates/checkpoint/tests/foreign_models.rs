@@ -201,17 +201,27 @@ fn equivalent_settings_are_accepted() {
 
 #[test]
 fn forms_not_read_yet_are_named_with_the_way_out() {
-    for (present, remedy) in [
-        ("diffusion_pytorch_model.bin", "safe_serialization=True"),
-        ("diffusion_pytorch_model.safetensors.index.json", "max_shard_size"),
-    ] {
-        let directory = tempfile::tempdir().unwrap();
-        copy_tree(&fixture("current"), directory.path());
-        let unet = directory.path().join("unet");
-        std::fs::rename(unet.join("diffusion_pytorch_model.safetensors"), unet.join(present)).unwrap();
-        let message = open(directory.path()).unwrap_err().to_string();
-        assert!(message.contains(present) && message.contains(remedy), "{message}");
-    }
+    let present = "diffusion_pytorch_model.safetensors.index.json";
+    let directory = tempfile::tempdir().unwrap();
+    copy_tree(&fixture("current"), directory.path());
+    let unet = directory.path().join("unet");
+    std::fs::rename(unet.join("diffusion_pytorch_model.safetensors"), unet.join(present)).unwrap();
+    let message = open(directory.path()).unwrap_err().to_string();
+    assert!(message.contains(present) && message.contains("max_shard_size"), "{message}");
+}
+
+#[test]
+fn pickled_weights_are_the_same_as_those_in_safetensors() {
+    let directory = tempfile::tempdir().unwrap();
+    copy_tree(&fixture("current"), directory.path());
+    let layout = models::Unet::layout(&small_unet());
+    let parameters = || open(directory.path()).unwrap().read_parameters(&layout).unwrap();
+    let expected = parameters();
+    let unet = directory.path().join("unet");
+    std::fs::remove_file(unet.join("diffusion_pytorch_model.safetensors")).unwrap();
+    let pickled = fixture("imports").join("diffusion_pytorch_model.bin");
+    std::fs::copy(pickled, unet.join("diffusion_pytorch_model.bin")).unwrap();
+    assert!(parameters() == expected);
 }
 
 #[test]

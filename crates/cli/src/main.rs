@@ -10,6 +10,7 @@ mod export;
 mod failure;
 mod fid;
 mod image_files;
+mod import;
 mod inception_score;
 mod inspect;
 mod likelihood;
@@ -125,6 +126,7 @@ enum Command {
     Ablate(ablate::Args),
     Denoise(denoise::Args),
     Export(export::Args),
+    Import(import::Args),
     Data(data_command::Args),
     Completions(completions::Args),
 }
@@ -142,6 +144,7 @@ fn run(cli: &Cli) -> Result<Report, Failure> {
         Command::Neighbours(args) => neighbours::run(args, &cli.global),
         Command::Denoise(args) => denoise::run(args, &cli.global),
         Command::Export(args) => export::run(args),
+        Command::Import(args) => import::run(args),
         Command::Data(args) => data_command::run(args, &cli.global),
         Command::Completions(args) => completions::run(args),
     }

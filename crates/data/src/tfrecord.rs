@@ -4,11 +4,12 @@
 //! A record is its length (8 bytes, little-endian), the length's CRC, the content, the content's CRC; CRCs are
 //! CRC-32C, rotated and offset ("masked").
 
+use crate::example::{Feature, parse_example};
 use crate::fitted::{self, PictureSet, Place};
 use crate::picture::{DECODING, MAX_FILE_BYTES, Picture};
 use crate::positioned::PositionedFile;
-use crate::protobuf::{Feature, parse_example};
 use crate::{DataError, ImageOptions, ImageSource, SourceKind, SourceSpec, shards};
+use protobuf::masked_crc;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -41,11 +42,6 @@ const MAX_RECORD_BYTES: u64 = MAX_FILE_BYTES + (1 << 16);
 /// Where the image's file is looked for.
 const ENCODED: [&str; 6] = ["image/encoded", "image", "image_raw", "img", "jpg", "png"];
 const LABELS: [&str; 4] = ["label", "image/class/label", "image/label", "class"];
-
-/// CRC-32C, rotated right by 15 bits and offset.
-pub(crate) fn masked_crc(bytes: &[u8]) -> u32 {
-    crc32c::crc32c(bytes).rotate_right(15).wrapping_add(0xa282_ead8)
-}
 
 /// Of StyleGAN's files of one set at every resolution, `name-r02.tfrecords` (4×4) and on, the one for `size`, or the
 /// largest. `None` if that is not what the files are.
@@ -140,7 +136,7 @@ fn record_length(file: &PositionedFile, offset: u64) -> Result<u64, DataError> {
     let header = file.array_at::<{ HEADER_BYTES as usize }>(offset)?;
     let (length, crc) = header.split_at(8);
     let le = |bytes: &[u8]| bytes.iter().rev().fold(0u64, |value, &byte| value << 8 | u64::from(byte));
-    if le(crc) != u64::from(masked_crc(length)) {
+    if le(crc) != u64::from(masked_crc(&[length])) {
         return Err(damaged("the CRC of a record's length does not match".into()));
     }
     let length = le(length);
@@ -157,7 +153,7 @@ fn record_length(file: &PositionedFile, offset: u64) -> Result<u64, DataError> {
 fn record_content(file: &PositionedFile, offset: u64, length: u64) -> Result<Vec<u8>, DataError> {
     let mut content = file.bytes_at(offset, length + CRC_BYTES)?;
     let crc = content.split_off(length as usize);
-    if crc != masked_crc(&content).to_le_bytes() {
+    if crc != masked_crc(&[&content]).to_le_bytes() {
         return Err(DataError::malformed(
             file.path(),
             offset,
@@ -239,13 +235,6 @@ impl PictureSet for TfRecords {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn crcs_are_masked_as_tensorflow_masks_them() {
-        // The length 8 of TFRecord files in the wild.
-        assert_eq!(crc32c::crc32c(b"123456789"), 0xe306_9283);
-        assert_eq!(masked_crc(b"123456789"), 0xe306_9283u32.rotate_right(15).wrapping_add(0xa282_ead8));
-    }
 
     #[test]
     fn the_resolution_is_chosen_by_the_size() {

@@ -19,7 +19,7 @@ pub use parameters::ParameterMismatch;
 pub use scheduler_config::{scheduler_from_json, scheduler_to_json};
 pub use unet_config::{unet_from_json, unet_to_json};
 
-pub(crate) use parameters::{match_names, read_parameters};
+pub(crate) use parameters::{file_shape, is_shape_of, load_parameter, match_names, read_parameters};
 
 use scheduler_config::have_equal_betas;
 
@@ -47,6 +47,8 @@ pub(crate) const UNET_DIR: &str = "unet";
 pub(crate) const CONFIG_FILE: &str = "config.json";
 /// The network's weights.
 pub(crate) const WEIGHTS_FILE: &str = "diffusion_pytorch_model.safetensors";
+/// The same as a PyTorch pickle, in older directories.
+const PICKLE_FILE: &str = "diffusion_pytorch_model.bin";
 /// The network and the process in this program's terms.
 pub(crate) const DESCRIPTION_FILE: &str = "ddpm.json";
 /// The folder of the process.
@@ -204,19 +206,17 @@ impl PipelineFiles {
         if path.is_file() {
             return Ok(path);
         }
-        let unsupported =
-            |file: PathBuf, form, remedy| Err(Error::UnsupportedForm { path: file, form, remedy });
         let sharded = self.unet.join(format!("{WEIGHTS_FILE}.index.json"));
         if sharded.exists() {
+            let form = "weights in several files (shards) are";
             let remedy = "save the model again with diffusers' save_pretrained(…, max_shard_size=\"100GB\")";
-            return unsupported(sharded, "weights in several files (shards) are", remedy);
+            return Err(Error::UnsupportedForm { path: sharded, form, remedy });
         }
-        let pickle = self.unet.join("diffusion_pytorch_model.bin");
-        if pickle.exists() {
-            let remedy = "save the model again with diffusers' save_pretrained(…, safe_serialization=True)";
-            return unsupported(pickle, "weights as a PyTorch pickle (.bin) are", remedy);
+        let pickle = self.unet.join(PICKLE_FILE);
+        if pickle.is_file() {
+            return Ok(pickle);
         }
-        let problem = format!("the weights are missing: there is no {WEIGHTS_FILE}");
+        let problem = format!("the weights are missing: there is no {WEIGHTS_FILE} or {PICKLE_FILE}");
         Err(Error::NoModel { path: self.unet.clone(), problem })
     }
 

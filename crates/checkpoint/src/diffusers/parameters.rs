@@ -1,6 +1,7 @@
 //! A network's parameters as diffusers stores them: other dimension order, two spellings of attention.
 
-use crate::tensor_file::{Elements, TensorFile, TensorToWrite, write_tensors};
+use crate::tensor_file::{Elements, TensorToWrite, write_tensors};
+use crate::weights_file::WeightsFile;
 use crate::{Dtype, Error};
 use engine::{ParamLayout, ParamSpec};
 use std::collections::{BTreeMap, HashSet};
@@ -89,7 +90,7 @@ pub(crate) fn write_parameters(
 /// # Panics
 /// If `parameters` is not of the layout's length.
 pub(crate) fn read_parameters(
-    file: &mut TensorFile,
+    file: &mut WeightsFile,
     layout: &ParamLayout,
     parameters: &mut [f32],
 ) -> Result<(), Error> {
@@ -108,7 +109,7 @@ pub(crate) fn read_parameters(
 ///
 /// # Errors
 /// Lists all that is missing, unexpected or of another shape.
-pub(crate) fn match_names(file: &TensorFile, layout: &ParamLayout) -> Result<Vec<String>, Error> {
+pub(crate) fn match_names(file: &WeightsFile, layout: &ParamLayout) -> Result<Vec<String>, Error> {
     let mut mismatch = ParameterMismatch::default();
     let mut names = Vec::with_capacity(layout.specs().len());
     for spec in layout.specs() {
@@ -143,7 +144,7 @@ fn older_spelling(name: &str) -> Option<String> {
 }
 
 /// Dimensions of a parameter in the file: convolutions `[out, in, kernel_h, kernel_w]`, linear layers `[out, in]`.
-fn file_shape(spec: &ParamSpec) -> Vec<usize> {
+pub(crate) fn file_shape(spec: &ParamSpec) -> Vec<usize> {
     match *spec.shape.as_slice() {
         [height, width, inputs, outputs] => vec![outputs, inputs, height, width],
         [inputs, outputs] => vec![outputs, inputs],
@@ -152,9 +153,14 @@ fn file_shape(spec: &ParamSpec) -> Vec<usize> {
 }
 
 /// Whether a stored tensor may be this parameter. Linear layers also come as 1×1 convolutions.
-fn is_shape_of(spec: &ParamSpec, stored: &[usize]) -> bool {
+pub(crate) fn is_shape_of(spec: &ParamSpec, stored: &[usize]) -> bool {
     stored == file_shape(spec)
         || matches!(stored, [outputs, inputs, 1, 1] if [*inputs, *outputs] == spec.shape[..])
+}
+
+/// Brings a weight from the file's order to memory's.
+pub(crate) fn load_parameter(spec: &ParamSpec, stored: &[f32], memory: &mut [f32]) {
+    Matrices::of(spec).load(stored, memory);
 }
 
 /// A weight as `positions` matrices (one for each place in the kernel).

@@ -6,6 +6,7 @@ mod data;
 mod ddpm;
 mod denoising;
 mod exporting;
+mod importing;
 mod likelihood;
 mod measuring;
 mod sampling;

@@ -2,11 +2,12 @@
 //! where there are classes.
 
 use super::{Item, Writer};
+use crate::example::{Feature, encode_example};
 use crate::positioned::PositionedFile;
-use crate::protobuf::{Feature, encode_example};
-use crate::tfrecord::{masked_crc, whole_records};
+use crate::tfrecord::whole_records;
 use crate::{DataError, ImageSource};
 use engine::ImageShape;
+use protobuf::masked_crc;
 use std::fs::{File, OpenOptions};
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
@@ -46,8 +47,12 @@ impl Writer for Records {
 
     fn push(&mut self, _: &Item<'_>, content: Vec<u8>) -> Result<(), DataError> {
         let length = (content.len() as u64).to_le_bytes();
-        let parts =
-            [&length[..], &masked_crc(&length).to_le_bytes(), &content, &masked_crc(&content).to_le_bytes()];
+        let parts = [
+            &length[..],
+            &masked_crc(&[&length]).to_le_bytes(),
+            &content,
+            &masked_crc(&[&content]).to_le_bytes(),
+        ];
         for part in parts {
             self.out.write_all(part).map_err(|e| DataError::io(&self.path, "written", e))?;
         }

@@ -1,62 +1,9 @@
-//! Just enough of Protocol Buffers' wire format to read a `tf.train.Example`: five small messages, whose schema has not
-//! changed since 2015. A generator of code would be more than the code.
+//! `tf.train.Example`, the message in records of images.
 //!
 //! `Example { features: Features = 1 }`, `Features { feature: map<string, Feature> = 1 }`,
 //! `Feature { bytes_list = 1, float_list = 2, int64_list = 3 }`, and each list has `value = 1`.
 
-/// A field's number and its value.
-type Field<'a> = (u64, Value<'a>);
-
-/// A field's value as it lies in a message.
-#[derive(Clone, Copy, Debug)]
-enum Value<'a> {
-    Varint(u64),
-    Bytes(&'a [u8]),
-    /// Of 32 or 64 fixed bits.
-    Fixed,
-}
-
-/// The fields of a message, one after the other.
-struct Fields<'a>(&'a [u8]);
-
-impl<'a> Fields<'a> {
-    /// The next field; `None` at the end of the message.
-    fn next(&mut self) -> Result<Option<Field<'a>>, &'static str> {
-        if self.0.is_empty() {
-            return Ok(None);
-        }
-        let key = self.varint()?;
-        let value = match key & 7 {
-            0 => Value::Varint(self.varint()?),
-            1 => self.take(8).map(|_| Value::Fixed)?,
-            2 => {
-                let len = self.varint()?;
-                Value::Bytes(self.take(usize::try_from(len).unwrap_or(usize::MAX))?)
-            }
-            5 => self.take(4).map(|_| Value::Fixed)?,
-            _ => return Err("a field of an unknown wire type"),
-        };
-        Ok(Some((key >> 3, value)))
-    }
-
-    fn varint(&mut self) -> Result<u64, &'static str> {
-        let mut value = 0;
-        for shift in (0..64).step_by(7) {
-            let byte = self.take(1)?[0];
-            value |= u64::from(byte & 0x7f) << shift;
-            if byte & 0x80 == 0 {
-                return Ok(value);
-            }
-        }
-        Err("a number of more than 64 bits")
-    }
-
-    fn take(&mut self, len: usize) -> Result<&'a [u8], &'static str> {
-        let (taken, rest) = self.0.split_at_checked(len).ok_or("a field longer than its message")?;
-        self.0 = rest;
-        Ok(taken)
-    }
-}
+use protobuf::{Fields, Value, push_bytes, push_varint};
 
 /// A feature's values.
 #[derive(Clone, PartialEq, Debug)]
@@ -93,8 +40,8 @@ pub(crate) fn parse_example(message: &[u8]) -> Result<Vec<(&str, Feature<'_>)>, 
     for_each(message, 1, |group| {
         for_each(group, 1, |entry| {
             let (mut name, mut feature) = ("", Feature::Other);
-            let mut fields = Fields(entry);
-            while let Some(field) = fields.next()? {
+            let mut fields = Fields::new(entry);
+            while let Some(field) = fields.next_field()? {
                 match field {
                     (1, Value::Bytes(bytes)) => {
                         name = str::from_utf8(bytes).map_err(|_| "a feature's name that is not text")?;
@@ -112,8 +59,8 @@ pub(crate) fn parse_example(message: &[u8]) -> Result<Vec<(&str, Feature<'_>)>, 
 
 fn parse_feature(message: &[u8]) -> Result<Feature<'_>, &'static str> {
     let mut feature = Feature::Other;
-    let mut fields = Fields(message);
-    while let Some(field) = fields.next()? {
+    let mut fields = Fields::new(message);
+    while let Some(field) = fields.next_field()? {
         match field {
             (1, Value::Bytes(list)) => {
                 let mut values = Vec::new();
@@ -133,13 +80,13 @@ fn parse_feature(message: &[u8]) -> Result<Feature<'_>, &'static str> {
 /// Packed or one by one: readers must take both.
 fn parse_integers(list: &[u8]) -> Result<Vec<i64>, &'static str> {
     let mut values = Vec::new();
-    let mut fields = Fields(list);
-    while let Some(field) = fields.next()? {
+    let mut fields = Fields::new(list);
+    while let Some(field) = fields.next_field()? {
         match field {
             (1, Value::Varint(value)) => values.push(value as i64),
             (1, Value::Bytes(packed)) => {
-                let mut packed = Fields(packed);
-                while !packed.0.is_empty() {
+                let mut packed = Fields::new(packed);
+                while !packed.is_empty() {
                     values.push(packed.varint()? as i64);
                 }
             }
@@ -155,8 +102,8 @@ fn for_each<'a>(
     number: u64,
     mut visit: impl FnMut(&'a [u8]) -> Result<(), &'static str>,
 ) -> Result<(), &'static str> {
-    let mut fields = Fields(message);
-    while let Some(field) = fields.next()? {
+    let mut fields = Fields::new(message);
+    while let Some(field) = fields.next_field()? {
         if let (found, Value::Bytes(bytes)) = field
             && found == number
         {
@@ -193,20 +140,6 @@ pub(crate) fn encode_example(features: &[(&str, Feature<'_>)]) -> Vec<u8> {
     let mut example = Vec::new();
     push_bytes(&mut example, 1, &group);
     example
-}
-
-fn push_bytes(message: &mut Vec<u8>, number: u64, bytes: &[u8]) {
-    push_varint(message, number << 3 | 2);
-    push_varint(message, bytes.len() as u64);
-    message.extend_from_slice(bytes);
-}
-
-fn push_varint(message: &mut Vec<u8>, mut value: u64) {
-    while value >= 0x80 {
-        message.push(value as u8 | 0x80);
-        value >>= 7;
-    }
-    message.push(value as u8);
 }
 
 #[cfg(test)]

@@ -1,0 +1,335 @@
+//! Models that other programs keep in one file, without a word on the network: PyTorch state dictionaries and TensorFlow
+//! checkpoints. The network is told from the tensors.
+
+use crate::Error;
+use crate::diffusers::{ParameterMismatch, file_shape, is_shape_of, load_parameter};
+use crate::key_map::{KeyMap, Order};
+use crate::model_dir::Weights;
+use crate::weights_file::WeightsFile;
+use engine::{ParamLayout, ParamSpec};
+use models::{Unet, UnetConfig};
+use std::collections::HashSet;
+use std::path::Path;
+
+/// What TensorFlow's moving averages are called behind the variable's own name.
+const EMA_SUFFIX: &str = "/ExponentialMovingAverage";
+/// The feature map that the paper's networks attend at: from it follows the image's size.
+const ATTENTION_SIZE: usize = 16;
+const MAX_LEVELS: usize = 16;
+const MAX_BLOCKS: usize = 64;
+
+/// Keys that tell networks of another kind, whose they are, and why they cannot be read.
+const FOREIGN: [(&str, &str); 4] = [
+    (
+        "input_blocks.0.0.weight",
+        "openai's improved-diffusion or guided-diffusion, another network: other time embedding and padding, attention of several \
+         heads",
+    ),
+    (
+        "time_embedding.timembedding.0.weight",
+        "w86763777/pytorch-ddpm, another network: other frequencies of the time embedding, padding on both sides",
+    ),
+    (
+        "init_conv.weight",
+        "lucidrains' denoising-diffusion-pytorch, another network: linear attention, other normalisation",
+    ),
+    ("down_blocks.0.attentions.0.transformer_blocks.0.norm1.weight", "a text-to-image network of diffusers"),
+];
+
+/// A model found in a file.
+#[derive(Debug)]
+pub struct ForeignModel {
+    /// The program whose names the tensors have.
+    pub program: &'static str,
+    /// The network, but for its dropout, which leaves no trace.
+    pub unet: UnetConfig,
+    /// Which weights are read, where the file says.
+    pub weights: Option<Weights>,
+    /// Whether the file has the other kind, too.
+    pub has_both: bool,
+    /// Training steps done, where the file says.
+    pub step: Option<u64>,
+    /// Tensors that are not part of these weights: the optimiser's, the other kind's.
+    pub ignored: Vec<String>,
+    file: WeightsFile,
+    map: KeyMap,
+    prefix: String,
+    suffix: &'static str,
+}
+
+/// One set of weights in a file: what stands before and behind the program's own names.
+#[derive(Clone, PartialEq, Eq, Debug)]
+struct Candidate {
+    prefix: String,
+    suffix: &'static str,
+    weights: Option<Weights>,
+}
+
+impl ForeignModel {
+    /// Opens a PyTorch file (`.bin`, `.ckpt`, `.pt`, `.pth`), a safetensors file or a TensorFlow checkpoint (its name with or
+    /// without `.index`), and finds the network in it: with weights of the `wanted` kind, or else of the averaged kind where
+    /// there are both. `image_size` is needed where attention does not tell it.
+    ///
+    /// # Errors
+    /// If the file is damaged, the network is of another kind, or the weights are not there.
+    pub fn open(path: &Path, wanted: Option<Weights>, image_size: Option<usize>) -> Result<Self, Error> {
+        let file = WeightsFile::open(path)?;
+        let names: Vec<String> = file.tensors().into_iter().map(|tensor| tensor.name).collect();
+        let maps = match &file {
+            WeightsFile::Bundle(_) => vec![KeyMap::tensorflow()],
+            WeightsFile::Safetensors(_) | WeightsFile::Torch(_) => {
+                vec![KeyMap::pytorch_diffusion(), KeyMap::diffusers()]
+            }
+        };
+        let found = maps.into_iter().find_map(|map| {
+            let candidates = candidates(&map, &names, path);
+            (!candidates.is_empty()).then_some((map, candidates))
+        });
+        let Some((map, candidates)) = found else { return Err(unknown(path, &names)) };
+        let has = |kind| candidates.iter().any(|candidate| candidate.weights == Some(kind));
+        let has_both = has(Weights::Ema) && has(Weights::Raw);
+        let preferred = wanted.or(has(Weights::Ema).then_some(Weights::Ema));
+        let chosen =
+            candidates.iter().find(|candidate| preferred.is_none() || candidate.weights == preferred);
+        // What is asked for may be in a file that does not say what it has.
+        let chosen = chosen.or_else(|| candidates.iter().find(|candidate| candidate.weights.is_none()));
+        let Some(chosen) = chosen.cloned() else {
+            let wanted = wanted.unwrap_or(Weights::Ema);
+            let found = "the file has the other kind".to_owned();
+            return Err(Error::WeightsNotThere { path: path.to_owned(), wanted, found });
+        };
+        let Candidate { prefix, suffix, weights } = chosen;
+        let step = match &file {
+            WeightsFile::Bundle(bundle) => bundle.read_integer("global_step")?,
+            WeightsFile::Safetensors(_) | WeightsFile::Torch(_) => None,
+        };
+        let step = step.and_then(|step| step.try_into().ok());
+        let mut model = Self {
+            program: map.program,
+            unet: UnetConfig {
+                image_size: 0,
+                image_channels: 3,
+                learned_variance: false,
+                channels: 0,
+                channel_mult: Vec::new(),
+                num_res_blocks: 0,
+                attention_resolutions: Vec::new(),
+                dropout: 0.0,
+                block_size: 1,
+                norm_groups: 32,
+            },
+            weights: weights.or(wanted),
+            has_both,
+            step,
+            ignored: Vec::new(),
+            file,
+            map,
+            prefix,
+            suffix,
+        };
+        model.unet = model.infer_network(path, image_size)?;
+        model
+            .unet
+            .validate()
+            .map_err(|error| Error::damaged(path, format!("its tensors make no network: {error}")))?;
+        let layout = Unet::layout(&model.unet);
+        let used: HashSet<String> = model.match_names(path, &layout)?.into_iter().collect();
+        model.ignored = names.into_iter().filter(|name| !used.contains(name)).collect();
+        Ok(model)
+    }
+
+    /// Reads the parameters in the layout's order.
+    ///
+    /// # Errors
+    /// If the file cannot be read or is damaged, or a weight is NaN or infinite.
+    pub fn read_parameters(&mut self, layout: &ParamLayout) -> Result<Vec<f32>, Error> {
+        let names = self.match_names(self.file.path(), layout)?;
+        let mut parameters = vec![0.0; layout.len()];
+        let mut stored = Vec::new();
+        for (spec, name) in layout.specs().iter().zip(names) {
+            let out = &mut parameters[spec.range()];
+            match self.map.order {
+                Order::Hwio => self.file.read(&name, out)?,
+                Order::Oihw => {
+                    stored.resize(spec.len(), 0.0);
+                    self.file.read(&name, &mut stored)?;
+                    load_parameter(spec, &stored, out);
+                }
+            }
+        }
+        Ok(parameters)
+    }
+
+    /// What the parameter `name` is called in the file.
+    fn key(&self, name: &str, levels: usize) -> Option<String> {
+        Some(format!("{}{}{}", self.prefix, self.map.key(name, levels)?, self.suffix))
+    }
+
+    fn shape(&self, name: &str) -> Option<&[usize]> {
+        // Names on the way down do not depend on the number of levels.
+        self.file.shape(&self.key(name, 0)?)
+    }
+
+    /// (in, out) channels of a convolution.
+    fn channels(&self, name: &str) -> Option<(usize, usize)> {
+        match (self.map.order, self.shape(name)?) {
+            (Order::Hwio, [_, _, inputs, outputs]) | (Order::Oihw, [outputs, inputs, _, _]) => {
+                Some((*inputs, *outputs))
+            }
+            _ => None,
+        }
+    }
+
+    fn infer_network(&self, path: &Path, image_size: Option<usize>) -> Result<UnetConfig, Error> {
+        let incomplete = |what: &str| Error::damaged(path, format!("its tensors make no network: {what}"));
+        let (inputs, channels) =
+            self.channels("conv_in.weight").ok_or_else(|| incomplete("no first convolution"))?;
+        let (_, outputs) =
+            self.channels("conv_out.weight").ok_or_else(|| incomplete("no last convolution"))?;
+        let width = |level| Some(self.channels(&format!("down_blocks.{level}.resnets.0.conv1.weight"))?.1);
+        let widths: Vec<usize> = (0..MAX_LEVELS).map_while(width).collect();
+        let blocks = (0..MAX_BLOCKS).take_while(|block| {
+            self.channels(&format!("down_blocks.0.resnets.{block}.conv1.weight")).is_some()
+        });
+        if channels == 0 || widths.is_empty() || widths.iter().any(|width| width % channels != 0) {
+            return Err(incomplete("the levels' widths are not multiples of the first convolution's"));
+        }
+        let attends = |level: &usize| {
+            self.shape(&format!("down_blocks.{level}.attentions.0.group_norm.weight")).is_some()
+        };
+        let attention: Vec<usize> = (0..widths.len()).filter(attends).collect();
+        let (image_channels, block_size) = match inputs {
+            1 | 3 => (inputs, 1),
+            12 => (3, 2),
+            48 => (3, 4),
+            _ => return Err(incomplete(&format!("{inputs} input channels are no image"))),
+        };
+        let sample_size = match (image_size, attention.as_slice()) {
+            (Some(size), _) => size / block_size,
+            (None, [level]) => ATTENTION_SIZE << level,
+            (None, _) => {
+                return Err(Error::damaged(
+                    path,
+                    "the size of the images does not follow from the network; give it by --image-size",
+                ));
+            }
+        };
+        Ok(UnetConfig {
+            image_size: sample_size * block_size,
+            image_channels,
+            learned_variance: outputs == 2 * inputs,
+            channels,
+            channel_mult: widths.iter().map(|width| width / channels).collect(),
+            num_res_blocks: blocks.count(),
+            attention_resolutions: attention.iter().map(|level| sample_size >> level).collect(),
+            dropout: 0.0,
+            block_size,
+            norm_groups: 32,
+        })
+    }
+
+    /// The name in the file of each parameter, in the layout's order.
+    fn match_names(&self, path: &Path, layout: &ParamLayout) -> Result<Vec<String>, Error> {
+        let (mut mismatch, mut names) = (ParameterMismatch::default(), Vec::new());
+        for spec in layout.specs() {
+            let name =
+                self.key(&spec.name, self.unet.channel_mult.len()).unwrap_or_else(|| spec.name.clone());
+            match self.file.shape(&name) {
+                None => mismatch.missing.push(name.clone()),
+                Some(shape) if !self.is_shape_of(spec, shape) => {
+                    let expected = match self.map.order {
+                        Order::Hwio => spec.shape.clone(),
+                        Order::Oihw => file_shape(spec),
+                    };
+                    mismatch.misshapen.push((name.clone(), shape.to_vec(), expected));
+                }
+                Some(_) => {}
+            }
+            names.push(name);
+        }
+        // Part of the same weights, and of no use to the network: it is not quite this one.
+        let known: HashSet<&str> = names.iter().map(String::as_str).collect();
+        let is_part = |name: &String| {
+            let own = name.strip_prefix(&self.prefix).and_then(|rest| rest.strip_suffix(self.suffix));
+            let is_weight = own.is_some_and(|own| match self.map.order {
+                Order::Oihw => own.ends_with(".weight") || own.ends_with(".bias"),
+                Order::Hwio => {
+                    own.starts_with("model/")
+                        && ["W", "b", "gamma", "beta"].contains(&own.rsplit('/').next().unwrap_or(""))
+                }
+            });
+            let is_elsewhere = self.prefix.is_empty()
+                && self.map.order == Order::Oihw
+                && own.is_some_and(|own| {
+                    own.split('.').next().is_some_and(|part| part.contains("ema") || part.contains("optim"))
+                });
+            is_weight && !is_elsewhere && !known.contains(name.as_str())
+        };
+        mismatch.unexpected =
+            self.file.tensors().into_iter().map(|tensor| tensor.name).filter(is_part).collect();
+        if mismatch == ParameterMismatch::default() {
+            return Ok(names);
+        }
+        Err(Error::Parameters { path: path.to_owned(), mismatch: Box::new(mismatch) })
+    }
+
+    fn is_shape_of(&self, spec: &ParamSpec, stored: &[usize]) -> bool {
+        match self.map.order {
+            // A convolution of one pixel also comes as the matrix it is.
+            Order::Hwio => {
+                stored == spec.shape
+                    || matches!(spec.shape[..], [1, 1, inputs, outputs] if *stored == [inputs, outputs])
+            }
+            Order::Oihw => is_shape_of(spec, stored),
+        }
+    }
+}
+
+/// The sets of weights in a file, told by the first convolution and a layer that only this program names so.
+fn candidates(map: &KeyMap, names: &[String], path: &Path) -> Vec<Candidate> {
+    let all: HashSet<&str> = names.iter().map(String::as_str).collect();
+    let key = |name| map.key(name, 0).unwrap_or_default();
+    let (first, typical) = (key("conv_in.weight"), key("time_embedding.linear_1.weight"));
+    let mut found = Vec::new();
+    for suffix in ["", EMA_SUFFIX] {
+        for name in names {
+            let Some(prefix) = name.strip_suffix(suffix).and_then(|own| own.strip_suffix(&first)) else {
+                continue;
+            };
+            if !all.contains(format!("{prefix}{typical}{suffix}").as_str()) {
+                continue;
+            }
+            let weights = match (map.order, suffix) {
+                (Order::Hwio, EMA_SUFFIX) => Some(Weights::Ema),
+                (Order::Hwio, _) => Some(Weights::Raw),
+                (Order::Oihw, _) => {
+                    let file = path.file_name().unwrap_or_default().to_string_lossy().to_lowercase();
+                    let is_ema =
+                        prefix.to_lowercase().contains("ema") || prefix.is_empty() && file.contains("ema");
+                    is_ema.then_some(Weights::Ema)
+                }
+            };
+            found.push(Candidate { prefix: prefix.to_owned(), suffix, weights });
+        }
+    }
+    // Beside averaged weights, others are raw.
+    if found.iter().any(|candidate| candidate.weights == Some(Weights::Ema)) {
+        for candidate in &mut found {
+            candidate.weights = candidate.weights.or(Some(Weights::Raw));
+        }
+    }
+    found
+}
+
+/// Why there is no model for us in the file.
+fn unknown(path: &Path, names: &[String]) -> Error {
+    let foreign = FOREIGN.iter().find(|(key, _)| names.iter().any(|name| name.ends_with(key)));
+    let problem = match foreign {
+        Some((_, whose)) => format!("a model of {whose}; it cannot be read here"),
+        None => {
+            let shown: Vec<&str> = names.iter().take(4).map(String::as_str).collect();
+            format!("no network of this family among its {} tensors ({}, …)", names.len(), shown.join(", "))
+        }
+    };
+    Error::NoModel { path: path.to_owned(), problem }
+}

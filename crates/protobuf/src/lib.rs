@@ -1,0 +1,164 @@
+//! Protocol Buffers' wire format, and the checksums that stand beside it in TensorFlow's files.
+//!
+//! What is read here are a handful of small messages (`tf.train.Example`, the entries of tensor bundles) whose schemas have
+//! not changed since 2015: a generator of code would be more than the code.
+//!
+//! ```
+//! use protobuf::{Fields, Value, push_bytes, push_varint};
+//! let mut message = Vec::new();
+//! push_bytes(&mut message, 1, b"name");
+//! push_varint(&mut message, 2 << 3);
+//! push_varint(&mut message, 300);
+//! let mut fields = Fields::new(&message);
+//! assert_eq!(fields.next_field(), Ok(Some((1, Value::Bytes(b"name")))));
+//! assert_eq!(fields.next_field(), Ok(Some((2, Value::Varint(300)))));
+//! assert_eq!(fields.next_field(), Ok(None));
+//! ```
+
+#![forbid(unsafe_code)]
+
+/// A field's number and its value.
+pub type Field<'a> = (u64, Value<'a>);
+
+/// A field's value as it lies in a message.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Value<'a> {
+    /// A whole number, a truth value or an enum's.
+    Varint(u64),
+    /// A string, a message, or packed numbers.
+    Bytes(&'a [u8]),
+    /// 32 fixed bits, little-endian.
+    Fixed32(u32),
+    /// 64 fixed bits.
+    Fixed64(u64),
+}
+
+/// The fields of a message, one after the other.
+#[derive(Clone, Debug)]
+pub struct Fields<'a>(&'a [u8]);
+
+impl<'a> Fields<'a> {
+    /// The fields of `message`.
+    pub fn new(message: &'a [u8]) -> Self {
+        Self(message)
+    }
+
+    /// Whether the message is at its end.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The next field; `None` at the end of the message.
+    ///
+    /// # Errors
+    /// In words, if the message is malformed.
+    pub fn next_field(&mut self) -> Result<Option<Field<'a>>, &'static str> {
+        if self.0.is_empty() {
+            return Ok(None);
+        }
+        let key = self.varint()?;
+        let value = match key & 7 {
+            0 => Value::Varint(self.varint()?),
+            1 => Value::Fixed64(u64::from_le_bytes(self.array()?)),
+            2 => Value::Bytes(self.bytes()?),
+            5 => Value::Fixed32(u32::from_le_bytes(self.array()?)),
+            _ => return Err("a field of an unknown wire type"),
+        };
+        Ok(Some((key >> 3, value)))
+    }
+
+    /// A number of 7 bits a byte, the lowest first.
+    ///
+    /// # Errors
+    /// If it is cut short or has more than 64 bits.
+    pub fn varint(&mut self) -> Result<u64, &'static str> {
+        let mut value = 0;
+        for shift in (0..64).step_by(7) {
+            let byte = self.take(1)?[0];
+            value |= u64::from(byte & 0x7f) << shift;
+            if byte & 0x80 == 0 {
+                return Ok(value);
+            }
+        }
+        Err("a number of more than 64 bits")
+    }
+
+    /// Bytes that their number stands before.
+    ///
+    /// # Errors
+    /// If they are more than the message has.
+    pub fn bytes(&mut self) -> Result<&'a [u8], &'static str> {
+        let len = self.varint()?;
+        self.take(usize::try_from(len).unwrap_or(usize::MAX))
+    }
+
+    /// The next `len` bytes.
+    ///
+    /// # Errors
+    /// If they are more than the message has.
+    pub fn take(&mut self, len: usize) -> Result<&'a [u8], &'static str> {
+        let (taken, rest) = self.0.split_at_checked(len).ok_or("a field longer than its message")?;
+        self.0 = rest;
+        Ok(taken)
+    }
+
+    fn array<const N: usize>(&mut self) -> Result<[u8; N], &'static str> {
+        let mut array = [0; N];
+        array.copy_from_slice(self.take(N)?);
+        Ok(array)
+    }
+}
+
+/// Appends field `number` with a string or message.
+pub fn push_bytes(message: &mut Vec<u8>, number: u64, bytes: &[u8]) {
+    push_varint(message, number << 3 | 2);
+    push_varint(message, bytes.len() as u64);
+    message.extend_from_slice(bytes);
+}
+
+/// Appends a number.
+pub fn push_varint(message: &mut Vec<u8>, mut value: u64) {
+    while value >= 0x80 {
+        message.push(value as u8 | 0x80);
+        value >>= 7;
+    }
+    message.push(value as u8);
+}
+
+/// CRC-32C (Castagnoli) of `parts` one after the other, rotated right by 15 bits and offset, as TensorFlow and LevelDB store
+/// it ("masked").
+pub fn masked_crc(parts: &[&[u8]]) -> u32 {
+    let crc = parts.iter().fold(0, |crc, part| crc32c::crc32c_append(crc, part));
+    crc.rotate_right(15).wrapping_add(0xa282_ead8)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn crcs_are_masked_as_tensorflow_masks_them() {
+        // CRC-32C's published check value.
+        let expected = 0xe306_9283u32.rotate_right(15).wrapping_add(0xa282_ead8);
+        assert_eq!(masked_crc(&[b"123456789"]), expected);
+        assert_eq!(masked_crc(&[b"1234", b"", b"56789"]), expected);
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 256, failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn numbers_survive(value: u64) {
+            let mut bytes = Vec::new();
+            push_varint(&mut bytes, value);
+            prop_assert_eq!(Fields::new(&bytes).varint(), Ok(value));
+        }
+
+        #[test]
+        fn any_bytes_are_a_message_or_an_error(bytes in prop::collection::vec(any::<u8>(), 0..100)) {
+            let mut fields = Fields::new(&bytes);
+            while let Ok(Some(_)) = fields.next_field() {}
+        }
+    }
+}
