@@ -34,10 +34,15 @@ fn convolve(conv: ConvMethod, shape: Shape, output_channels: usize) -> [Vec<f32>
 
 #[test]
 fn results_and_gradients_agree_to_rounding() {
-    // 192, 216 and 300 tiles: blocks hold fewer.
-    for (shape, output) in
-        [(Shape::new(3, 32, 32, 16), 40), (Shape::new(3, 30, 33, 19), 17), (Shape::new(25, 12, 15, 33), 32)]
-    {
+    let cases = [
+        (Shape::new(3, 32, 32, 16), 40),
+        (Shape::new(3, 30, 33, 19), 17),
+        (Shape::new(2, 12, 15, 130), 32),
+        (Shape::new(3, 4, 4, 64), 48),
+        // 125 tiles of so many channels that a block holds fewer than 100, both ways and for the weight's gradient.
+        (Shape::new(5, 20, 18, 520), 400),
+    ];
+    for (shape, output) in cases {
         let direct = convolve(ConvMethod::Direct, shape, output);
         let fast = convolve(ConvMethod::Fast, shape, output);
         assert!(direct != fast, "{shape}: both went the same way");

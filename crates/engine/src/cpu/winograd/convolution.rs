@@ -14,7 +14,7 @@ use crate::kernel::Scratch;
 use crate::shape::Shape;
 
 /// Elements of a block's transformed input, about: 8 MiB.
-const BLOCK_ELEMENTS: usize = 1 << 21;
+const BLOCK_ELEMENTS: usize = 1 << 20;
 /// Tiles of a stretch at most. Its products in all planes, a panel wide, fit in a second-level cache of 1 MiB together with a
 /// piece of the filter.
 const STRETCH: usize = 96;

@@ -17,7 +17,7 @@ use crate::kernel::Scratch;
 use crate::shape::Shape;
 
 /// Elements of a block's transformed factors, about: 16 MiB.
-const BLOCK_ELEMENTS: usize = 1 << 22;
+const BLOCK_ELEMENTS: usize = 1 << 21;
 /// Input channels of a task at most.
 const CHUNK: usize = 128;
 
