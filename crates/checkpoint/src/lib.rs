@@ -52,7 +52,7 @@ mod json_file;
 mod key_map;
 mod sstable;
 
-pub use diffusers::{LabelledWeights, ModelDescription, export};
+pub use diffusers::{LabelledWeights, ModelDescription, export, replace_export};
 pub use dtype::Dtype;
 pub use error::Error;
 pub use hash::{layout_fingerprint, weights_fingerprint};

@@ -4,15 +4,20 @@ use crate::Global;
 use crate::failure::Failure;
 use crate::image_files::write_whole;
 use crate::likelihood::{Measured, measure};
+use crate::measured;
 use crate::model::{self, Model};
-use crate::progress;
+use crate::progress::{self, Progress};
 use crate::report::Report;
+use crate::sample_quality::{Features, NetworkSamples, QualityProbe, sampling_in};
 use crate::signals::Signals;
 use crate::train::{Teller, train_failure};
 use clap::ValueEnum;
 use data::{ImageOptions, ImageSource, SourceSpec, Split};
 use diffusion::{BetaSchedule, DiffusionError, NormalCdf, Prediction};
-use eval::ablation::{AblationTable, Budget, Objective, Outcome, Variant, VariantResult};
+use engine::Cpu;
+use eval::MeasureError;
+use eval::ablation::{AblationTable, Budget, Objective, Outcome, QualityScore, Variant, VariantResult};
+use eval::image_set::{ImageSet, SourceImages, Unreadable};
 use eval::likelihood::{ImageGroup, LikelihoodJob};
 use models::Unet;
 use serde::de::DeserializeOwned;
@@ -73,6 +78,22 @@ pub struct Args {
     #[arg(long, value_name = "COUNT", default_value = "200")]
     n: NonZeroU64,
 
+    /// Samples drawn of each model for its FID against data.source; 0: no FID
+    #[arg(long, value_name = "COUNT", default_value = "0")]
+    samples: u64,
+
+    /// Inception features of the FID: 64, 192, 768 or 2048
+    #[arg(long, value_name = "DIMS", default_value = "2048")]
+    dims: usize,
+
+    /// Images of data.source that samples are compared with [default: all]
+    #[arg(long, value_name = "COUNT")]
+    reference_n: Option<NonZeroU64>,
+
+    /// The Inception network's weights [default: $DDPM_INCEPTION, else from the cache folder]
+    #[arg(long, value_name = "FILE")]
+    inception: Option<PathBuf>,
+
     /// Terms of the bound evaluated of each, 3 to T [default: 50, or T if that is less]
     #[arg(long, value_name = "K")]
     terms: Option<usize>,
@@ -115,6 +136,8 @@ struct Ablation<'a> {
     test: ImageGroup,
     terms: usize,
     signals: Signals,
+    /// Opened when the first samples are to be judged.
+    probe: Option<QualityProbe>,
 }
 
 pub fn run(args: &Args, global: &Global) -> Result<Report, Failure> {
@@ -128,7 +151,10 @@ pub fn run(args: &Args, global: &Global) -> Result<Report, Failure> {
         let name = Path::new(&args.config).file_stem().unwrap_or_default().to_string_lossy();
         Path::new("runs").join(format!("ablate-{name}"))
     });
-    let ablation = Ablation { args, global, base, out, test, terms, signals };
+    if args.samples == 1 {
+        return Err(Failure::input("--samples 1: a FID needs at least 2"));
+    }
+    let mut ablation = Ablation { args, global, base, out, test, terms, signals, probe: None };
     let table = ablation.run_all()?;
     let mut json = serde_json::to_value(&table).map_err(Failure::work)?;
     json["status"] = json!("finished");
@@ -173,7 +199,7 @@ fn open_images(spec: &SourceSpec, base: &Config) -> Result<Arc<dyn ImageSource>,
 }
 
 impl Ablation<'_> {
-    fn run_all(&self) -> Result<AblationTable, Failure> {
+    fn run_all(&mut self) -> Result<AblationTable, Failure> {
         let variants = self.args.variants(&self.base);
         // All that can be wrong with a configuration is found before the first training.
         let configs = variants.iter().map(|variant| self.config(variant)).collect::<Result<Vec<_>, _>>()?;
@@ -189,6 +215,13 @@ impl Ablation<'_> {
                 self.say(&format!("{variant} is unstable: {reason} (after {step} updates)"));
             }
             table.results.push(result);
+            if let Some(probe) = &self.probe {
+                table.budget.quality = format!(
+                    "{} by the ancestral sampler in all T steps, {}",
+                    self.args.samples,
+                    probe.words()
+                );
+            }
             table.write(&self.out).map_err(Failure::work)?;
         }
         Ok(table)
@@ -204,6 +237,12 @@ impl Ablation<'_> {
         let mut config = self.base.clone();
         config.diffusion = variant.diffusion(&self.base.diffusion);
         config.train.seed = variant.seed;
+        // The table judges; its trainings are not judged on their way.
+        config.log.evaluate_every = 0;
+        if variant.prediction == Prediction::Xprev {
+            // Such a network cannot leave out steps.
+            config.log.sample_steps = config.diffusion.timesteps;
+        }
         // The text is checked as a user's would be.
         let text = config_text::render(&config).map_err(Failure::input)?;
         config_text::parse(&text, &format!("the configuration of {variant}"), &[]).map_err(Failure::input)
@@ -212,6 +251,10 @@ impl Ablation<'_> {
     fn budget(&self) -> Result<Budget, Failure> {
         let spec: SourceSpec = self.base.data.source.parse().map_err(Failure::input)?;
         let Config { train, diffusion, .. } = &self.base;
+        // Known before the first samples are judged if some were in an earlier call.
+        let before = AblationTable::read(&self.out).map_err(Failure::input)?;
+        let quality =
+            before.filter(|_| self.args.samples > 0).map_or_else(String::new, |table| table.budget.quality);
         Ok(Budget {
             data: open_images(&spec, &self.base)?.description(),
             test_data: self.test.source.description(),
@@ -221,7 +264,7 @@ impl Ablation<'_> {
             timesteps: diffusion.timesteps,
             likelihood_images: self.test.images,
             terms: self.terms,
-            quality: String::new(),
+            quality,
         })
     }
 
@@ -241,11 +284,31 @@ impl Ablation<'_> {
             Outcome::Unstable { .. } => true,
             Outcome::Finished { bits_per_dim, .. } => bits_per_dim.count == self.test.images,
         };
+        let same_measure = same_measure && self.has_quality(&result.outcome);
         // Else the trainer says what differs, or goes on for longer; the likelihood is measured again.
         Ok((known && same_measure).then_some(result))
     }
 
-    fn train_and_measure(&self, variant: &Variant, config: &Config) -> Result<VariantResult, Failure> {
+    /// Whether the outcome has the scores of sample quality that are asked for.
+    fn has_quality(&self, outcome: &Outcome) -> bool {
+        match outcome {
+            Outcome::Finished { quality, .. } => match self.args.samples {
+                0 => quality.is_empty(),
+                samples => quality.iter().any(|score| score.name == self.score_name(samples)),
+            },
+            Outcome::Unstable { .. } => true,
+        }
+    }
+
+    /// The FID's name, with what tells it from others.
+    fn score_name(&self, samples: u64) -> String {
+        match self.args.dims {
+            2048 => format!("FID of {samples}"),
+            dims => format!("FID-{dims} of {samples}"),
+        }
+    }
+
+    fn train_and_measure(&mut self, variant: &Variant, config: &Config) -> Result<VariantResult, Failure> {
         let directory = self.folder(variant);
         let job = Job {
             config: config.clone(),
@@ -272,7 +335,7 @@ impl Ablation<'_> {
         Ok(result)
     }
 
-    fn measure(&self, variant: &Variant, config: &Config, loss: f64) -> Result<Outcome, Failure> {
+    fn measure(&mut self, variant: &Variant, config: &Config, loss: f64) -> Result<Outcome, Failure> {
         let batch = config.train.pass_size().clamp(1, 64);
         let directory = self.folder(variant);
         let mut model: Model = model::open_at(&directory, None, batch, self.global.cpu())?;
@@ -290,17 +353,75 @@ impl Ablation<'_> {
         match measure(&job, &mut model.denoiser, sets, &out, &self.signals, self.global.quiet)? {
             Measured::All(report) => {
                 let summary = &report.sets[0].summary;
+                let quality = match self.quality(variant, config, &mut model)? {
+                    Judged::Score(score) => score.into_iter().collect(),
+                    Judged::Diverged(reason) => {
+                        return Ok(Outcome::Unstable { step: config.train.steps, reason });
+                    }
+                };
                 Ok(Outcome::Finished {
                     loss,
                     bits_per_dim: summary.bits_per_dim,
                     rate: summary.rate,
                     distortion: summary.distortion,
-                    quality: Vec::new(),
+                    quality,
                 })
             }
             Measured::Diverged(reason) => Ok(Outcome::Unstable { step: config.train.steps, reason }),
             Measured::Stopped { .. } => Err(self.stopped(variant)),
         }
+    }
+
+    /// The FID of samples by all T steps of the paper's sampler.
+    fn quality(&mut self, variant: &Variant, config: &Config, model: &mut Model) -> Result<Judged, Failure> {
+        let count = self.args.samples;
+        if count == 0 {
+            return Ok(Judged::Score(None));
+        }
+        let name = self.score_name(count);
+        self.open_probe(variant)?;
+        let stopped = self.stopped(variant);
+        let Some(probe) = &mut self.probe else { return Err(stopped) };
+        let process = model.process()?;
+        let mut samples = NetworkSamples {
+            denoiser: &mut model.denoiser,
+            process: &process,
+            sampling: sampling_in(process.timesteps(), process.timesteps()),
+            seed: config.train.seed,
+            count,
+            stop: self.signals.stop(),
+        };
+        let mut shown = Progress::new("sampling", 0, count, self.global.quiet);
+        let fid = probe.fid(&mut samples, &mut |done| shown.update(done, ""));
+        shown.finish();
+        match fid {
+            Ok(value) => Ok(Judged::Score(Some(QualityScore { name, value, deviation: None }))),
+            Err(MeasureError::Stopped { .. }) => Err(stopped),
+            Err(MeasureError::Sampling { reason }) => Ok(Judged::Diverged(reason)),
+            Err(error) => Err(measured::failure(error)),
+        }
+    }
+
+    fn open_probe(&mut self, variant: &Variant) -> Result<(), Failure> {
+        if self.probe.is_some() {
+            return Ok(());
+        }
+        let spec: SourceSpec = self.base.data.source.parse().map_err(Failure::input)?;
+        let limit = self.args.reference_n.map(NonZeroU64::get);
+        let mut reference = SourceImages::new(open_images(&spec, &self.base)?, limit, Unreadable::Refuse);
+        let features = Features {
+            inception: self.args.inception.as_deref(),
+            dims: self.args.dims,
+            convolutions: self.global.conv.name(),
+        };
+        let backend = Box::new(Cpu::with_options(self.global.cpu()).map_err(Failure::work)?);
+        let mut shown = Progress::new("reference features", 0, reference.len(), self.global.quiet);
+        let probe = QualityProbe::new(&features, &mut reference, backend, self.signals.stop(), &mut |done| {
+            shown.update(done, "");
+        });
+        shown.finish();
+        self.probe = probe?;
+        if self.probe.is_none() { Err(self.stopped(variant)) } else { Ok(()) }
     }
 
     fn stopped(&self, variant: &Variant) -> Failure {
@@ -309,6 +430,14 @@ impl Ablation<'_> {
         let json = json!({ "status": "stopped", "out": self.out, "variant": variant.to_string() });
         Failure::stopped(self.signals.exit_status(), message, json)
     }
+}
+
+/// How good samples are.
+enum Judged {
+    /// So good; `None` if nobody asked.
+    Score(Option<QualityScore>),
+    /// The network gives numbers that are not finite.
+    Diverged(String),
 }
 
 /// What a training that diverged comes to; `None` for any other error.

@@ -6,6 +6,7 @@ mod ablate;
 mod completions;
 mod data_command;
 mod denoise;
+mod evaluate;
 mod export;
 mod failure;
 mod fid;
@@ -20,12 +21,15 @@ mod model_samples;
 mod neighbours;
 mod progress;
 mod report;
+mod run_report;
 mod sample;
 mod sample_output;
+mod sample_quality;
 mod sampler_args;
 mod signals;
 mod stats;
 mod train;
+mod training_evaluation;
 
 use clap::{Parser, Subcommand, ValueEnum};
 use engine::{ConvMethod, CpuOptions};
@@ -123,7 +127,9 @@ enum Command {
     Fid(Box<fid::Args>),
     InceptionScore(inception_score::Args),
     Neighbours(neighbours::Args),
+    Evaluate(Box<evaluate::Args>),
     Ablate(ablate::Args),
+    Report(run_report::Args),
     Denoise(denoise::Args),
     Export(export::Args),
     Import(import::Args),
@@ -136,6 +142,8 @@ fn run(cli: &Cli) -> Result<Report, Failure> {
         Command::Train(args) => train::run(args, &cli.global),
         Command::Sample(args) => sample::run(args, &cli.global),
         Command::Inspect(args) => inspect::run(args),
+        Command::Report(args) => run_report::run(args),
+        Command::Evaluate(args) => evaluate::run(args, &cli.global),
         Command::Ablate(args) => ablate::run(args, &cli.global),
         Command::Likelihood(args) => likelihood::run(args, &cli.global),
         Command::Stats(args) => stats::run(args, &cli.global),

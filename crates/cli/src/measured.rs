@@ -7,7 +7,7 @@ use crate::model_samples::ModelSamples;
 use crate::progress::{self, Progress};
 use crate::sampler_args::SamplerArgs;
 use crate::signals::Signals;
-use checkpoint::ModelLocation;
+use checkpoint::{ModelLocation, Weights};
 use clap::ValueEnum;
 use data::{ImageOptions, SOURCE_KINDS, SourceSpec};
 use diffusion::Sampling;
@@ -43,7 +43,7 @@ The Inception network's weights are pytorch-fid's file pt_inception-2015-12-05-6
 keys; without --inception, the file that the environment variable DDPM_INCEPTION names, or the one in the cache folder.";
 
 /// How features are computed.
-#[derive(clap::Args, Debug)]
+#[derive(clap::Args, Clone, Debug)]
 #[command(next_help_heading = "Features")]
 pub struct FeatureArgs {
     /// The Inception network's weights [default: $DDPM_INCEPTION, else from the cache folder]
@@ -60,11 +60,11 @@ pub struct FeatureArgs {
 
     /// Crop images to the square in their middle and resize them to this many pixels first [default: as stored]
     #[arg(long, value_name = "PIXELS")]
-    image_size: Option<NonZeroUsize>,
+    pub image_size: Option<NonZeroUsize>,
 
     /// Images computed at once, at least 1: more take more memory. Results do not depend on it
     #[arg(long, value_name = "B", default_value = "16")]
-    batch: NonZeroUsize,
+    pub batch: NonZeroUsize,
 
     /// The folder that features are kept in [default: features/ in the cache folder]
     #[arg(long, value_name = "DIR", conflicts_with = "no_cache")]
@@ -89,6 +89,13 @@ pub struct SamplingArgs {
     /// Which weights [default: ema; of a directory that holds one kind, that]
     #[arg(long, value_enum)]
     weights: Option<WeightsName>,
+}
+
+impl SamplingArgs {
+    /// The weights asked for.
+    pub fn weights(&self) -> Option<Weights> {
+        self.weights.map(Weights::from)
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]

@@ -88,10 +88,16 @@ pub fn open_stored(args: &ModelArgs) -> Result<StoredModel, Failure> {
 
 impl ModelArgs {
     fn wanted(&self) -> Option<Weights> {
-        self.weights.map(|name| match name {
-            WeightsName::Ema => Weights::Ema,
-            WeightsName::Raw => Weights::Raw,
-        })
+        self.weights.map(Weights::from)
+    }
+}
+
+impl From<WeightsName> for Weights {
+    fn from(name: WeightsName) -> Self {
+        match name {
+            WeightsName::Ema => Self::Ema,
+            WeightsName::Raw => Self::Raw,
+        }
     }
 }
 

@@ -5,10 +5,12 @@ use crate::failure::Failure;
 use crate::progress::{self, Progress};
 use crate::report::Report;
 use crate::signals::Signals;
+use crate::training_evaluation::TrainingEvaluation;
 use serde_json::json;
 use std::path::{Path, PathBuf};
 use train::observer::{self, Start};
-use train::{Config, Job, Observer, TrainError, config_text, presets, training_run};
+use train::training_run::TrainingRun;
+use train::{Config, Evaluation, Evaluator, Job, Observer, TrainError, config_text, presets, training_run};
 
 /// Train a model
 ///
@@ -34,6 +36,11 @@ pub struct Args {
     /// Override a setting, for example train.steps=1000 or data.source=cifar10:DIR; may be repeated
     #[arg(long = "set", value_name = "SECTION.KEY=VALUE")]
     overrides: Vec<String>,
+
+    /// The Inception network's weights, where log.evaluate_every asks for FIDs [default: $DDPM_INCEPTION, else from the cache
+    /// folder]
+    #[arg(long, value_name = "FILE")]
+    inception: Option<PathBuf>,
 
     /// Measure where the time goes, by operation and shape, and say so at the end
     #[arg(long)]
@@ -69,7 +76,15 @@ pub fn run(args: &Args, global: &Global) -> Result<Report, Failure> {
     let config = args.configuration(&directory, &overrides)?;
     let job = Job { config, directory, resume: args.resume, cpu: global.cpu(), profile: args.profile };
     let mut teller = Teller::new(global.quiet);
-    let ended = train::train(&job, signals.stop(), &mut teller);
+    TrainingRun::check(&job.directory, job.resume).map_err(|error| train_failure(error.into()))?;
+    let mut evaluation =
+        TrainingEvaluation::new(&job.config, args.inception.as_deref(), global, signals.stop())?;
+    if evaluation.is_none() && signals.stopped() {
+        let json = json!({ "status": "stopped", "run": job.directory });
+        return Err(Failure::stopped(signals.exit_status(), "stopped before training began", json));
+    }
+    let evaluator = evaluation.as_mut().map(|evaluation| evaluation as &mut dyn Evaluator);
+    let ended = train::train_evaluated(&job, signals.stop(), &mut teller, evaluator);
     teller.finish();
     let outcome = ended.map_err(train_failure)?;
 
@@ -190,6 +205,13 @@ impl Observer for Teller {
 
     fn sampled(&mut self, _completed: u64, grid: &Path) {
         self.say(&format!("samples: {}", grid.display()));
+    }
+
+    fn evaluated(&mut self, evaluation: &Evaluation, best: bool) {
+        let scores = evaluation.scores.iter().map(|score| format!("{} {:.4}", score.name, score.value));
+        let best = if best { ", the best so far" } else { "" };
+        let scores = scores.collect::<Vec<_>>().join(", ");
+        self.say(&format!("after {} updates: {scores}{best}", evaluation.step));
     }
 
     fn profiled(&mut self, table: &str) {

@@ -12,6 +12,7 @@ pub mod cache_folder;
 pub mod chart;
 mod distances;
 pub mod estimate;
+pub mod evaluation_report;
 pub mod feature_extractor;
 pub mod feature_store;
 pub mod frechet;
@@ -26,6 +27,7 @@ pub mod moments;
 pub mod neighbours;
 pub mod precision_recall;
 pub mod resize;
+pub mod run_report;
 pub mod statistics;
 mod whole_file;
 

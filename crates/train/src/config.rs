@@ -108,6 +108,17 @@ pub struct LogConfig {
     pub sample_count: usize,
     /// Steps of the sampler for such a grid, at most `diffusion.timesteps`.
     pub sample_steps: usize,
+    /// Updates between two evaluations of the averaged weights (FID of samples, likelihood); 0: none. The best weights
+    /// are kept apart, in `best/`.
+    pub evaluate_every: u64,
+    /// Samples drawn for the FID of an evaluation; 0: no FID, the likelihood decides.
+    pub evaluate_samples: u64,
+    /// Steps of the sampler for them, at most `diffusion.timesteps`.
+    pub evaluate_steps: usize,
+    /// Inception features of that FID: 64, 192, 768 or 2048.
+    pub evaluate_dims: usize,
+    /// Images whose likelihood is measured, of the test split where the data set has one; 0: none.
+    pub evaluate_images: u64,
     /// Whether TensorBoard event files are written.
     pub tensorboard: bool,
 }
@@ -155,7 +166,18 @@ impl Default for TrainConfig {
 
 impl Default for LogConfig {
     fn default() -> Self {
-        Self { every: 100, sample_every: 5000, sample_count: 64, sample_steps: 100, tensorboard: true }
+        Self {
+            every: 100,
+            sample_every: 5000,
+            sample_count: 64,
+            sample_steps: 100,
+            evaluate_every: 0,
+            evaluate_samples: 5000,
+            evaluate_steps: 100,
+            evaluate_dims: 2048,
+            evaluate_images: 0,
+            tensorboard: true,
+        }
     }
 }
 

@@ -7,6 +7,7 @@
 
 pub mod config;
 pub mod config_text;
+pub mod evaluation;
 pub mod grid;
 mod logs;
 pub mod metrics;
@@ -23,6 +24,7 @@ pub mod validate;
 
 pub use config::Config;
 pub use config_text::ConfigError;
+pub use evaluation::{Evaluation, Evaluator, Score};
 pub use observer::Observer;
 pub use train_error::{StopCause, TrainError};
-pub use trainer::{Job, Outcome, train};
+pub use trainer::{Job, Outcome, train, train_evaluated};

@@ -1,6 +1,7 @@
 //! What a run writes down on its way, in all its forms.
 
 use crate::config::Config;
+use crate::evaluation::{Evaluation, EvaluationLog};
 use crate::metrics::{MetricsError, Record, StepLog, Window};
 use crate::tensorboard::EventFile;
 use crate::train_error::{StopCause, TrainError};
@@ -16,6 +17,8 @@ pub(crate) struct Logs {
     windows: StepLog<Window>,
     /// The updates since the last line of metrics.
     pub window: Window,
+    /// How the averaged weights were judged.
+    evaluations: Option<EvaluationLog>,
     /// TensorBoard's file, if wanted.
     pub events: Option<EventFile>,
 }
@@ -34,11 +37,15 @@ impl Logs {
         let window = window
             .filter(|window: &Window| window.step == completed)
             .unwrap_or(Window { step: completed, ..Window::default() });
+        let evaluations = match config.log.evaluate_every {
+            0 => None,
+            _ => Some(EvaluationLog::open(&run.evaluations(), completed)?),
+        };
         let events = match config.log.tensorboard {
             true => Some(EventFile::create(&run.tensorboard(), completed)?),
             false => None,
         };
-        Ok(Self { metrics, last, windows, window, events })
+        Ok(Self { metrics, last, windows, window, evaluations, events })
     }
 
     /// Writes a line of metrics.
@@ -60,6 +67,29 @@ impl Logs {
         Ok(())
     }
 
+    /// Whether the weights after `step` updates have been scored.
+    pub fn has_evaluation(&self, step: u64) -> bool {
+        self.evaluations.as_ref().is_some_and(|evaluations| evaluations.has(step))
+    }
+
+    /// Writes an evaluation; returns whether it is the best so far.
+    ///
+    /// # Errors
+    /// If the system does not take it.
+    pub fn evaluated(&mut self, evaluation: &Evaluation) -> Result<bool, StopCause> {
+        if let Some(events) = &mut self.events {
+            let names = evaluation.scores.iter().map(|score| format!("evaluation/{}", score.name));
+            let names: Vec<_> = names.collect();
+            let values = names.iter().zip(&evaluation.scores);
+            let scalars: Vec<_> = values.map(|(name, score)| (name.as_str(), score.value)).collect();
+            events.scalars(evaluation.step, &scalars)?;
+        }
+        match &mut self.evaluations {
+            Some(evaluations) => Ok(evaluations.add(evaluation.clone())?),
+            None => Ok(false),
+        }
+    }
+
     /// Brings all of it to the disk, so that it is there when a checkpoint made now is.
     ///
     /// # Errors
@@ -67,6 +97,9 @@ impl Logs {
     pub fn keep(&mut self) -> Result<(), MetricsError> {
         self.windows.append(&self.window)?;
         self.windows.sync()?;
+        if let Some(evaluations) = &self.evaluations {
+            evaluations.sync()?;
+        }
         self.metrics.sync()
     }
 }

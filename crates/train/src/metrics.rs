@@ -175,10 +175,51 @@ impl<L: AtStep> StepLog<L> {
     }
 }
 
+/// The lines of a file: as far as they are whole. No file has none.
+///
+/// # Errors
+/// If the file cannot be read, or a line inside it is not a record.
+pub fn read_lines<L: AtStep>(path: &Path) -> Result<Vec<L>, MetricsError> {
+    let file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(source) => {
+            return Err(MetricsError::Io {
+                path: path.to_owned(),
+                action: "cannot read the metrics",
+                source,
+            });
+        }
+    };
+    let mut lines = Vec::new();
+    visit_lines(&file, path, |_, line| {
+        lines.push(line);
+        true
+    })?;
+    Ok(lines)
+}
+
 /// Length of the leading lines of `file` that are whole and not beyond `step`, and the last of them.
 fn kept_lines<L: AtStep>(file: &File, path: &Path, step: u64) -> Result<(u64, Option<L>), MetricsError> {
-    let mut reader = BufReader::new(file);
     let (mut kept, mut last) = (0, None);
+    visit_lines(file, path, |length, line: L| {
+        if line.step() > step {
+            return false;
+        }
+        kept += length;
+        last = Some(line);
+        true
+    })?;
+    Ok((kept, last))
+}
+
+/// Calls `visit` with the length in bytes and the content of each whole line, until it returns false.
+fn visit_lines<L: AtStep>(
+    file: &File,
+    path: &Path,
+    mut visit: impl FnMut(u64, L) -> bool,
+) -> Result<(), MetricsError> {
+    let mut reader = BufReader::new(file);
     let mut line = Vec::new();
     for number in 1.. {
         line.clear();
@@ -193,13 +234,11 @@ fn kept_lines<L: AtStep>(file: &File, path: &Path, step: u64) -> Result<(u64, Op
             line: number,
             reason: error.to_string(),
         })?;
-        if parsed.step() > step {
+        if !visit(read as u64, parsed) {
             break;
         }
-        kept += read as u64;
-        last = Some(parsed);
     }
-    Ok((kept, last))
+    Ok(())
 }
 
 #[cfg(test)]

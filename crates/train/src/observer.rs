@@ -1,5 +1,6 @@
 //! What a trainer tells while it works.
 
+use crate::evaluation::Evaluation;
 use crate::metrics::Record;
 use std::path::Path;
 
@@ -41,6 +42,8 @@ pub trait Observer {
     fn logged(&mut self, _record: &Record) {}
     /// A grid of samples was written.
     fn sampled(&mut self, _completed: u64, _grid: &Path) {}
+    /// The averaged weights were scored; whether they are the best so far, and were kept apart.
+    fn evaluated(&mut self, _evaluation: &Evaluation, _best: bool) {}
     /// Training is over for now, and it was measured where the time went.
     fn profiled(&mut self, _table: &str) {}
     /// A checkpoint was saved.

@@ -1,6 +1,7 @@
 //! Why training did not begin, or did not go on: what, where, and what to do.
 
 use crate::config_text::ConfigError;
+use crate::evaluation::EvaluationError;
 use crate::grid::EncodeError;
 use crate::metrics::MetricsError;
 use crate::step::{NotFinite, SetupError};
@@ -51,6 +52,12 @@ pub enum TrainError {
     /// TensorBoard's files.
     #[error(transparent)]
     Tensorboard(#[from] TensorboardError),
+    /// The configuration asks for evaluations, and there is nothing that evaluates.
+    #[error("log.evaluate_every = {every}: nothing was given that evaluates; set it to 0")]
+    NoEvaluator {
+        /// Updates between two evaluations.
+        every: u64,
+    },
     /// Something went wrong on the way.
     #[error("{source}; stopped after {completed} of {steps} updates. {}", last_good(checkpoint))]
     Stopped {
@@ -79,6 +86,9 @@ pub enum StopCause {
     /// A sample.
     #[error("no samples can be drawn: {0}")]
     Sample(#[from] DiffusionError),
+    /// An evaluation.
+    #[error("the weights cannot be evaluated: {0}")]
+    Evaluation(#[source] EvaluationError),
     /// Memory for sampling.
     #[error(transparent)]
     Backend(#[from] BackendError),
@@ -118,7 +128,7 @@ impl TrainError {
     /// Whether the call or the input was wrong (exit status 2), as opposed to work that failed (exit status 1).
     pub fn is_input(&self) -> bool {
         match self {
-            Self::Data(_) | Self::Resume { .. } | Self::OtherModel { .. } => true,
+            Self::Data(_) | Self::NoEvaluator { .. } | Self::Resume { .. } | Self::OtherModel { .. } => true,
             Self::Setup(SetupError::Diffusion(_)) => true,
             Self::Metrics(MetricsError::Damaged { .. }) => true,
             Self::Run(error) => error.is_input(),

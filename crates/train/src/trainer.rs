@@ -2,16 +2,17 @@
 
 use crate::config::Config;
 use crate::config_text;
+use crate::evaluation::{Evaluation, Evaluator};
 use crate::logs::Logs;
 use crate::metrics::Record;
 use crate::observer::{Observer, Progress, Start};
 use crate::preview::Preview;
 use crate::step::{SetupError, StepOutcome, TrainingStep};
 use crate::train_error::{StopCause, TrainError};
-use crate::training_run::TrainingRun;
+use crate::training_run::{self, TrainingRun};
 use checkpoint::{
-    Checkpoint, ModelDescription, RunDirectory, SavedTraining, TrainingBuffers, TrainingBuffersMut,
-    TrainingProgress, save_checkpoint,
+    Checkpoint, LabelledWeights, ModelDescription, RunDirectory, SavedTraining, TrainingBuffers,
+    TrainingBuffersMut, TrainingProgress, Weights, replace_export, save_checkpoint,
 };
 use data::{DataError, ImageOptions, ImageSource, Loader, LoaderOptions, SourceSpec};
 use diffusion::GaussianDiffusion;
@@ -54,7 +55,23 @@ pub struct Outcome {
 /// # Errors
 /// [`TrainError`]; what had been saved before is untouched.
 pub fn train(job: &Job, stop: &AtomicBool, observer: &mut dyn Observer) -> Result<Outcome, TrainError> {
+    train_evaluated(job, stop, observer, None)
+}
+
+/// [`train`], with what scores the averaged weights every `log.evaluate_every` updates and at the end.
+///
+/// # Errors
+/// [`TrainError`], also when `log.evaluate_every` asks for evaluations and `evaluator` is none.
+pub fn train_evaluated<'a>(
+    job: &'a Job,
+    stop: &'a AtomicBool,
+    observer: &'a mut dyn Observer,
+    evaluator: Option<&'a mut (dyn Evaluator + 'a)>,
+) -> Result<Outcome, TrainError> {
     let config = &job.config;
+    if config.log.evaluate_every > 0 && evaluator.is_none() {
+        return Err(TrainError::NoEvaluator { every: config.log.evaluate_every });
+    }
     // All that can be wrong with the call is found before anything is written.
     TrainingRun::check(&job.directory, job.resume)?;
     let description = ModelDescription { model: config.unet(), diffusion: config.diffusion.clone() };
@@ -86,6 +103,7 @@ pub fn train(job: &Job, stop: &AtomicBool, observer: &mut dyn Observer) -> Resul
         saved,
         stop,
         observer,
+        evaluator,
     };
     trainer.observer.started(&Start {
         run: trainer.run.path(),
@@ -127,6 +145,7 @@ struct Trainer<'a> {
     saved: Option<Checkpoint>,
     stop: &'a AtomicBool,
     observer: &'a mut dyn Observer,
+    evaluator: Option<&'a mut (dyn Evaluator + 'a)>,
 }
 
 impl Trainer<'_> {
@@ -151,6 +170,9 @@ impl Trainer<'_> {
         if self.samples_due() && !self.run.sample_grid(self.completed).exists() {
             self.sample()?;
         }
+        if self.evaluation_due() && !self.logs.has_evaluation(self.completed) {
+            self.evaluate()?;
+        }
         let mut loader = Loader::new(
             source,
             LoaderOptions {
@@ -172,6 +194,9 @@ impl Trainer<'_> {
             self.report(&outcome, start.elapsed().as_secs_f64())?;
             if self.samples_due() {
                 self.sample()?;
+            }
+            if self.evaluation_due() {
+                self.evaluate()?;
             }
             if due(self.completed, train.checkpoint_every) {
                 self.save()?;
@@ -235,6 +260,30 @@ impl Trainer<'_> {
             events.image(self.completed, "samples", &picture)?;
         }
         self.observer.sampled(self.completed, &path);
+        Ok(())
+    }
+
+    /// Whether the weights as they are now are to be scored: regularly, and at the end.
+    fn evaluation_due(&self) -> bool {
+        let every = self.config.log.evaluate_every;
+        let at_the_end = every > 0 && self.completed == self.config.train.steps;
+        self.completed > 0 && (due(self.completed, every) || at_the_end)
+    }
+
+    fn evaluate(&mut self) -> Result<(), StopCause> {
+        let Some(evaluator) = &mut self.evaluator else { return Ok(()) };
+        let ema = self.step.buffer(Slot::Ema);
+        let scores = evaluator.evaluate(self.completed, &ema, self.stop).map_err(StopCause::Evaluation)?;
+        // Told to stop: the weights are scored when the run goes on.
+        let Some(scores) = scores else { return Ok(()) };
+        let evaluation = Evaluation { step: self.completed, scores };
+        let best = self.logs.evaluated(&evaluation)?;
+        if best {
+            let weights = LabelledWeights { parameters: &ema, weights: Weights::Ema, step: self.completed };
+            let directory = training_run::best_path(self.run.path());
+            replace_export(&directory, &self.description, self.step.layout(), weights)?;
+        }
+        self.observer.evaluated(&evaluation, best);
         Ok(())
     }
 

@@ -151,12 +151,17 @@ impl TrainingRun {
 
     /// `metrics.jsonl`.
     pub fn metrics(&self) -> PathBuf {
-        self.path.join("metrics.jsonl")
+        metrics_path(&self.path)
     }
 
     /// The unfinished lines of metrics, one for each checkpoint.
     pub fn windows(&self) -> PathBuf {
         self.path.join(".metrics-windows.jsonl")
+    }
+
+    /// `evaluations.jsonl`.
+    pub fn evaluations(&self) -> PathBuf {
+        evaluations_path(&self.path)
     }
 
     /// The folder of TensorBoard's event files.
@@ -195,6 +200,21 @@ impl TrainingRun {
         }
         if before == *config { Ok(()) } else { self.begin(config) }
     }
+}
+
+/// Where the evaluations of the run at `path` are.
+pub fn evaluations_path(path: &Path) -> PathBuf {
+    path.join("evaluations.jsonl")
+}
+
+/// Where the metrics of the run at `path` are.
+pub fn metrics_path(path: &Path) -> PathBuf {
+    path.join("metrics.jsonl")
+}
+
+/// Where the weights that were judged the best of the run at `path` are kept, in diffusers' layout.
+pub fn best_path(path: &Path) -> PathBuf {
+    path.join("best")
 }
 
 /// Where the configuration of the run at `path` is.

@@ -95,7 +95,20 @@ fn log(config: &Config) -> Result<(), Problem> {
     let log = &config.log;
     integer("log.every", log.every, 1, u64::MAX)?;
     integer("log.sample_count", log.sample_count, 1, 4096)?;
-    integer("log.sample_steps", log.sample_steps, 1, u64::MAX)
+    integer("log.sample_steps", log.sample_steps, 1, u64::MAX)?;
+    integer("log.evaluate_steps", log.evaluate_steps, 1, u64::MAX)?;
+    if ![64, 192, 768, 2048].contains(&log.evaluate_dims) {
+        return Err(problem("log.evaluate_dims", log.evaluate_dims, "must be 64, 192, 768 or 2048"));
+    }
+    if log.evaluate_every > 0 && log.evaluate_samples == 0 && log.evaluate_images == 0 {
+        let reason = "needs something to evaluate: log.evaluate_samples, log.evaluate_images, or both";
+        return Err(problem("log.evaluate_every", log.evaluate_every, reason));
+    }
+    // A covariance needs two.
+    if log.evaluate_samples == 1 {
+        return Err(problem("log.evaluate_samples", 1, "must be at least 2, or 0 for no FID"));
+    }
+    Ok(())
 }
 
 fn integer<N>(key: &'static str, value: N, least: u64, most: u64) -> Result<(), Problem>

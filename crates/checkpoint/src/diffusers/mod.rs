@@ -121,6 +121,24 @@ pub fn export(
     out.commit().map(drop)
 }
 
+/// Writes a model in single precision as a diffusers directory, which takes the place of one that is there at once.
+///
+/// # Errors
+/// As [`export`], but for what is at `directory`: that stays as it was.
+///
+/// # Panics
+/// If the parameters are not of the layout's length.
+pub fn replace_export(
+    directory: &Path,
+    description: &ModelDescription,
+    layout: &ParamLayout,
+    weights: LabelledWeights<'_>,
+) -> Result<(), Error> {
+    let mut out = RecordedDirectory::begin(directory, Existing::Replace)?;
+    write_pipeline(&mut out, "", description, layout, weights, Dtype::F32)?;
+    out.commit().map(drop)
+}
+
 /// Writes the files of a diffusers directory at `prefix` (empty, or ending in `/`) of `out`.
 pub(crate) fn write_pipeline(
     out: &mut RecordedDirectory,

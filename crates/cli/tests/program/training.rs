@@ -1,6 +1,6 @@
 //! `ddpm train`: where it writes, and where it doesn't.
 
-use crate::ddpm::{ddpm, fail, files, succeed, text, train_tiny};
+use crate::ddpm::{ddpm, fail, files, object, succeed, text, train_tiny};
 
 #[test]
 fn training_fills_the_run_and_says_so() {
@@ -119,4 +119,99 @@ fn real_digits_are_learnt_from() {
     let losses: Vec<f64> = metrics.lines().map(loss).collect();
     assert_eq!(losses.len(), 6);
     assert!(losses[5] < 0.8 * losses[0], "{losses:?}");
+}
+
+#[test]
+fn weights_are_judged_on_the_way_and_the_best_are_a_model() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = dir.path().join("run");
+    let sets = [
+        "train.steps=6",
+        "log.evaluate_every=2",
+        "log.evaluate_samples=0",
+        "log.evaluate_images=3",
+        "log.evaluate_dims=64",
+    ];
+    let output = train_tiny(&run, &sets, &[]).output().unwrap();
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let told = text(&output.stderr);
+    assert!(told.contains("after 4 updates: bits_per_dim "), "{told}");
+    let lines = std::fs::read_to_string(run.join("evaluations.jsonl")).unwrap();
+    let lines: Vec<serde_json::Value> =
+        lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let scores: Vec<f64> = lines.iter().map(|line| line["scores"][0]["value"].as_f64().unwrap()).collect();
+    assert_eq!(scores.len(), 3);
+    assert!(scores.iter().all(|score| (1.0..40.0).contains(score)), "{scores:?}");
+    let best = (0..3).min_by(|&a, &b| scores[a].total_cmp(&scores[b])).unwrap();
+    // The best is a model like any other, and its likelihood is what it was judged by.
+    let out = dir.path().join("likelihood");
+    let mut command =
+        ddpm(&["likelihood", "--data", "shapes32", "--n", "3", "--terms", "20", "--json", "--out"]);
+    let measured = object(&command.arg(&out).arg(run.join("best")).output().unwrap());
+    assert_eq!(measured["model"]["step"].as_u64(), lines[best]["step"].as_u64());
+    assert_eq!(measured["sets"][0]["summary"]["bits_per_dim"]["mean"].as_f64(), Some(scores[best]));
+
+    // Without the Inception network there is no FID, and that is said before training.
+    let other = dir.path().join("other");
+    let mut without = train_tiny(&other, &["log.evaluate_every=2"], &["--inception", "nowhere.pth"]);
+    fail(&mut without, 2, &["nowhere.pth"]);
+    assert!(!other.exists());
+}
+
+/// With the real Inception weights, as far as they are there; needs `DDPM_TEST_INCEPTION`, that file.
+#[test]
+fn samples_are_judged_by_fid_while_training_and_in_an_ablation() {
+    let Ok(inception) = std::env::var("DDPM_TEST_INCEPTION") else {
+        eprintln!("SKIPPED: DDPM_TEST_INCEPTION does not name the Inception weights");
+        return;
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let digits = dir.path().join("shapes");
+    let first = dir.path().join("first");
+    succeed(&mut train_tiny(&first, &["train.steps=1"], &[]));
+    succeed(ddpm(&["sample", "--n", "6", "--steps", "2", "--out"]).arg(&digits).arg(&first));
+    std::fs::remove_file(digits.join("grid.png")).unwrap();
+    let source = format!("data.source=images:{}", digits.display());
+    let sets = [
+        source.as_str(),
+        "train.steps=2",
+        "log.evaluate_every=2",
+        "log.evaluate_samples=5",
+        "log.evaluate_dims=64",
+        "log.evaluate_steps=3",
+    ];
+    let run = dir.path().join("run");
+    let cache = dir.path().join("cache");
+    let output =
+        train_tiny(&run, &sets, &["--inception", &inception]).env("XDG_CACHE_HOME", &cache).output().unwrap();
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    assert!(text(&output.stderr).contains("after 2 updates: FID-64 "), "{}", text(&output.stderr));
+    assert!(run.join("best/model_index.json").is_file());
+
+    let out = dir.path().join("table");
+    let mut ablate = ddpm(&["ablate"]);
+    ablate.arg(run.join("config.toml")).arg("--out").arg(&out).env("XDG_CACHE_HOME", &cache);
+    ablate.args([
+        "--n",
+        "4",
+        "--terms",
+        "5",
+        "--samples",
+        "5",
+        "--dims",
+        "64",
+        "--inception",
+        &inception,
+        "--json",
+    ]);
+    let table = object(&ablate.args(["--predictions", "eps", "--objectives", "mse"]).output().unwrap());
+    let quality = &table["results"][0]["quality"][0];
+    assert_eq!(quality["name"], "FID-64 of 5");
+    assert!(quality["value"].as_f64().unwrap() > 0.0, "{table}");
+    let words = table["budget"]["quality"].as_str().unwrap();
+    assert!(
+        words.contains("64 Inception features (pytorch-fid resize") && words.contains("6 images"),
+        "{words}"
+    );
+    assert_eq!(object(&ablate.output().unwrap()), table);
 }

@@ -3,7 +3,6 @@
 use super::variant::{Outcome, Variant, VariantResult, schedule_name};
 use crate::whole_file::write_whole;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
@@ -109,33 +108,51 @@ impl AblationTable {
         names
     }
 
-    /// The table laid out like the paper's, with a line for each training.
+    /// The table laid out like the paper's, with a line for each training, as Markdown.
     pub fn markdown(&self) -> String {
-        let seeds: BTreeSet<u64> = self.variants.iter().map(|variant| variant.seed).collect();
-        let schedules: BTreeSet<_> = self.variants.iter().map(|variant| variant.schedule).collect();
-        let scores = self.scores();
-        let mut head = vec!["predicts", "trained on"];
-        if schedules.len() > 1 {
-            head.insert(0, "β");
-        }
-        if seeds.len() > 1 {
-            head.push("seed");
-        }
-        head.extend(&scores);
-        head.extend(["bits/dim", "rate", "distortion"]);
+        let head = self.head();
         let mut text = format!("| {} |\n|{}\n", head.join(" | "), "---|".repeat(head.len()));
-        for variant in &self.variants {
+        for row in self.rows() {
+            let _ = writeln!(text, "| {} |", row.join(" | "));
+        }
+        let _ = writeln!(text, "\n{}", self.words());
+        text
+    }
+
+    /// The names of the columns.
+    pub fn head(&self) -> Vec<String> {
+        let mut head = vec!["predicts".to_owned(), "trained on".into()];
+        if self.has_schedules() {
+            head.insert(0, "β".into());
+        }
+        if self.has_seeds() {
+            head.push("seed".into());
+        }
+        head.extend(self.scores().into_iter().map(str::to_owned));
+        head.extend(["bits/dim", "rate", "distortion"].map(str::to_owned));
+        head
+    }
+
+    /// A line for each training.
+    pub fn rows(&self) -> Vec<Vec<String>> {
+        let scores = self.scores();
+        let row = |variant: &Variant| {
             let mut cells =
                 vec![variant.prediction.to_string(), variant.objective.words(variant.prediction).to_owned()];
-            if schedules.len() > 1 {
+            if self.has_schedules() {
                 cells.insert(0, schedule_name(variant.schedule));
             }
-            if seeds.len() > 1 {
+            if self.has_seeds() {
                 cells.push(variant.seed.to_string());
             }
             cells.extend(outcome_cells(self.result(variant).map(|result| &result.outcome), &scores));
-            let _ = writeln!(text, "| {} |", cells.join(" | "));
-        }
+            cells
+        };
+        self.variants.iter().map(row).collect()
+    }
+
+    /// What all trainings had alike, and how they were measured.
+    pub fn words(&self) -> String {
         let Budget {
             data,
             test_data,
@@ -147,17 +164,20 @@ impl AblationTable {
             terms,
             quality,
         } = &self.budget;
-        let _ = write!(
-            text,
-            "\nEach: {parameters} parameters, {steps} updates of {batch_size} images, T = {timesteps}; trained on {data}. \
+        let quality = if quality.is_empty() { String::new() } else { format!(" Samples: {quality}.") };
+        format!(
+            "Each: {parameters} parameters, {steps} updates of {batch_size} images, T = {timesteps}; trained on {data}. \
              Likelihood: {likelihood_images} images of {test_data}, {terms} of {timesteps} terms; ± is half the 95 % interval \
-             over images, not over trainings."
-        );
-        if !quality.is_empty() {
-            let _ = write!(text, " Samples: {quality}.");
-        }
-        text.push('\n');
-        text
+             over images, not over trainings.{quality}"
+        )
+    }
+
+    fn has_schedules(&self) -> bool {
+        self.variants.iter().any(|variant| variant.schedule != self.variants[0].schedule)
+    }
+
+    fn has_seeds(&self) -> bool {
+        self.variants.iter().any(|variant| variant.seed != self.variants[0].seed)
     }
 
     /// The table with a line for each training and all digits.

@@ -1,0 +1,237 @@
+//! `ddpm evaluate`: FID, Inception Score and likelihood in one report.
+
+use crate::Global;
+use crate::failure::Failure;
+use crate::likelihood::{Measured, measure};
+use crate::measured::{self, FeatureArgs, Measuring, SamplingArgs, SetArgs};
+use crate::model;
+use crate::progress;
+use crate::report::Report;
+use crate::signals::Signals;
+use clap::ValueEnum;
+use data::{ImageOptions, SourceSpec};
+use diffusion::{Denoiser, NormalCdf};
+use engine::Cpu;
+use eval::evaluation_report::{EvaluationReport, QualityMeasure};
+use eval::frechet::frechet_distance;
+use eval::image_set::Unreadable;
+use eval::inception_score::{SPLITS, ScoreSums};
+use eval::likelihood::{ImageGroup, LikelihoodJob};
+use models::inception::{CLASSES, Classifier, Tap};
+use serde_json::json;
+use std::num::{NonZeroU64, NonZeroUsize};
+use std::path::PathBuf;
+
+/// Measure a model as the paper does: FID, Inception Score, likelihood
+///
+/// Draws samples and compares them with the training and the test images, and evaluates the bound on both. Samples' features
+/// and terms of the bound are kept: stopped, it goes on when called again. ddpm report shows the result of a run.
+#[derive(clap::Args, Debug)]
+#[command(after_long_help = "Examples:
+  ddpm evaluate runs/cifar10 --data cifar10:DIR --protocol paper           as published: days on a CPU
+  ddpm evaluate runs/digits --data mnist:DIR --sampler ddim --steps 50     a first look
+  ddpm evaluate runs/digits --data mnist:DIR --n 5000 --dims 768
+
+--protocol paper: 50000 samples by all T steps, FID against all training and all test images, the Inception Score in 10 parts, all
+terms of the bound on all images. quick: 1000 samples, 200 images of each set by 50 terms. --n, --likelihood-n and --terms
+change the parts.")]
+pub struct Args {
+    /// A run directory (its last checkpoint), a checkpoint, or a directory in diffusers' layout
+    model: PathBuf,
+
+    /// The images it was trained on. Of a data set with splits, if none is named, both are compared with
+    #[arg(long, value_name = "SRC")]
+    data: SourceSpec,
+
+    /// How much is measured
+    #[arg(long, value_enum, default_value_t = Protocol::Quick)]
+    protocol: Protocol,
+
+    /// Samples to draw, at least 2 [default: the protocol's]
+    #[arg(long, value_name = "COUNT")]
+    n: Option<NonZeroU64>,
+
+    /// Images of each set whose likelihood is measured [default: the protocol's]
+    #[arg(long, value_name = "COUNT")]
+    likelihood_n: Option<NonZeroU64>,
+
+    /// Terms of the bound evaluated of each, 3 to T [default: the protocol's]
+    #[arg(long, value_name = "K")]
+    terms: Option<usize>,
+
+    /// Folder for the results [default: a run's directory, in evaluation/ and likelihood/; else required]
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+
+    #[command(flatten)]
+    features: FeatureArgs,
+
+    #[command(flatten)]
+    sampling: SamplingArgs,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+enum Protocol {
+    /// What published figures have
+    Paper,
+    /// Minutes for a small model
+    Quick,
+}
+
+impl Protocol {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Paper => "paper",
+            Self::Quick => "quick",
+        }
+    }
+
+    fn samples(self) -> u64 {
+        match self {
+            Self::Paper => 50_000,
+            Self::Quick => 1000,
+        }
+    }
+
+    /// Images of a set of `all` (none: without end) whose likelihood is measured.
+    fn likelihood_images(self, all: Option<u64>) -> u64 {
+        match (self, all) {
+            (Self::Paper, Some(all)) => all,
+            (Self::Paper, None) => 10_000,
+            (Self::Quick, all) => all.unwrap_or(u64::MAX).min(200),
+        }
+    }
+
+    fn terms(self, timesteps: usize) -> usize {
+        match self {
+            Self::Paper => timesteps,
+            Self::Quick => timesteps.min(50),
+        }
+    }
+}
+
+pub fn run(args: &Args, global: &Global) -> Result<Report, Failure> {
+    let signals = Signals::watch().map_err(Failure::work)?;
+    let batch = args.features.batch.get();
+    let mut model = model::open_at(&args.model, args.sampling.weights(), batch, global.cpu())?;
+    let process = model.process()?;
+    let shape = model.denoiser.image_shape();
+    let (quality_out, likelihood_out) = match (&args.out, &model.run) {
+        (Some(out), _) => (out.clone(), out.join("likelihood")),
+        (None, Some(run)) => {
+            let slug = model.weights_slug();
+            (run.join("evaluation").join(&slug), run.join("likelihood").join(&slug))
+        }
+        (None, None) => {
+            let problem = "the model is not a run's directory: say where to write by --out DIR";
+            return Err(Failure::input(problem));
+        }
+    };
+    let specs = args.data.splits();
+    let mut sets = Vec::new();
+    for spec in &specs {
+        let options = ImageOptions {
+            size: Some(shape.height),
+            channels: Some(shape.channels),
+            ..ImageOptions::default()
+        };
+        let source = data::open(spec, &options).map_err(Failure::input)?;
+        let all = (!source.is_endless()).then(|| source.len());
+        let images = args.likelihood_n.map_or_else(|| args.protocol.likelihood_images(all), NonZeroU64::get);
+        if all.is_some_and(|all| images > all) {
+            let problem = format!("--likelihood-n {images}: {spec} has only {} images", source.len());
+            return Err(Failure::input(problem));
+        }
+        sets.push(ImageGroup { name: spec.split_name().unwrap_or("data").into(), source, images });
+    }
+
+    // The network of features first: if it is missing, that is known before hours of work.
+    let mut features = args.features.clone();
+    features.image_size = features.image_size.or(NonZeroUsize::new(shape.height));
+    let mut measuring = Measuring::new(&features, &args.sampling, global, &signals)?;
+    let quality = args.quality(&mut measuring, &specs, global)?;
+
+    let job = LikelihoodJob {
+        model: model.facts(),
+        diffusion: model.stored.diffusion.clone().unwrap_or_default(),
+        terms: Some(args.terms.unwrap_or_else(|| args.protocol.terms(process.timesteps()))),
+        decoder_cdf: NormalCdf::Tanh,
+        seed: global.seed.unwrap_or(0),
+        convolutions: global.conv.name().into(),
+        batch,
+    };
+    let likelihood = match measure(&job, &mut model.denoiser, &sets, &likelihood_out, &signals, global.quiet)?
+    {
+        Measured::All(report) => *report,
+        Measured::Diverged(problem) => return Err(Failure::work(problem)),
+        Measured::Stopped { set, images, of } => {
+            let message =
+                format!("stopped; {images} of {of} images of {set} are measured; call again to go on");
+            let json = json!({ "status": "stopped", "set": set, "images": images });
+            return Err(Failure::stopped(signals.exit_status(), message, json));
+        }
+    };
+    let report =
+        EvaluationReport { protocol: args.protocol.name().into(), model: model.facts(), quality, likelihood };
+    let path = report.write(&quality_out).map_err(Failure::work)?;
+    let mut json = serde_json::to_value(&report).map_err(Failure::work)?;
+    // The tables by t are in the files.
+    for set in json["likelihood"]["sets"].as_array_mut().into_iter().flatten() {
+        if let Some(summary) = set["summary"].as_object_mut() {
+            summary.remove("steps");
+        }
+    }
+    json["status"] = json!("finished");
+    json["out"] = json!(path);
+    Ok(Report::new(format!("{}\nall of it is in {}", report.words(), path.display()), json))
+}
+
+impl Args {
+    /// The Inception Score of samples, where the network reaches so far, and their FID against each of `specs`.
+    fn quality(
+        &self,
+        measuring: &mut Measuring<'_>,
+        specs: &[SourceSpec],
+        global: &Global,
+    ) -> Result<Vec<QualityMeasure>, Failure> {
+        let count = self.n.or(NonZeroU64::new(self.protocol.samples()));
+        let input = self.model.to_string_lossy();
+        let samples = measuring.measure(SetArgs { input: &input, count, unreadable: Unreadable::Refuse })?;
+        let statistics = samples.statistics().map_err(measured::failure)?;
+        let mut quality = Vec::new();
+        for spec in specs {
+            let text = spec.to_string();
+            let reference = SetArgs { input: &text, count: None, unreadable: Unreadable::Refuse };
+            let reference = measuring.measure(reference)?;
+            let value = frechet_distance(&statistics, &reference.statistics().map_err(measured::failure)?)
+                .map_err(measured::failure)?;
+            quality.push(QualityMeasure {
+                name: format!("FID {}", spec.split_name().unwrap_or("data")),
+                value,
+                deviation: None,
+                samples: samples.about.clone(),
+                reference: Some(reference.about.clone()),
+            });
+        }
+        if self.features.dims != Tap::Pool3 {
+            if !global.quiet {
+                progress::say("no Inception Score: it is made from 2048 features (--dims 2048)");
+            }
+            return Ok(quality);
+        }
+        let weights = measuring.weights().classifier().map_err(measured::failure)?;
+        let backend = Box::new(Cpu::with_options(global.cpu()).map_err(Failure::work)?);
+        let mut classifier = Classifier::new(&weights, backend).map_err(Failure::work)?;
+        let mut sums = ScoreSums::new(samples.about.images, CLASSES, SPLITS).map_err(measured::failure)?;
+        samples.for_each_rows(|rows| sums.add(&classifier.logits(rows))).map_err(measured::failure)?;
+        let score = sums.finish();
+        quality.push(QualityMeasure {
+            name: "Inception Score".into(),
+            value: score.mean,
+            deviation: Some(score.std),
+            samples: samples.about.clone(),
+            reference: None,
+        });
+        Ok(quality)
+    }
+}
