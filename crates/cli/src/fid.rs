@@ -117,9 +117,12 @@ pub fn run(args: &Args, global: &Global) -> Result<Report, Failure> {
             return Err(Failure::input(format!("{input}: {problem}")));
         }
     }
-    let mut measuring = match (&first, &second) {
-        (Some(_), Some(_)) => None,
-        _ => Some(Measuring::new(&args.features, &args.sampling, global, &signals)?),
+    let sets = [(&args.first, &first), (&args.second, &second)];
+    let inputs: Vec<&str> =
+        sets.iter().filter(|(_, file)| file.is_none()).map(|(input, _)| input.as_str()).collect();
+    let mut measuring = match inputs[..] {
+        [] => None,
+        _ => Some(Measuring::new(&args.features, &args.sampling, global, &signals)?.beside_models(&inputs)?),
     };
     let mut side = |input, count, file: Option<Statistics>| -> Result<Side, Failure> {
         match (file, &mut measuring) {
@@ -139,6 +142,7 @@ pub fn run(args: &Args, global: &Global) -> Result<Report, Failure> {
     if let [Some(about), Some(other)] = abouts {
         about.check_comparable(other).map_err(measured::failure)?;
     }
+    measured::note_unlike_sizes(abouts, global.quiet);
     let fid = frechet_distance(&first.statistics, &second.statistics).map_err(measured::failure)?;
     let kid = args.kid(&first, &second, global.seed.unwrap_or(0))?;
     let both = args.precision_recall(&first, &second)?;
@@ -187,9 +191,10 @@ impl Args {
         let mut words = format!("FID {fid:.4}\n");
         let (mut kid_json, mut both_json) = (Value::Null, Value::Null);
         if let Some(Kid { mean, std, subsets, subset_size }) = kid {
-            words.push_str(&format!(
-                "KID {mean:.6} ± {std:.6} ({subsets} subsets of {subset_size}, seed {seed})\n"
-            ));
+            words.push_str(&match subsets {
+                1 => format!("KID {mean:.6} (all {subset_size} images of both sets)\n"),
+                _ => format!("KID {mean:.6} ± {std:.6} ({subsets} subsets of {subset_size}, seed {seed})\n"),
+            });
             kid_json = json!({
                 "mean": mean, "std": std, "subsets": subsets, "subset_size": subset_size, "seed": seed,
             });

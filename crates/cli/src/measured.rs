@@ -58,7 +58,8 @@ pub struct FeatureArgs {
     #[arg(long, value_enum, default_value_t = ResizeName::PytorchFid)]
     resize: ResizeName,
 
-    /// Crop images to the square in their middle and resize them to this many pixels first [default: as stored]
+    /// Bring images to this height and width first, as for training (usually by cropping to a square and resizing) [default: a
+    /// model's, where one of the sets is a model; else as stored]
     #[arg(long, value_name = "PIXELS")]
     pub image_size: Option<NonZeroUsize>,
 
@@ -185,6 +186,7 @@ pub struct Measuring<'a> {
     global: &'a Global,
     signals: &'a Signals,
     sampler: Sampling,
+    image_size: Option<usize>,
     weights: InceptionWeights,
     extractor: FeatureExtractor,
 }
@@ -201,6 +203,7 @@ impl<'a> Measuring<'a> {
         signals: &'a Signals,
     ) -> Result<Self, Failure> {
         let sampler = sampling.sampler.sampling().map_err(Failure::input)?;
+        let image_size = args.image_size.map(NonZeroUsize::get);
         // Decoding, resizing and sums share these threads; that they were made before is no matter.
         let _ = rayon::ThreadPoolBuilder::new().num_threads(global.cpu().threads).build_global();
         let path = inception_weights::locate(args.inception.as_deref()).map_err(failure)?;
@@ -218,7 +221,22 @@ impl<'a> Measuring<'a> {
                 "note: {path} is not the published weights file; its SHA-256 is {sha256}"
             ));
         }
-        Ok(Self { args, sampling, global, signals, sampler, weights, extractor })
+        Ok(Self { args, sampling, global, signals, sampler, image_size, weights, extractor })
+    }
+
+    /// Brings the images of sources to a model's size, as for training, if one of the sets `inputs` is a model and the call gives
+    /// no other size.
+    ///
+    /// # Errors
+    /// If a set is not there.
+    pub fn beside_models(mut self, inputs: &[&str]) -> Result<Self, Failure> {
+        for input in inputs {
+            if source_spec(input).map_err(Failure::input)?.is_none() && self.image_size.is_none() {
+                let model = model::open_stored(&ModelArgs::new(input.into(), self.sampling.weights))?;
+                self.image_size = Some(model.unet.image_size);
+            }
+        }
+        Ok(self)
     }
 
     /// The Inception network's weights.
@@ -277,8 +295,7 @@ impl<'a> Measuring<'a> {
     }
 
     fn open_source(&self, spec: &SourceSpec, set: &SetArgs) -> Result<SourceImages, Failure> {
-        let size = self.args.image_size.map(NonZeroUsize::get);
-        let options = ImageOptions { size, channels: Some(3), ..ImageOptions::default() };
+        let options = ImageOptions { size: self.image_size, channels: Some(3), ..ImageOptions::default() };
         let source = data::open(spec, &options).map_err(Failure::input)?;
         Ok(SourceImages::new(source, set.count.map(NonZeroU64::get), set.unreadable))
     }
@@ -296,6 +313,7 @@ impl<'a> Measuring<'a> {
             split,
             images: images.len(),
             unreadable: 0,
+            image: [images.shape().height, images.shape().width, images.shape().channels],
             samples,
             resize: self.args.resize.into(),
             dims: self.args.dims.dims(),
@@ -429,6 +447,19 @@ fn report_unreadable(images: &SourceImages, quiet: bool) {
     }
     for reason in images.reasons() {
         progress::say(&format!("passed over: {reason}"));
+    }
+}
+
+/// Says so if the two sides' images differ in size: their figures then measure that too.
+pub fn note_unlike_sizes(sides: [Option<&Provenance>; 2], quiet: bool) {
+    if let [Some(first), Some(second)] = sides
+        && first.image[..2] != second.image[..2]
+        && !quiet
+    {
+        let [a, b] = [first, second].map(|about| format!("{}x{}", about.image[0], about.image[1]));
+        progress::say(&format!(
+            "warning: images of {a} against images of {b}: the figures also measure this difference; --image-size makes them alike"
+        ));
     }
 }
 

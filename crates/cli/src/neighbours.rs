@@ -71,12 +71,15 @@ pub fn run(args: &Args, global: &Global) -> Result<Report, Failure> {
         }
     }
     let signals = Signals::watch().map_err(Failure::work)?;
-    let mut measuring = Measuring::new(&args.features, &args.sampling, global, &signals)?;
+    let inputs = [args.samples.as_str(), &args.reference];
+    let mut measuring =
+        Measuring::new(&args.features, &args.sampling, global, &signals)?.beside_models(&inputs)?;
     let set = |input, count| SetArgs { input, count, unreadable: Unreadable::Refuse };
     let (samples, reference) =
         (set(args.samples.as_str(), Some(args.n)), set(args.reference.as_str(), args.reference_n));
     let sample_set = measuring.measure(samples)?;
     let reference_set = measuring.measure(reference)?;
+    measured::note_unlike_sizes([&sample_set, &reference_set].map(|set| Some(&set.about)), global.quiet);
     let rows = sample_set.rows().map_err(measured::failure)?;
     let others = reference_set.rows().map_err(measured::failure)?;
     let dims = args.features.dims.dims();

@@ -134,6 +134,7 @@ mod tests {
             split: split.map(str::to_owned),
             images: 50_000,
             unreadable: 0,
+            image: [32, 32, 3],
             samples: None,
             resize: ResizeMode::PytorchFid,
             dims: 2048,

@@ -33,6 +33,8 @@ pub struct Provenance {
     pub images: u64,
     /// Images that could not be read and were passed over.
     pub unreadable: u64,
+    /// Their height, width and channels.
+    pub image: [usize; 3],
     /// The model they were drawn from, if they were.
     pub samples: Option<Samples>,
     /// How images were brought to the network's size and range.
@@ -183,6 +185,7 @@ mod tests {
             split: Some("test".into()),
             images: 10_000,
             unreadable: 0,
+            image: [32, 32, 3],
             samples: None,
             resize: ResizeMode::Clean,
             dims: 2,

@@ -182,6 +182,17 @@ fn a_model_is_its_samples() {
     near(&fewer["fid"], 0.0, 1e-6);
     assert_eq!(fewer["set"]["about"]["images"], 4);
     assert!(kept.iter().all(|(path, bytes)| files(&desk.path("cache")).get(path) == Some(bytes)));
+    // Images beside a model's are brought to its size, as for training.
+    desk.images("larger", 0..4);
+    for file in files(&desk.path("larger")).into_keys() {
+        let file = desk.path("larger").join(file);
+        let image = image::open(&file).unwrap().resize_exact(24, 24, image::imageops::FilterType::Nearest);
+        image.save(&file).unwrap();
+    }
+    let beside = desk.json(&["fid", run, "larger", "--n", "4", "--sampler", "ddim", "--steps", "3"]);
+    assert_eq!(beside["reference"]["about"]["image"], serde_json::json!([8, 8, 3]));
+    let output = desk.measure(&["fid", "drawn", "larger"]).output().unwrap();
+    assert!(text(&output.stderr).contains("8x8 against images of 24x24"), "{}", text(&output.stderr));
     // Raw weights are other samples.
     let raw = [&["fid", run, "drawn", "--weights", "raw"][..], &model].concat();
     let raw = desk.json(&raw);
