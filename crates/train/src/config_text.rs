@@ -2,7 +2,7 @@
 
 use crate::config::Config;
 use crate::presets;
-use crate::sampling::Sampling;
+use crate::sampling;
 use crate::validate::{Problem, validate};
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
@@ -163,7 +163,7 @@ fn check(config: &Config) -> Result<(), Mistake> {
     config.data.source.parse::<data::SourceSpec>().map_err(Mistake::Source)?;
     let process = diffusion::GaussianDiffusion::new(&config.diffusion).map_err(Mistake::Diffusion)?;
     if config.log.sample_every > 0 {
-        let preview = Sampling::preview(config.log.sample_steps, process.timesteps());
+        let preview = sampling::preview(config.log.sample_steps, process.timesteps());
         let sampler = preview.sampler(&process, config.unet().image_shape(), 0, 0, 0);
         sampler.map_err(Mistake::Preview)?;
     }

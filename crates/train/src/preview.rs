@@ -2,8 +2,8 @@
 
 use crate::config::Config;
 use crate::grid::{Picture, grid};
-use crate::sampling::{Sampling, to_bytes};
-use diffusion::{DiffusionError, GaussianDiffusion};
+use crate::sampling::{preview, to_bytes};
+use diffusion::{DiffusionError, GaussianDiffusion, Sampling};
 use engine::{Backend, BackendError};
 use models::UnetDenoiser;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -34,7 +34,7 @@ impl Preview {
         Ok(Self {
             denoiser: UnetDenoiser::new(&config.unet(), weights, batch, backend)?,
             process: process.clone(),
-            sampling: Sampling::preview(config.log.sample_steps, process.timesteps()),
+            sampling: preview(config.log.sample_steps, process.timesteps()),
             count,
             seed: config.train.seed,
         })
