@@ -25,6 +25,7 @@ fn config(sets: &[&str]) -> Config {
         "train.steps=13",
         "train.batch_size=4",
         "train.warmup_steps=2",
+        "train.decay_steps=0",
         "train.checkpoint_every=5",
         "log.every=3",
         "log.sample_every=6",

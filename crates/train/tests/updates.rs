@@ -23,6 +23,7 @@ fn config(sets: &[&str]) -> Config {
         "log.sample_every=0",
         "train.batch_size=6",
         "train.warmup_steps=0",
+        "train.decay_steps=0",
         "train.learning_rate=1e-2",
         "train.ema_decay=0.75",
     ];
