@@ -6,15 +6,15 @@ use crate::image_files::write_whole;
 use crate::likelihood::{Measured, measure};
 use crate::measured;
 use crate::model::{self, Model};
+use crate::model_samples::NetworkSamples;
 use crate::progress::{self, Progress};
 use crate::report::Report;
-use crate::sample_quality::{Features, NetworkSamples, QualityProbe, sampling_in};
+use crate::sample_quality::{Features, QualityProbe, sampling_in, score_names};
 use crate::signals::Signals;
 use crate::train::{Teller, train_failure};
 use clap::ValueEnum;
 use data::{ImageOptions, ImageSource, SourceSpec, Split};
 use diffusion::{BetaSchedule, DiffusionError, NormalCdf, Prediction};
-use engine::Cpu;
 use eval::MeasureError;
 use eval::ablation::{AblationTable, Budget, Objective, Outcome, QualityScore, Variant, VariantResult};
 use eval::image_set::{ImageSet, SourceImages, Unreadable};
@@ -78,7 +78,8 @@ pub struct Args {
     #[arg(long, value_name = "COUNT", default_value = "200")]
     n: NonZeroU64,
 
-    /// Samples drawn of each model for its FID against data.source; 0: no FID
+    /// Samples drawn of each model for its FID against data.source, and its Inception Score if they are 10 or more and --dims is
+    /// 2048; 0: neither
     #[arg(long, value_name = "COUNT", default_value = "0")]
     samples: u64,
 
@@ -294,18 +295,16 @@ impl Ablation<'_> {
         match outcome {
             Outcome::Finished { quality, .. } => match self.args.samples {
                 0 => quality.is_empty(),
-                samples => quality.iter().any(|score| score.name == self.score_name(samples)),
+                _ => quality.iter().map(|score| &score.name).eq(&self.score_names()),
             },
             Outcome::Unstable { .. } => true,
         }
     }
 
-    /// The FID's name, with what tells it from others.
-    fn score_name(&self, samples: u64) -> String {
-        match self.args.dims {
-            2048 => format!("FID of {samples}"),
-            dims => format!("FID-{dims} of {samples}"),
-        }
+    /// The scores of sample quality that are asked for, with what tells them from others.
+    fn score_names(&self) -> Vec<String> {
+        let samples = self.args.samples;
+        score_names(self.args.dims, samples).iter().map(|name| format!("{name} of {samples}")).collect()
     }
 
     fn train_and_measure(&mut self, variant: &Variant, config: &Config) -> Result<VariantResult, Failure> {
@@ -354,7 +353,7 @@ impl Ablation<'_> {
             Measured::All(report) => {
                 let summary = &report.sets[0].summary;
                 let quality = match self.quality(variant, config, &mut model)? {
-                    Judged::Score(score) => score.into_iter().collect(),
+                    Judged::Scores(scores) => scores,
                     Judged::Diverged(reason) => {
                         return Ok(Outcome::Unstable { step: config.train.steps, reason });
                     }
@@ -372,13 +371,13 @@ impl Ablation<'_> {
         }
     }
 
-    /// The FID of samples by all T steps of the paper's sampler.
+    /// The scores of samples by all T steps of the paper's sampler.
     fn quality(&mut self, variant: &Variant, config: &Config, model: &mut Model) -> Result<Judged, Failure> {
         let count = self.args.samples;
         if count == 0 {
-            return Ok(Judged::Score(None));
+            return Ok(Judged::Scores(Vec::new()));
         }
-        let name = self.score_name(count);
+        let names = self.score_names();
         self.open_probe(variant)?;
         let stopped = self.stopped(variant);
         let Some(probe) = &mut self.probe else { return Err(stopped) };
@@ -392,10 +391,13 @@ impl Ablation<'_> {
             stop: self.signals.stop(),
         };
         let mut shown = Progress::new("sampling", 0, count, self.global.quiet);
-        let fid = probe.fid(&mut samples, &mut |done| shown.update(done, ""));
+        let scores = probe.scores(&mut samples, &mut |done| shown.update(done, ""));
         shown.finish();
-        match fid {
-            Ok(value) => Ok(Judged::Score(Some(QualityScore { name, value, deviation: None }))),
+        match scores {
+            Ok(scores) => {
+                let named = names.into_iter().zip(scores).map(|(name, score)| QualityScore { name, ..score });
+                Ok(Judged::Scores(named.collect()))
+            }
             Err(MeasureError::Stopped { .. }) => Err(stopped),
             Err(MeasureError::Sampling { reason }) => Ok(Judged::Diverged(reason)),
             Err(error) => Err(measured::failure(error)),
@@ -413,10 +415,10 @@ impl Ablation<'_> {
             inception: self.args.inception.as_deref(),
             dims: self.args.dims,
             convolutions: self.global.conv.name(),
+            cpu: self.global.cpu(),
         };
-        let backend = Box::new(Cpu::with_options(self.global.cpu()).map_err(Failure::work)?);
         let mut shown = Progress::new("reference features", 0, reference.len(), self.global.quiet);
-        let probe = QualityProbe::new(&features, &mut reference, backend, self.signals.stop(), &mut |done| {
+        let probe = QualityProbe::new(&features, &mut reference, self.signals.stop(), &mut |done| {
             shown.update(done, "");
         });
         shown.finish();
@@ -434,8 +436,8 @@ impl Ablation<'_> {
 
 /// How good samples are.
 enum Judged {
-    /// So good; `None` if nobody asked.
-    Score(Option<QualityScore>),
+    /// So good; empty if nobody asked.
+    Scores(Vec<QualityScore>),
     /// The network gives numbers that are not finite.
     Diverged(String),
 }

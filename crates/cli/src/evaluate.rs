@@ -2,8 +2,9 @@
 
 use crate::Global;
 use crate::failure::Failure;
+use crate::feature_args::{FeatureArgs, SamplingArgs, SetArgs};
 use crate::likelihood::{Measured, measure};
-use crate::measured::{self, FeatureArgs, Measuring, SamplingArgs, SetArgs};
+use crate::measured::{self, Measuring};
 use crate::model;
 use crate::progress;
 use crate::report::Report;
@@ -11,13 +12,12 @@ use crate::signals::Signals;
 use clap::ValueEnum;
 use data::{ImageOptions, SourceSpec};
 use diffusion::{Denoiser, NormalCdf};
-use engine::Cpu;
 use eval::evaluation_report::{EvaluationReport, QualityMeasure};
 use eval::frechet::frechet_distance;
 use eval::image_set::Unreadable;
-use eval::inception_score::{SPLITS, ScoreSums};
+use eval::inception_score::SPLITS;
 use eval::likelihood::{ImageGroup, LikelihoodJob};
-use models::inception::{CLASSES, Classifier, Tap};
+use models::inception::Tap;
 use serde_json::json;
 use std::num::{NonZeroU64, NonZeroUsize};
 use std::path::PathBuf;
@@ -149,7 +149,10 @@ pub fn run(args: &Args, global: &Global) -> Result<Report, Failure> {
     let mut features = args.features.clone();
     features.image_size = features.image_size.or(NonZeroUsize::new(shape.height));
     let mut measuring = Measuring::new(&features, &args.sampling, global, &signals)?;
-    let quality = args.quality(&mut measuring, &specs, global)?;
+    if args.features.dims == Tap::Pool3 {
+        measuring.open_classifier()?;
+    }
+    let quality = args.quality(&mut measuring, &specs, global.quiet)?;
 
     let job = LikelihoodJob {
         model: model.facts(),
@@ -192,7 +195,7 @@ impl Args {
         &self,
         measuring: &mut Measuring<'_>,
         specs: &[SourceSpec],
-        global: &Global,
+        quiet: bool,
     ) -> Result<Vec<QualityMeasure>, Failure> {
         let count = self.n.or(NonZeroU64::new(self.protocol.samples()));
         let input = self.model.to_string_lossy();
@@ -214,17 +217,12 @@ impl Args {
             });
         }
         if self.features.dims != Tap::Pool3 {
-            if !global.quiet {
+            if !quiet {
                 progress::say("no Inception Score: it is made from 2048 features (--dims 2048)");
             }
             return Ok(quality);
         }
-        let weights = measuring.weights().classifier().map_err(measured::failure)?;
-        let backend = Box::new(Cpu::with_options(global.cpu()).map_err(Failure::work)?);
-        let mut classifier = Classifier::new(&weights, backend).map_err(Failure::work)?;
-        let mut sums = ScoreSums::new(samples.about.images, CLASSES, SPLITS).map_err(measured::failure)?;
-        samples.for_each_rows(|rows| sums.add(&classifier.logits(rows))).map_err(measured::failure)?;
-        let score = sums.finish();
+        let score = measuring.inception_score(&samples, SPLITS)?;
         quality.push(QualityMeasure {
             name: "Inception Score".into(),
             value: score.mean,

@@ -2,10 +2,10 @@
 
 use crate::Global;
 use crate::failure::Failure;
-use crate::measured::{self, FeatureArgs, INPUTS, MeasuredSet, Measuring, SamplingArgs, SetArgs};
+use crate::feature_args::{FeatureArgs, INPUTS, ImagesArgs, SamplingArgs, SetArgs};
+use crate::measured::{self, MeasuredSet, Measuring};
 use crate::report::Report;
 use crate::signals::Signals;
-use crate::stats::unreadable;
 use eval::Statistics;
 use eval::frechet::frechet_distance;
 use eval::kid::{Kid, KidOptions, kernel_distance};
@@ -28,17 +28,12 @@ pub struct Args {
     #[arg(value_name = "REFERENCE")]
     second: String,
 
-    /// Take SET's first COUNT images; of a model, draw so many [default: all; of a model 50000]
-    #[arg(long, value_name = "COUNT")]
-    n: Option<NonZeroU64>,
+    #[command(flatten)]
+    images: ImagesArgs,
 
     /// Take REFERENCE's first COUNT images [default: all; of a model 50000]
     #[arg(long, value_name = "COUNT")]
     reference_n: Option<NonZeroU64>,
-
-    /// Pass over images that cannot be read, and count them
-    #[arg(long)]
-    skip_bad: bool,
 
     /// Also the Kernel Inception Distance, which is unbiased for few images
     #[arg(long)]
@@ -127,8 +122,7 @@ pub fn run(args: &Args, global: &Global) -> Result<Report, Failure> {
     let mut side = |input, count, file: Option<Statistics>| -> Result<Side, Failure> {
         match (file, &mut measuring) {
             (None, Some(measuring)) => {
-                let set = SetArgs { input, count, unreadable: unreadable(args.skip_bad) };
-                let set = measuring.measure(set)?;
+                let set = measuring.measure(SetArgs { count, ..args.images.set(input) })?;
                 let statistics = set.statistics().map_err(measured::failure)?;
                 Ok(Side { statistics, set: Some(set) })
             }
@@ -136,7 +130,7 @@ pub fn run(args: &Args, global: &Global) -> Result<Report, Failure> {
             (None, None) => Err(Failure::work("a set of images without a network to measure it")),
         }
     };
-    let first = side(&args.first, args.n, first)?;
+    let first = side(&args.first, args.images.n, first)?;
     let second = side(&args.second, args.reference_n, second)?;
     let abouts = [&first, &second].map(|side| side.statistics.about.as_ref());
     if let [Some(about), Some(other)] = abouts {

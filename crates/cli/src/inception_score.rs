@@ -2,15 +2,14 @@
 
 use crate::Global;
 use crate::failure::Failure;
-use crate::measured::{self, FeatureArgs, INPUTS, Measuring, SamplingArgs, SetArgs};
+use crate::feature_args::{FeatureArgs, INPUTS, ImagesArgs, SamplingArgs};
+use crate::measured::{self, Measuring};
 use crate::report::Report;
 use crate::signals::Signals;
-use crate::stats::unreadable;
-use engine::Cpu;
-use eval::inception_score::{SPLITS, ScoreSums};
-use models::inception::{CLASSES, Classifier, Tap};
+use eval::inception_score::SPLITS;
+use models::inception::{CLASSES, Tap};
 use serde_json::json;
-use std::num::{NonZeroU64, NonZeroUsize};
+use std::num::NonZeroUsize;
 
 /// Measure the Inception Score of a set of images: how certain and how varied its classes are
 ///
@@ -23,17 +22,12 @@ pub struct Args {
     #[arg(value_name = "SET")]
     input: String,
 
-    /// Take the set's first COUNT images; of a model, draw so many [default: all; of a model 50000]
-    #[arg(long, value_name = "COUNT")]
-    n: Option<NonZeroU64>,
-
     /// Parts that the score is averaged over, from 1 to the number of images
     #[arg(long, value_name = "COUNT", default_value_t = NonZeroUsize::new(SPLITS).unwrap_or(NonZeroUsize::MIN))]
     splits: NonZeroUsize,
 
-    /// Pass over images that cannot be read, and count them
-    #[arg(long)]
-    skip_bad: bool,
+    #[command(flatten)]
+    images: ImagesArgs,
 
     #[command(flatten)]
     features: FeatureArgs,
@@ -62,15 +56,10 @@ pub fn run(args: &Args, global: &Global) -> Result<Report, Failure> {
     }
     let signals = Signals::watch().map_err(Failure::work)?;
     let mut measuring = Measuring::new(&args.features, &args.sampling, global, &signals)?;
-    let weights = measuring.weights().classifier().map_err(measured::failure)?;
-    let backend = Box::new(Cpu::with_options(global.cpu()).map_err(Failure::work)?);
-    let mut classifier = Classifier::new(&weights, backend).map_err(Failure::work)?;
-    let set = SetArgs { input: &args.input, count: args.n, unreadable: unreadable(args.skip_bad) };
-    let set = measuring.measure(set)?;
-    let images = set.about.images;
-    let mut sums = ScoreSums::new(images, CLASSES, args.splits.get()).map_err(measured::failure)?;
-    set.for_each_rows(|rows| sums.add(&classifier.logits(rows))).map_err(measured::failure)?;
-    let score = sums.finish();
+    // Before the features of all images: weights without a classifier are refused at once.
+    measuring.open_classifier()?;
+    let set = measuring.measure(args.images.set(&args.input))?;
+    let score = measuring.inception_score(&set, args.splits.get())?;
     let words = format!(
         "Inception Score {:.4} ± {:.4} ({} parts)\n  of {}\n  {}, 1008 outputs",
         score.mean,

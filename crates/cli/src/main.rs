@@ -9,6 +9,7 @@ mod denoise;
 mod evaluate;
 mod export;
 mod failure;
+mod feature_args;
 mod fid;
 mod image_files;
 mod import;

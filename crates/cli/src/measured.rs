@@ -2,24 +2,23 @@
 
 use crate::Global;
 use crate::failure::Failure;
-use crate::model::{self, ModelArgs, WeightsName};
+use crate::feature_args::{FeatureArgs, SamplingArgs, SetArgs};
+use crate::model::{self, ModelArgs};
 use crate::model_samples::ModelSamples;
 use crate::progress::{self, Progress};
-use crate::sampler_args::SamplerArgs;
 use crate::signals::Signals;
-use checkpoint::{ModelLocation, Weights};
-use clap::ValueEnum;
+use checkpoint::ModelLocation;
 use data::{ImageOptions, SOURCE_KINDS, SourceSpec};
 use diffusion::Sampling;
 use engine::Cpu;
 use eval::cache_folder::cache_folder;
 use eval::feature_extractor::FeatureExtractor;
-use eval::feature_store::FeatureStore;
-use eval::image_set::{ImageSet, SourceImages, Unreadable};
+use eval::feature_store::{FeatureStore, features_key};
+use eval::image_set::{ImageSet, SourceImages};
+use eval::inception_score::{InceptionScore, inception_score};
 use eval::inception_weights::{self, InceptionWeights};
-use eval::moments::FeatureMoments;
-use eval::{MeasureError, Provenance, ResizeMode, Statistics};
-use models::inception::Tap;
+use eval::{MeasureError, Provenance, Statistics};
+use models::inception::Classifier;
 use serde_json::{Value, json};
 use std::num::{NonZeroU64, NonZeroUsize};
 use std::path::{Path, PathBuf};
@@ -27,113 +26,6 @@ use std::time::Instant;
 
 /// Samples drawn of a model when nobody says: what published figures have.
 const SAMPLES: u64 = 50_000;
-
-/// What a set of images may be, for the commands' help.
-pub const INPUTS: &str = "A set of images is one of
-  cifar10:DIR:test, mnist:DIR, images:DIR, npz:FILE, …   a data source (as for train)
-  FOLDER                                                 a folder of image files
-  FILE.npz, FILE.npy                                     an array of images, as openai's evaluator has them
-  STATISTICS.npz                                         mu and sigma, of ddpm stats, pytorch-fid or TTUR
-  MODEL                                                  a run, checkpoint or diffusers directory: samples are drawn
-
-Features are kept in the cache folder ($XDG_CACHE_HOME/ddpm or ~/.cache/ddpm), under the images' content and all else they
-depend on: they are computed once, and a call that was stopped goes on where it was.
-
-The Inception network's weights are pytorch-fid's file pt_inception-2015-12-05-6726825d.pth, or a safetensors file with its
-keys; without --inception, the file that the environment variable DDPM_INCEPTION names, or the one in the cache folder.";
-
-/// How features are computed.
-#[derive(clap::Args, Clone, Debug)]
-#[command(next_help_heading = "Features")]
-pub struct FeatureArgs {
-    /// The Inception network's weights [default: $DDPM_INCEPTION, else from the cache folder]
-    #[arg(long, value_name = "FILE")]
-    inception: Option<PathBuf>,
-
-    /// Number of features: where in the network they are taken. Published figures have 2048
-    #[arg(long, value_name = "64|192|768|2048", default_value = "2048", value_parser = parse_tap)]
-    pub dims: Tap,
-
-    /// How images are brought to the network's 299x299 pixels. Figures of different ways cannot be compared
-    #[arg(long, value_enum, default_value_t = ResizeName::PytorchFid)]
-    resize: ResizeName,
-
-    /// Bring images to this height and width first, as for training (usually by cropping to a square and resizing) [default: a
-    /// model's, where one of the sets is a model; else as stored]
-    #[arg(long, value_name = "PIXELS")]
-    pub image_size: Option<NonZeroUsize>,
-
-    /// Images computed at once, at least 1: more take more memory. Results do not depend on it
-    #[arg(long, value_name = "B", default_value = "16")]
-    pub batch: NonZeroUsize,
-
-    /// The folder that features are kept in [default: features/ in the cache folder]
-    #[arg(long, value_name = "DIR", conflicts_with = "no_cache")]
-    cache: Option<PathBuf>,
-
-    /// Keep no features
-    #[arg(long)]
-    no_cache: bool,
-
-    /// Measure where the network's time goes, and say so
-    #[arg(long)]
-    profile: bool,
-}
-
-/// How samples are drawn where a set is a model.
-#[derive(clap::Args, Debug)]
-#[command(next_help_heading = "Samples of a model")]
-pub struct SamplingArgs {
-    #[command(flatten)]
-    sampler: SamplerArgs,
-
-    /// Which weights [default: ema; of a directory that holds one kind, that]
-    #[arg(long, value_enum)]
-    weights: Option<WeightsName>,
-}
-
-impl SamplingArgs {
-    /// The weights asked for.
-    pub fn weights(&self) -> Option<Weights> {
-        self.weights.map(Weights::from)
-    }
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
-enum ResizeName {
-    /// Bilinear between pixels' centres, 2x - 1: as pytorch-fid
-    PytorchFid,
-    /// Bilinear between pixels' corners, (x - 128) / 128: as TensorFlow 1 and torch-fidelity
-    TorchFidelity,
-    /// Bicubic without aliasing, (x - 128) / 128: as clean-fid
-    Clean,
-}
-
-impl From<ResizeName> for ResizeMode {
-    fn from(name: ResizeName) -> Self {
-        match name {
-            ResizeName::PytorchFid => Self::PytorchFid,
-            ResizeName::TorchFidelity => Self::TorchFidelity,
-            ResizeName::Clean => Self::Clean,
-        }
-    }
-}
-
-fn parse_tap(text: &str) -> Result<Tap, String> {
-    let tap = text.parse().ok().and_then(Tap::with_dims);
-    tap.ok_or_else(|| "the network gives 64, 192, 768 or 2048 features".to_owned())
-}
-
-/// Which set of images, and how much of it.
-#[derive(Clone, Copy, Debug)]
-pub struct SetArgs<'a> {
-    /// As it stands in the call.
-    pub input: &'a str,
-    /// Its first so many images; of a model, samples.
-    pub count: Option<NonZeroU64>,
-    /// What becomes of images that cannot be read.
-    pub unreadable: Unreadable,
-}
 
 /// A set of images with its features.
 pub struct MeasuredSet {
@@ -151,23 +43,8 @@ impl MeasuredSet {
     /// # Errors
     /// If there are fewer than 2 images, or the features cannot be read.
     pub fn statistics(&self) -> Result<Statistics, MeasureError> {
-        let mut moments = FeatureMoments::new(self.store.dims());
-        self.store.for_each_rows(self.images, |rows| moments.add(rows))?;
-        let images = moments.count();
-        let (mu, sigma) = moments.finish().ok_or_else(|| MeasureError::TooFew {
-            what: self.about.description.clone(),
-            images,
-            needed: 2,
-        })?;
-        Ok(Statistics { mu, sigma, about: Some(self.about.clone()) })
-    }
-
-    /// Calls `visit` with the features, some rows at a time.
-    ///
-    /// # Errors
-    /// If they cannot be read.
-    pub fn for_each_rows(&self, visit: impl FnMut(&[f32])) -> Result<(), MeasureError> {
-        self.store.for_each_rows(self.images, visit)
+        let statistics = self.store.statistics(self.images, &self.about.description)?;
+        Ok(Statistics { about: Some(self.about.clone()), ..statistics })
     }
 
     /// All features. Takes `4 · dims` bytes an image.
@@ -189,6 +66,7 @@ pub struct Measuring<'a> {
     image_size: Option<usize>,
     weights: InceptionWeights,
     extractor: FeatureExtractor,
+    classifier: Option<Classifier>,
 }
 
 impl<'a> Measuring<'a> {
@@ -221,7 +99,17 @@ impl<'a> Measuring<'a> {
                 "note: {path} is not the published weights file; its SHA-256 is {sha256}"
             ));
         }
-        Ok(Self { args, sampling, global, signals, sampler, image_size, weights, extractor })
+        Ok(Self {
+            args,
+            sampling,
+            global,
+            signals,
+            sampler,
+            image_size,
+            weights,
+            extractor,
+            classifier: None,
+        })
     }
 
     /// Brings the images of sources to a model's size, as for training, if one of the sets `inputs` is a model and the call gives
@@ -239,9 +127,29 @@ impl<'a> Measuring<'a> {
         Ok(self)
     }
 
-    /// The Inception network's weights.
-    pub fn weights(&mut self) -> &mut InceptionWeights {
-        &mut self.weights
+    /// Opens the network's last layer, which the Inception Score needs.
+    ///
+    /// # Errors
+    /// If the weights end before it, or memory is short.
+    pub fn open_classifier(&mut self) -> Result<&mut Classifier, Failure> {
+        let classifier = match self.classifier.take() {
+            Some(classifier) => classifier,
+            None => {
+                let weights = self.weights.classifier().map_err(failure)?;
+                let backend = Box::new(Cpu::with_options(self.global.cpu()).map_err(Failure::work)?);
+                Classifier::new(&weights, backend).map_err(Failure::work)?
+            }
+        };
+        Ok(self.classifier.insert(classifier))
+    }
+
+    /// The Inception Score of a set with 2048 features, over `splits` parts.
+    ///
+    /// # Errors
+    /// As [`Self::open_classifier`]; and if there are fewer images than parts.
+    pub fn inception_score(&mut self, set: &MeasuredSet, splits: usize) -> Result<InceptionScore, Failure> {
+        let classifier = self.open_classifier()?;
+        inception_score(&set.store, set.images, set.about.images, splits, classifier).map_err(failure)
     }
 
     /// The features of a set of images.
@@ -340,12 +248,8 @@ impl<'a> Measuring<'a> {
                     shown.finish();
                 }
                 let content = key.map_err(|error| self.failure(error))?;
-                let key = format!(
-                    "inception {} {dims} {} {} {content}",
-                    about.inception_sha256,
-                    about.resize,
-                    self.global.conv.name()
-                );
+                let (sha256, convolutions) = (&about.inception_sha256, self.global.conv.name());
+                let key = features_key(sha256, dims, about.resize, convolutions, &content);
                 FeatureStore::open(&folder, &key, dims).map_err(failure)?
             }
             _ => FeatureStore::temporary(dims).map_err(failure)?,

@@ -1,4 +1,4 @@
-//! A model's samples as a set of images to measure: drawn when they are read.
+//! A network's samples as a set of images to measure: drawn when they are read.
 
 use crate::failure::Failure;
 use crate::model::Model;
@@ -7,10 +7,11 @@ use engine::ImageShape;
 use eval::MeasureError;
 use eval::image_set::{ImageBatch, ImageSet};
 use eval::statistics::Samples;
+use models::UnetDenoiser;
 use std::sync::atomic::{AtomicBool, Ordering};
 use train::sampling::to_bytes;
 
-/// Samples number 0, 1, … of a seed. Sample k is the same image whatever is drawn beside it.
+/// Samples number 0, 1, … of a seed and a stored model. Sample k is the same image whatever is drawn beside it.
 pub struct ModelSamples<'a> {
     model: Model,
     process: GaussianDiffusion,
@@ -63,6 +64,10 @@ impl ImageSet for ModelSamples<'_> {
         self.model.denoiser.image_shape()
     }
 
+    fn batch(&self) -> Option<usize> {
+        Some(self.model.denoiser.batch())
+    }
+
     fn description(&self) -> String {
         let steps = self.sampling.steps(&self.process);
         format!(
@@ -87,15 +92,62 @@ impl ImageSet for ModelSamples<'_> {
     }
 
     fn read(&mut self, first: u64, count: usize) -> Result<ImageBatch, MeasureError> {
-        let failed = |error: &dyn std::fmt::Display| MeasureError::Sampling { reason: error.to_string() };
-        let image = self.model.denoiser.image_shape();
-        let sampler = self.sampling.sampler(&self.process, image, self.seed, first, count);
-        let mut sampler = sampler.map_err(|error| failed(&error))?;
+        let Self { model, process, sampling, seed, count: total, stop } = self;
+        let (denoiser, sampling) = (&mut model.denoiser, *sampling);
+        NetworkSamples { denoiser, process, sampling, seed: *seed, count: *total, stop }.read(first, count)
+    }
+}
+
+/// Samples number 0, 1, … of a seed and a network in memory.
+pub struct NetworkSamples<'a> {
+    /// The network.
+    pub denoiser: &'a mut UnetDenoiser,
+    /// Its process.
+    pub process: &'a GaussianDiffusion,
+    /// The way from noise to image.
+    pub sampling: Sampling,
+    /// What decides every random number.
+    pub seed: u64,
+    /// How many samples.
+    pub count: u64,
+    /// Ends the drawing.
+    pub stop: &'a AtomicBool,
+}
+
+impl ImageSet for NetworkSamples<'_> {
+    fn len(&self) -> u64 {
+        self.count
+    }
+
+    fn shape(&self) -> ImageShape {
+        self.denoiser.image_shape()
+    }
+
+    /// What the network draws at once: for fewer it takes as long.
+    fn batch(&self) -> Option<usize> {
+        Some(self.denoiser.batch())
+    }
+
+    fn description(&self) -> String {
+        let steps = self.sampling.steps(self.process);
+        format!("{} samples ({}, {steps} steps, seed {})", self.count, self.sampling.kind.name(), self.seed)
+    }
+
+    /// Never asked for: such samples are not kept.
+    fn content_key(&mut self, _progress: &mut dyn FnMut(u64) -> bool) -> Result<String, MeasureError> {
+        Err(MeasureError::Sampling { reason: "samples of weights in memory have no key".into() })
+    }
+
+    fn read(&mut self, first: u64, count: usize) -> Result<ImageBatch, MeasureError> {
+        let failed = |error: diffusion::DiffusionError| MeasureError::Sampling { reason: error.to_string() };
+        let shape = self.denoiser.image_shape();
+        let mut sampler =
+            self.sampling.sampler(self.process, shape, self.seed, first, count).map_err(failed)?;
         loop {
             if self.stop.load(Ordering::Relaxed) {
                 return Err(MeasureError::Stopped { images: first, total: self.count });
             }
-            if sampler.step(&mut self.model.denoiser).map_err(|error| failed(&error))?.is_none() {
+            if sampler.step(self.denoiser).map_err(failed)?.is_none() {
                 break;
             }
         }

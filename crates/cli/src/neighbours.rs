@@ -2,8 +2,9 @@
 
 use crate::Global;
 use crate::failure::Failure;
+use crate::feature_args::{FeatureArgs, INPUTS, SamplingArgs, SetArgs};
 use crate::image_files::write_whole;
-use crate::measured::{self, FeatureArgs, INPUTS, Measuring, SamplingArgs, SetArgs};
+use crate::measured::{self, Measuring};
 use crate::report::Report;
 use crate::signals::Signals;
 use engine::ImageShape;

@@ -1,21 +1,21 @@
-//! The FID of a network's samples against fixed reference images: what training and ablations judge weights by.
+//! FID and Inception Score of a network's samples: what training and ablations judge weights by.
 
 use crate::failure::Failure;
 use crate::measured::failure;
-use diffusion::{Denoiser, GaussianDiffusion, SamplerKind, Sampling};
-use engine::{Backend, ImageShape};
+use diffusion::{SamplerKind, Sampling};
+use engine::{Cpu, CpuOptions};
+use eval::ablation::QualityScore;
 use eval::cache_folder::cache_folder;
 use eval::feature_extractor::FeatureExtractor;
-use eval::feature_store::FeatureStore;
+use eval::feature_store::{FeatureStore, features_key};
 use eval::frechet::frechet_distance;
-use eval::image_set::{ImageBatch, ImageSet};
+use eval::image_set::ImageSet;
+use eval::inception_score::{SPLITS, inception_score};
 use eval::inception_weights::{self, InceptionWeights};
-use eval::moments::FeatureMoments;
 use eval::{MeasureError, ResizeMode, Statistics};
-use models::inception::Tap;
+use models::inception::{Classifier, Tap};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-use train::sampling::to_bytes;
 
 /// The paper's sampler for all T steps, DDIM for fewer.
 pub fn sampling_in(steps: usize, timesteps: usize) -> Sampling {
@@ -26,9 +26,21 @@ pub fn sampling_in(steps: usize, timesteps: usize) -> Sampling {
 /// Images that go through the Inception network at once.
 const BATCH: usize = 16;
 
-/// How FIDs against one reference are computed.
+/// What `samples` samples are scored by from `dims` features: FID, named by the number of features where that is not the published
+/// one, and the Inception Score, which is made from 2048 features of at least as many samples as it has parts.
+pub fn score_names(dims: usize, samples: u64) -> Vec<String> {
+    match dims {
+        2048 if samples >= SPLITS as u64 => vec!["FID".into(), "Inception Score".into()],
+        2048 => vec!["FID".into()],
+        dims => vec![format!("FID-{dims}")],
+    }
+}
+
+/// How scores against one reference are computed.
 pub struct QualityProbe {
     extractor: FeatureExtractor,
+    /// For the Inception Score; there if the features are those that it is made from.
+    classifier: Option<Classifier>,
     reference: Statistics,
     reference_images: u64,
     reference_words: String,
@@ -43,6 +55,8 @@ pub struct Features<'a> {
     pub dims: usize,
     /// How convolutions are computed, for the cache.
     pub convolutions: &'static str,
+    /// What computes.
+    pub cpu: CpuOptions,
 }
 
 impl QualityProbe {
@@ -54,7 +68,6 @@ impl QualityProbe {
     pub fn new(
         features: &Features<'_>,
         reference: &mut dyn ImageSet,
-        backend: Box<dyn Backend>,
         stop: &AtomicBool,
         tell: &mut dyn FnMut(u64),
     ) -> Result<Option<Self>, Failure> {
@@ -64,8 +77,16 @@ impl QualityProbe {
             Failure::input(format!("{} features: give 64, 192, 768 or 2048", features.dims))
         })?;
         let mode = ResizeMode::PytorchFid;
+        let backend = || Ok(Box::new(Cpu::with_options(features.cpu).map_err(Failure::work)?));
         let mut extractor =
-            FeatureExtractor::new(&mut weights, tap, mode, BATCH, backend).map_err(failure)?;
+            FeatureExtractor::new(&mut weights, tap, mode, BATCH, backend()?).map_err(failure)?;
+        let classifier = match tap {
+            Tap::Pool3 => {
+                let weights = weights.classifier().map_err(failure)?;
+                Some(Classifier::new(&weights, backend()?).map_err(Failure::work)?)
+            }
+            _ => None,
+        };
         let going = |_: u64| !stop.load(Ordering::Relaxed);
         let content = match reference.content_key(&mut { going }) {
             Err(MeasureError::Stopped { .. }) => return Ok(None),
@@ -73,7 +94,7 @@ impl QualityProbe {
         };
         let sha256 = weights.sha256().to_owned();
         // The key of `ddpm fid`: features computed there are found here.
-        let key = format!("inception {sha256} {} {mode} {} {content}", features.dims, features.convolutions);
+        let key = features_key(&sha256, features.dims, mode, features.convolutions, &content);
         let mut store = match cache_folder() {
             Some(folder) => FeatureStore::open(&folder.join("features"), &key, features.dims),
             None => FeatureStore::temporary(features.dims),
@@ -88,9 +109,10 @@ impl QualityProbe {
             other => other.map_err(failure)?,
         }
         let images = reference.len();
-        let statistics = statistics(&store, images, &reference.description()).map_err(failure)?;
+        let statistics = store.statistics(images, &reference.description()).map_err(failure)?;
         Ok(Some(Self {
             extractor,
+            classifier,
             reference: statistics,
             reference_images: images,
             reference_words: reference.description(),
@@ -98,30 +120,30 @@ impl QualityProbe {
         }))
     }
 
-    /// The FID of `samples` against the reference.
+    /// The FID of `samples` against the reference; from 2048 features of 10 samples or more, the Inception Score as well.
     ///
     /// # Errors
     /// If samples cannot be drawn, are fewer than 2, or the work was stopped.
-    pub fn fid(
+    pub fn scores(
         &mut self,
         samples: &mut dyn ImageSet,
         tell: &mut dyn FnMut(u64),
-    ) -> Result<f64, MeasureError> {
+    ) -> Result<Vec<QualityScore>, MeasureError> {
         let mut store = FeatureStore::temporary(self.reference.dims())?;
         self.extractor.fill(samples, &mut store, &mut |done| {
             tell(done);
             true
         })?;
-        let statistics = statistics(&store, samples.len(), &samples.description())?;
-        frechet_distance(&statistics, &self.reference)
-    }
-
-    /// What its numbers are called: `FID`, or with the number of features where that is not the published one.
-    pub fn name(&self) -> String {
-        match self.reference.dims() {
-            2048 => "FID".to_owned(),
-            dims => format!("FID-{dims}"),
+        let statistics = store.statistics(samples.len(), &samples.description())?;
+        let fid = frechet_distance(&statistics, &self.reference)?;
+        let mut scores = vec![(fid, None)];
+        if let Some(classifier) = self.classifier.as_mut().filter(|_| samples.len() >= SPLITS as u64) {
+            let score = inception_score(&store, samples.len(), store.rows(), SPLITS, classifier)?;
+            scores.push((score.mean, Some(score.std)));
         }
+        let names = score_names(self.reference.dims(), samples.len());
+        let scores = names.into_iter().zip(scores);
+        Ok(scores.map(|(name, (value, deviation))| QualityScore { name, value, deviation }).collect())
     }
 
     /// All that its numbers depend on but for the samples.
@@ -134,66 +156,5 @@ impl QualityProbe {
             self.reference_images,
             self.reference_words
         )
-    }
-}
-
-fn statistics(store: &FeatureStore, images: u64, what: &str) -> Result<Statistics, MeasureError> {
-    let mut moments = FeatureMoments::new(store.dims());
-    store.for_each_rows(images, |rows| moments.add(rows))?;
-    let images = moments.count();
-    let too_few = || MeasureError::TooFew { what: what.to_owned(), images, needed: 2 };
-    let (mu, sigma) = moments.finish().ok_or_else(too_few)?;
-    Ok(Statistics { mu, sigma, about: None })
-}
-
-/// Samples number 0, 1, … of a seed, drawn from a network when they are read.
-pub struct NetworkSamples<'a> {
-    /// The network.
-    pub denoiser: &'a mut dyn Denoiser,
-    /// Its process.
-    pub process: &'a GaussianDiffusion,
-    /// The way from noise to image.
-    pub sampling: Sampling,
-    /// What decides every random number.
-    pub seed: u64,
-    /// How many samples.
-    pub count: u64,
-    /// Ends the drawing.
-    pub stop: &'a AtomicBool,
-}
-
-impl ImageSet for NetworkSamples<'_> {
-    fn len(&self) -> u64 {
-        self.count
-    }
-
-    fn shape(&self) -> ImageShape {
-        self.denoiser.image_shape()
-    }
-
-    fn description(&self) -> String {
-        let steps = self.sampling.steps(self.process);
-        format!("{} samples ({}, {steps} steps, seed {})", self.count, self.sampling.kind.name(), self.seed)
-    }
-
-    /// Never asked for: such samples are not kept.
-    fn content_key(&mut self, _progress: &mut dyn FnMut(u64) -> bool) -> Result<String, MeasureError> {
-        Err(MeasureError::Sampling { reason: "samples of weights in memory have no key".into() })
-    }
-
-    fn read(&mut self, first: u64, count: usize) -> Result<ImageBatch, MeasureError> {
-        let failed = |error: diffusion::DiffusionError| MeasureError::Sampling { reason: error.to_string() };
-        let shape = self.denoiser.image_shape();
-        let mut sampler =
-            self.sampling.sampler(self.process, shape, self.seed, first, count).map_err(failed)?;
-        loop {
-            if self.stop.load(Ordering::Relaxed) {
-                return Err(MeasureError::Stopped { images: first, total: self.count });
-            }
-            if sampler.step(self.denoiser).map_err(failed)?.is_none() {
-                break;
-            }
-        }
-        Ok(ImageBatch { pixels: to_bytes(sampler.chain().x_t()), unreadable: Vec::new() })
     }
 }

@@ -2,12 +2,11 @@
 
 use crate::Global;
 use crate::failure::Failure;
-use crate::measured::{self, FeatureArgs, INPUTS, Measuring, SamplingArgs, SetArgs};
+use crate::feature_args::{FeatureArgs, INPUTS, ImagesArgs, SamplingArgs};
+use crate::measured::{self, Measuring};
 use crate::report::Report;
 use crate::signals::Signals;
-use eval::image_set::Unreadable;
 use serde_json::json;
-use std::num::NonZeroU64;
 use std::path::PathBuf;
 
 /// Write the statistics that FID compares: mean and covariance of Inception features
@@ -24,13 +23,8 @@ pub struct Args {
     #[arg(long, value_name = "FILE.npz")]
     out: PathBuf,
 
-    /// Take the set's first COUNT images; of a model, draw so many [default: all; of a model 50000]
-    #[arg(long, value_name = "COUNT")]
-    n: Option<NonZeroU64>,
-
-    /// Pass over images that cannot be read, and count them
-    #[arg(long)]
-    skip_bad: bool,
+    #[command(flatten)]
+    images: ImagesArgs,
 
     #[command(flatten)]
     features: FeatureArgs,
@@ -49,19 +43,13 @@ fn after_help() -> String {
     )
 }
 
-/// What becomes of unreadable images.
-pub fn unreadable(skip: bool) -> Unreadable {
-    if skip { Unreadable::Skip } else { Unreadable::Refuse }
-}
-
 pub fn run(args: &Args, global: &Global) -> Result<Report, Failure> {
     if measured::statistics_file(&args.input)?.is_some() {
         return Err(Failure::input(format!("{}: is a statistics file already; give images", args.input)));
     }
     let signals = Signals::watch().map_err(Failure::work)?;
     let mut measuring = Measuring::new(&args.features, &args.sampling, global, &signals)?;
-    let set = SetArgs { input: &args.input, count: args.n, unreadable: unreadable(args.skip_bad) };
-    let set = measuring.measure(set)?;
+    let set = measuring.measure(args.images.set(&args.input))?;
     let statistics = set.statistics().map_err(measured::failure)?;
     statistics.write(&args.out).map_err(measured::failure)?;
     let about = &set.about;

@@ -2,12 +2,14 @@
 
 use crate::Global;
 use crate::failure::Failure;
+use crate::model_samples::NetworkSamples;
 use crate::progress::Progress;
-use crate::sample_quality::{Features, NetworkSamples, QualityProbe, sampling_in};
+use crate::sample_quality::{Features, QualityProbe, sampling_in};
 use checkpoint::weights_fingerprint;
 use data::{ImageOptions, ImageSource, SourceSpec, Split};
 use diffusion::{GaussianDiffusion, NormalCdf};
 use engine::Cpu;
+use eval::ablation::QualityScore;
 use eval::image_set::{SourceImages, Unreadable};
 use eval::likelihood::{ImageGroup, LikelihoodJob};
 use eval::{MeasureError, ModelFacts};
@@ -54,10 +56,14 @@ impl TrainingEvaluation {
             _ => {
                 let mut reference = SourceImages::new(open(&spec, config)?, None, Unreadable::Refuse);
                 let total = eval::image_set::ImageSet::len(&reference);
-                let features =
-                    Features { inception, dims: log.evaluate_dims, convolutions: global.conv.name() };
+                let features = Features {
+                    inception,
+                    dims: log.evaluate_dims,
+                    convolutions: global.conv.name(),
+                    cpu: global.cpu(),
+                };
                 let mut shown = Progress::new("features of the training images", 0, total, global.quiet);
-                let probe = QualityProbe::new(&features, &mut reference, backend()?, stop, &mut |done| {
+                let probe = QualityProbe::new(&features, &mut reference, stop, &mut |done| {
                     shown.update(done, "");
                 });
                 shown.finish();
@@ -95,8 +101,8 @@ impl TrainingEvaluation {
         }))
     }
 
-    fn fid(&mut self, stop: &AtomicBool) -> Result<Option<Score>, EvaluationError> {
-        let Some(probe) = &mut self.probe else { return Ok(None) };
+    fn sample_quality(&mut self, stop: &AtomicBool) -> Result<Vec<Score>, EvaluationError> {
+        let Some(probe) = &mut self.probe else { return Ok(Vec::new()) };
         let log = &self.config.log;
         let mut samples = NetworkSamples {
             denoiser: &mut self.denoiser,
@@ -107,9 +113,9 @@ impl TrainingEvaluation {
             stop,
         };
         let mut shown = Progress::new("evaluating", 0, log.evaluate_samples, self.quiet);
-        let fid = probe.fid(&mut samples, &mut |done| shown.update(done, "samples"));
+        let scores = probe.scores(&mut samples, &mut |done| shown.update(done, "samples"));
         shown.finish();
-        Ok(Some(Score { name: probe.name(), value: fid? }))
+        Ok(scores?.into_iter().map(|QualityScore { name, value, .. }| Score { name, value }).collect())
     }
 
     fn likelihood(&mut self, ema: &[f32], stop: &AtomicBool) -> Result<Option<Vec<Score>>, EvaluationError> {
@@ -147,13 +153,13 @@ impl Evaluator for TrainingEvaluation {
         stop: &AtomicBool,
     ) -> Result<Option<Vec<Score>>, EvaluationError> {
         self.denoiser.set_weights(ema);
-        let fid = match self.fid(stop) {
+        let quality = match self.sample_quality(stop) {
             // Half the samples are no score; they are drawn again when the run goes on.
             Err(error) if is_stop(error.as_ref()) => return Ok(None),
             other => other?,
         };
         let likelihood = self.likelihood(ema, stop)?;
-        Ok(likelihood.map(|likelihood| fid.into_iter().chain(likelihood).collect()))
+        Ok(likelihood.map(|likelihood| quality.into_iter().chain(likelihood).collect()))
     }
 }
 

@@ -67,12 +67,13 @@ impl FeatureExtractor {
     ) -> Result<(), MeasureError> {
         let resizer = Resizer::new(self.mode, set.shape());
         let (total, dims) = (set.len(), self.tap().dims());
+        let batch = set.batch().unwrap_or(self.batch()) as u64;
         while store.images() < total {
             let first = store.images();
             if !progress(first) {
                 return Err(MeasureError::Stopped { images: first, total });
             }
-            let count = (self.batch() as u64).min(total - first) as usize;
+            let count = batch.min(total - first) as usize;
             let batch = set.read(first, count)?;
             let rows = self.features(&resizer, &batch.pixels, set.shape().len());
             if let Some(place) = rows.iter().position(|value| !value.is_finite()) {

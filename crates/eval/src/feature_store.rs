@@ -4,7 +4,8 @@
 //! A file is a header (`ddpm features 1`, the dimensions, the key) and records: first image, images, rows, checksum, then the
 //! rows as little-endian `f32`. A record that a killed process left half-written is cut off.
 
-use crate::MeasureError;
+use crate::moments::FeatureMoments;
+use crate::{MeasureError, ResizeMode, Statistics};
 use std::fs::{self, File, TryLockError};
 use std::io::{BufReader, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
@@ -13,6 +14,18 @@ use xxhash_rust::xxh3::{xxh3_64, xxh3_128};
 const MAGIC: &[u8; 16] = b"ddpm features 1\n";
 const HEADER_BYTES: u64 = 16 + 8 + 16;
 const RECORD_BYTES: usize = 32;
+
+/// The key of a store: all that features depend on. `content` is what [`ImageSet::content_key`](crate::image_set::ImageSet::content_key)
+/// says of the images, `convolutions` how they are computed.
+pub fn features_key(
+    inception_sha256: &str,
+    dims: usize,
+    resize: ResizeMode,
+    convolutions: &str,
+    content: &str,
+) -> String {
+    format!("inception {inception_sha256} {dims} {resize} {convolutions} {content}")
+}
 
 /// A file of features, one row an image.
 #[derive(Debug)]
@@ -117,6 +130,22 @@ impl FeatureStore {
     /// Rows: images that could be read.
     pub fn rows(&self) -> u64 {
         self.records.iter().map(|record| record.rows).sum()
+    }
+
+    /// Mean and covariance of the rows of the first `images` images, in f64, without holding them all; `what` says what they are.
+    ///
+    /// # Errors
+    /// [`MeasureError::TooFew`] of fewer than two rows; or if the file cannot be read.
+    ///
+    /// # Panics
+    /// As [`Self::for_each_rows`].
+    pub fn statistics(&self, images: u64, what: &str) -> Result<Statistics, MeasureError> {
+        let mut moments = FeatureMoments::new(self.dims);
+        self.for_each_rows(images, |rows| moments.add(rows))?;
+        let rows = moments.count();
+        let too_few = || MeasureError::TooFew { what: what.to_owned(), images: rows, needed: 2 };
+        let (mu, sigma) = moments.finish().ok_or_else(too_few)?;
+        Ok(Statistics { mu, sigma, about: None })
     }
 
     /// Appends the rows of the next `images` images, at most as many.

@@ -25,6 +25,11 @@ pub trait ImageSet {
     /// The shape of every image; 1 or 3 channels.
     fn shape(&self) -> ImageShape;
 
+    /// How many images are best read at a time, at least 1; `None` if that is no matter.
+    fn batch(&self) -> Option<usize> {
+        None
+    }
+
     /// For people: what the set is.
     fn description(&self) -> String;
 

@@ -3,6 +3,8 @@
 //! are reported. p is the softmax of the network's 1008 logits without their bias.
 
 use crate::MeasureError;
+use crate::feature_store::FeatureStore;
+use models::inception::{CLASSES, Classifier};
 
 /// Parts that published scores have.
 pub const SPLITS: usize = 10;
@@ -16,6 +18,25 @@ pub struct InceptionScore {
     pub std: f64,
     /// The parts' scores.
     pub splits: Vec<f64>,
+}
+
+/// The score of the first `images` images of a store of 2048 features, of which `rows` could be read, over `splits` parts.
+///
+/// # Errors
+/// [`MeasureError::TooFew`] if a part would be empty; or if the store cannot be read.
+///
+/// # Panics
+/// As [`FeatureStore::for_each_rows`], and if `rows` is not the number of those images' rows.
+pub fn inception_score(
+    store: &FeatureStore,
+    images: u64,
+    rows: u64,
+    splits: usize,
+    classifier: &mut Classifier,
+) -> Result<InceptionScore, MeasureError> {
+    let mut sums = ScoreSums::new(rows, CLASSES, splits)?;
+    store.for_each_rows(images, |rows| sums.add(&classifier.logits(rows)))?;
+    Ok(sums.finish())
 }
 
 /// Sums from which the score follows.

@@ -1,16 +1,15 @@
 //! `ddpm evaluate`.
 
 use crate::ddpm::{ddpm, fail, object, succeed, text, train_tiny, trained};
+use crate::inception::write_weights;
+use models::inception::Tap;
 use std::path::Path;
 
-/// With the real Inception weights, as far as they are there; needs `DDPM_TEST_INCEPTION`, that file.
 #[test]
 fn quality_and_likelihood_stand_in_one_report() {
-    let Ok(inception) = std::env::var("DDPM_TEST_INCEPTION") else {
-        eprintln!("SKIPPED: DDPM_TEST_INCEPTION does not name the Inception weights");
-        return;
-    };
     let dir = tempfile::tempdir().unwrap();
+    let inception = dir.path().join("inception.safetensors");
+    write_weights(&inception, Tap::Pool1);
     let (first, images) = (trained(dir.path()), dir.path().join("images"));
     succeed(ddpm(&["sample", "--n", "5", "--steps", "2", "--out"]).arg(&images).arg(&first));
     std::fs::remove_file(images.join("grid.png")).unwrap();
@@ -19,7 +18,7 @@ fn quality_and_likelihood_stand_in_one_report() {
     succeed(&mut train_tiny(&run, &["train.steps=2"], &[]));
     let evaluate = |model: &Path, arguments: &[&str]| {
         let mut command = ddpm(&["evaluate", "--json", "--dims", "64", "--n", "4", "--likelihood-n", "3"]);
-        command.args(["--data", &source, "--inception", &inception]).args(arguments).arg(model);
+        command.args(["--data", &source]).args(arguments).arg(model).arg("--inception").arg(&inception);
         command.env("XDG_CACHE_HOME", dir.path().join("cache"));
         command
     };
@@ -35,7 +34,8 @@ fn quality_and_likelihood_stand_in_one_report() {
     assert_eq!(told["likelihood"]["sets"][0]["summary"]["images"].as_u64(), Some(3));
     // It is the number of `ddpm fid`.
     let mut command =
-        ddpm(&["fid", "--json", "--dims", "64", "--n", "4", "--inception", &inception, "--image-size", "8"]);
+        ddpm(&["fid", "--json", "--dims", "64", "--n", "4", "--image-size", "8", "--inception"]);
+    command.arg(&inception);
     let alone = object(&command.arg(&run).arg(&source).output().unwrap());
     assert_eq!(alone["fid"], fid["value"]);
 
@@ -54,4 +54,54 @@ fn a_missing_inception_network_is_named_before_anything_is_measured() {
     let mut command = ddpm(&["evaluate", "--data", "shapes32", "--inception", "nowhere.pth"]);
     fail(command.arg(&run), 2, &["nowhere.pth"]);
     assert!(!run.join("evaluation").exists() && !run.join("likelihood").exists());
+}
+
+#[test]
+fn the_whole_network_gives_the_same_scores_wherever_they_are_asked_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = trained(dir.path());
+    let inception = dir.path().join("inception.safetensors");
+    write_weights(&inception, Tap::Pool3);
+    let told = |arguments: &[&str], paths: &[&Path]| {
+        let mut command = ddpm(arguments);
+        command.args(paths).arg("--json").arg("--inception").arg(&inception);
+        let output = command.env("XDG_CACHE_HOME", dir.path().join("cache")).output().unwrap();
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        object(&output)
+    };
+    let alone = told(&["inception-score", "--n", "12", "--splits", "10"], &[&run]);
+    let score = alone["inception_score"].as_f64().unwrap();
+    assert!(score > 1.0 && score < 12.0, "{alone}");
+    assert_eq!((alone["splits"].as_array().unwrap().len(), alone["classes"].as_u64()), (10, Some(1008)));
+
+    let images = dir.path().join("images");
+    succeed(ddpm(&["sample", "--n", "4", "--steps", "2", "--out"]).arg(&images).arg(&run));
+    std::fs::remove_file(images.join("grid.png")).unwrap();
+    let source = format!("images:{}", images.display());
+    let n = ["--n", "12", "--likelihood-n", "2", "--terms", "6"];
+    let report = told(&[&["evaluate", "--data", &source][..], &n].concat(), &[&run]);
+    let inception_score = &report["quality"][1];
+    assert_eq!(
+        (inception_score["name"].as_str(), &inception_score["value"]),
+        (Some("Inception Score"), &alone["inception_score"])
+    );
+    assert_eq!(inception_score["deviation"], alone["std"]);
+
+    // A training judges its last weights by the same numbers, and an ablation its only row.
+    let config = run.join("config.toml");
+    let set = format!("data.source={source}");
+    let paper = ["--predictions", "eps", "--objectives", "mse", "--n", "2", "--terms", "6"];
+    let out = dir.path().join("table");
+    let common = ["ablate", "--samples", "12", "--set", &set, "--set", "train.steps=1"];
+    let table = told(&[&common[..], &paper].concat(), &[&config, Path::new("--out"), &out]);
+    let quality = &table["results"][0]["quality"];
+    assert_eq!(
+        (&quality[0]["name"], &quality[1]["name"]),
+        (&"FID of 12".into(), &"Inception Score of 12".into())
+    );
+    let model = out.join("linear-eps-mse-seed0");
+    let again = told(&["inception-score", "--n", "12"], &[&model]);
+    assert_eq!((&quality[1]["value"], &quality[1]["deviation"]), (&again["inception_score"], &again["std"]));
+    let again = told(&["fid", "--n", "12", "--image-size", "8"], &[&model, Path::new(&source)]);
+    assert_eq!(quality[0]["value"], again["fid"]);
 }

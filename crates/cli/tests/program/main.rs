@@ -8,6 +8,7 @@ mod denoising;
 mod evaluating;
 mod exporting;
 mod importing;
+mod inception;
 mod likelihood;
 mod measuring;
 mod reporting;

@@ -1,41 +1,11 @@
 //! `ddpm stats`, `fid`, `inception-score` and `neighbours`, with the first layers of a random Inception network.
 
 use crate::ddpm::{ddpm, fail, files, object, succeed, text, trained, wait_until};
+use crate::inception::write_weights;
+use models::inception::Tap;
 use serde_json::Value;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
-
-/// Layers before the features of 64 dimensions: name, filter side, inputs, outputs.
-const LAYERS: [(&str, usize, usize, usize); 3] =
-    [("Conv2d_1a_3x3", 3, 3, 32), ("Conv2d_2a_3x3", 3, 32, 32), ("Conv2d_2b_3x3", 3, 32, 64)];
-
-/// A safetensors file of those layers.
-fn write_weights(path: &Path) {
-    let (mut header, mut data) = (serde_json::Map::new(), Vec::new());
-    let mut state = 1u32;
-    let mut add = |name: String, shape: Vec<usize>, change: &dyn Fn(f32) -> f32| {
-        let start = data.len();
-        for _ in 0..shape.iter().product::<usize>() {
-            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-            data.extend(change((state >> 8) as f32 / 8_388_608.0 - 1.0).to_le_bytes());
-        }
-        let place =
-            serde_json::json!({ "dtype": "F32", "shape": shape, "data_offsets": [start, data.len()] });
-        header.insert(name, place);
-    };
-    for (name, side, input, output) in LAYERS {
-        let scale = (6.0 / (side * side * input) as f32).sqrt();
-        add(format!("{name}.conv.weight"), vec![output, input, side, side], &|v| v * scale);
-        for (part, centre) in [("weight", 1.0), ("bias", 0.0), ("running_mean", 0.0), ("running_var", 1.0)] {
-            add(format!("{name}.bn.{part}"), vec![output], &|v| centre + 0.1 * v);
-        }
-    }
-    let header = Value::Object(header).to_string();
-    let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
-    bytes.extend(header.as_bytes());
-    bytes.extend(data);
-    std::fs::write(path, bytes).unwrap();
-}
 
 /// A folder to work in: weights, and a cache of its own.
 struct Desk {
@@ -45,7 +15,7 @@ struct Desk {
 impl Desk {
     fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        write_weights(&dir.path().join("weights.safetensors"));
+        write_weights(&dir.path().join("weights.safetensors"), Tap::Pool1);
         Self { dir }
     }
 

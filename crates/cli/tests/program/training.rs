@@ -1,6 +1,8 @@
 //! `ddpm train`: where it writes, and where it doesn't.
 
 use crate::ddpm::{ddpm, fail, files, object, succeed, text, train_tiny};
+use crate::inception::write_weights;
+use models::inception::Tap;
 
 #[test]
 fn training_fills_the_run_and_says_so() {
@@ -158,14 +160,12 @@ fn weights_are_judged_on_the_way_and_the_best_are_a_model() {
     assert!(!other.exists());
 }
 
-/// With the real Inception weights, as far as they are there; needs `DDPM_TEST_INCEPTION`, that file.
 #[test]
 fn samples_are_judged_by_fid_while_training_and_in_an_ablation() {
-    let Ok(inception) = std::env::var("DDPM_TEST_INCEPTION") else {
-        eprintln!("SKIPPED: DDPM_TEST_INCEPTION does not name the Inception weights");
-        return;
-    };
     let dir = tempfile::tempdir().unwrap();
+    let inception = dir.path().join("inception.safetensors");
+    write_weights(&inception, Tap::Pool1);
+    let inception = inception.to_str().unwrap();
     let digits = dir.path().join("shapes");
     let first = dir.path().join("first");
     succeed(&mut train_tiny(&first, &["train.steps=1"], &[]));
@@ -183,7 +183,7 @@ fn samples_are_judged_by_fid_while_training_and_in_an_ablation() {
     let run = dir.path().join("run");
     let cache = dir.path().join("cache");
     let output =
-        train_tiny(&run, &sets, &["--inception", &inception]).env("XDG_CACHE_HOME", &cache).output().unwrap();
+        train_tiny(&run, &sets, &["--inception", inception]).env("XDG_CACHE_HOME", &cache).output().unwrap();
     assert!(output.status.success(), "{}", text(&output.stderr));
     assert!(text(&output.stderr).contains("after 2 updates: FID-64 "), "{}", text(&output.stderr));
     assert!(run.join("best/model_index.json").is_file());
@@ -201,7 +201,7 @@ fn samples_are_judged_by_fid_while_training_and_in_an_ablation() {
         "--dims",
         "64",
         "--inception",
-        &inception,
+        inception,
         "--json",
     ]);
     let table = object(&ablate.args(["--predictions", "eps", "--objectives", "mse"]).output().unwrap());

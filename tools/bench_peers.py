@@ -1,18 +1,22 @@
 #!/usr/bin/env python3
-"""Times the paper's CIFAR-10 U-Net (35.7M parameters) in PyTorch on the CPU, alone or beside our own program.
+"""Times the paper's CIFAR-10 U-Net (35.7M parameters) in other programs on the CPU, beside our own.
 
-    python tools/bench_torch.py                                    PyTorch alone, all cases, a table
+    python tools/bench_peers.py                                    the others alone, all cases, a table
     cargo build --release -p ddpm-models --example step_time
-    python tools/bench_torch.py --ours target/release/examples/step_time --rounds 7 --json out.json
-    python tools/bench_torch.py --cases train:8 --layouts nchw --rounds 1 --iterations 1 --warmup 1     a smoke run
+    python tools/bench_peers.py --ours target/release/examples/step_time --rounds 5 --json out.json
+    python tools/bench_peers.py --cases train:8 --programs nchw compile --rounds 3
+
+Programs: diffusers' UNet2DModel in PyTorch with images in the memory format `nchw` or `channels_last`, or through
+torch.compile (`compile`, in NCHW); forward also that network as ONNX in ONNX Runtime (`onnxruntime`) and OpenVINO
+(`openvino`, held to f32). Needs torch, diffusers, onnx, onnxruntime and openvino, as far as they are asked for.
 
 Cases: `forward:B` is one network call without gradients at batch B; `train:B` is a training step: forward, mean squared
 error, backward, global-norm clipping at 1, Adam, and the exponential moving average of the weights.
 
 Every measurement runs in a fresh process: untimed iterations first, then `--iterations` timed ones, of which the median
-counts. In a round each contender runs once; the order is reversed every other round, so that a machine that
+counts (torch.compile compiles in the first; its cache on disk serves the other processes). In a round each contender runs once; the order is reversed every other round, so that a machine that
 slows down or speeds up favours none. Reported are medians over the rounds, the median of the ratios within the rounds,
-and the largest resident set of any of the processes (for PyTorch that includes its libraries: `import` tells how much).
+and the largest resident set of any of the processes (for the others that includes their libraries: `import` tells how much).
 
 Contract for `--ours CMD` (split as a shell would; name the executable itself, not `cargo run`, or the memory of the
 wrong process is measured). It is called as
@@ -35,32 +39,40 @@ import shlex
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 
 # Nothing heavy may be imported here: a child's largest resident set starts from its parent's.
 
-LAYOUTS = ("nchw", "channels_last")
+TORCH = ("nchw", "channels_last", "compile")
+RUNTIMES = ("onnxruntime", "openvino")
 
 
-def measure_torch(options):
-    """Runs one measurement in this process and prints it."""
-    import torch
+def network(dropout):
+    """The paper's CIFAR-10 network."""
     from diffusers import UNet2DModel
-    from torch import nn
 
-    import resource
-
-    imported = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    torch.set_num_threads(options.threads)
-    torch.manual_seed(0)
-    layout = torch.channels_last if options.layout == "channels_last" else torch.contiguous_format
-    model = UNet2DModel(
+    return UNet2DModel(
         sample_size=32, in_channels=3, out_channels=3, block_out_channels=(128, 256, 256, 256), layers_per_block=2,
         down_block_types=("DownBlock2D", "AttnDownBlock2D", "DownBlock2D", "DownBlock2D"),
         up_block_types=("UpBlock2D", "UpBlock2D", "AttnUpBlock2D", "UpBlock2D"),
         norm_num_groups=32, norm_eps=1e-6, downsample_padding=0, flip_sin_to_cos=False, freq_shift=1,
-        attention_head_dim=None, act_fn="silu", dropout=options.dropout,
-    ).to(memory_format=layout)
+        attention_head_dim=None, act_fn="silu", dropout=dropout,
+    )
+
+
+def torch_iteration(options):
+    """One iteration of PyTorch as a function."""
+    import torch
+    from torch import nn
+
+    torch.set_num_threads(options.threads)
+    torch.manual_seed(0)
+    layout = torch.channels_last if options.program == "channels_last" else torch.contiguous_format
+    model = network(options.dropout).to(memory_format=layout)
+    parameters = list(model.parameters())
+    if options.program == "compile":
+        model = torch.compile(model)
     x = torch.randn(options.batch, 3, 32, 32).to(memory_format=layout)
     noise = torch.randn_like(x)
     t = torch.randint(0, 1000, (options.batch,))
@@ -73,7 +85,6 @@ def measure_torch(options):
                 model(x, t)
     else:
         model.train()
-        parameters = list(model.parameters())
         average = [p.detach().clone() for p in parameters]
         adam = torch.optim.Adam(parameters, lr=2e-4, fused=options.adam == "fused", foreach=options.adam == "foreach")
 
@@ -86,6 +97,56 @@ def measure_torch(options):
             with torch.no_grad():
                 torch._foreach_lerp_(average, parameters, 1 - 0.9999)
 
+    return iteration
+
+
+def export_onnx(path, batch):
+    """Writes the network for `batch` images as ONNX."""
+    import torch
+
+    class Prediction(torch.nn.Module):
+        def __init__(self, model):
+            super().__init__()
+            self.model = model
+
+        def forward(self, x, t):
+            return self.model(x, t, return_dict=False)[0]
+
+    model = Prediction(network(0.0).eval())
+    inputs = (torch.randn(batch, 3, 32, 32), torch.full((batch,), 500))
+    torch.onnx.export(model, inputs, path, input_names=["x", "t"], output_names=["eps"], opset_version=18, dynamo=False)
+
+
+def runtime_iteration(options):
+    """One call of an ONNX runtime as a function."""
+    import numpy
+
+    values = {
+        "x": numpy.random.default_rng(0).standard_normal((options.batch, 3, 32, 32), dtype=numpy.float32),
+        "t": numpy.full(options.batch, 500, numpy.int64),
+    }
+    if options.program == "onnxruntime":
+        import onnxruntime
+
+        settings = onnxruntime.SessionOptions()
+        settings.intra_op_num_threads = options.threads
+        session = onnxruntime.InferenceSession(options.onnx, settings, providers=["CPUExecutionProvider"])
+        return lambda: session.run(None, values)
+    import openvino
+
+    settings = {"INFERENCE_NUM_THREADS": options.threads, "INFERENCE_PRECISION_HINT": "f32"}
+    compiled = openvino.Core().compile_model(options.onnx, "CPU", settings)
+    return lambda: compiled(values)
+
+
+def measure(options):
+    """Runs one measurement in this process and prints it."""
+    import importlib
+    import resource
+
+    module = importlib.import_module("torch" if options.program in TORCH else options.program)
+    imported = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    iteration = torch_iteration(options) if options.program in TORCH else runtime_iteration(options)
     for _ in range(options.warmup):
         iteration()
     seconds = []
@@ -96,7 +157,7 @@ def measure_torch(options):
     milliseconds = 1000 * statistics.median(seconds) / options.batch
     print(json.dumps({
         "batch": options.batch, f"{options.mode}_ms_per_image": milliseconds, "import_mib": imported,
-        "torch": torch.__version__,
+        "version": module.__version__,
     }))
 
 
@@ -119,24 +180,33 @@ def run(command, key):
     return result
 
 
-def contenders(options, mode, batch):
+def contenders(options, mode, batch, folder):
     """Name and command line of each program to be measured."""
     iterations, threads = str(options.iterations), str(options.threads)
     result = []
-    for layout in options.layouts:
-        result.append((f"torch {layout}", [
-            sys.executable, os.path.abspath(__file__), "--child", "--mode", mode, "--layout", layout,
+    for program in options.programs:
+        if mode == "train" and program in RUNTIMES:
+            continue
+        command = [
+            sys.executable, os.path.abspath(__file__), "--child", "--mode", mode, "--program", program,
             "--batch", str(batch), "--threads", threads, "--warmup", str(options.warmup), "--iterations", iterations,
             "--dropout", str(options.dropout), "--adam", options.adam,
-        ]))
+        ]
+        if program in RUNTIMES:
+            onnx = os.path.join(folder, f"network-{batch}.onnx")
+            if not os.path.exists(onnx):
+                # In a process of its own: PyTorch's memory would be inherited as this one's largest.
+                subprocess.run([sys.executable, os.path.abspath(__file__), "--child", "--onnx", onnx, "--batch", str(batch)], check=True)
+            command += ["--onnx", onnx]
+        result.append((program, command))
     if options.ours:
         result.append(("ours", [*shlex.split(options.ours), mode, str(batch), iterations, threads]))
     return result
 
 
-def compare(options, mode, batch):
+def compare(options, mode, batch, folder):
     """All rounds of one case; rows of the table."""
-    programs = contenders(options, mode, batch)
+    programs = contenders(options, mode, batch, folder)
     runs = {name: [] for name, _ in programs}
     for turn in range(options.rounds):
         for name, command in programs if turn % 2 == 0 else reversed(programs):
@@ -148,7 +218,7 @@ def compare(options, mode, batch):
         row = {
             "case": f"{mode}:{batch}", "program": name, "ms_per_image": statistics.median(times),
             "least": min(times), "most": max(times), "peak_mib": max(result["peak_mib"] for result in results),
-            "import_mib": results[0].get("import_mib"),
+            "import_mib": results[0].get("import_mib"), "version": results[0].get("version"),
         }
         if options.ours and name != "ours":
             ratios = [other["ms"] / own["ms"] for other, own in zip(results, runs["ours"])]
@@ -199,27 +269,33 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", nargs="+", type=case, default=[("forward", 1), ("forward", 8), ("train", 8)],
                         metavar="MODE:BATCH", help="what to time (default forward:1 forward:8 train:8)")
-    parser.add_argument("--layouts", nargs="+", choices=LAYOUTS, default=list(LAYOUTS), help="PyTorch's memory formats (default both)")
+    parser.add_argument("--programs", nargs="+", choices=TORCH + RUNTIMES, default=list(TORCH + RUNTIMES),
+                        help="what ours is compared with (default all; the runtimes cannot train)")
     parser.add_argument("--threads", type=positive, default=2, help="threads of every program (default 2)")
     parser.add_argument("--rounds", type=positive, default=5, help="processes per program and case (default 5)")
-    parser.add_argument("--warmup", type=positive, default=2, help="untimed iterations of each PyTorch process (default 2)")
+    parser.add_argument("--warmup", type=positive, default=2, help="untimed iterations of each other program (default 2)")
     parser.add_argument("--iterations", type=positive, default=5, help="timed iterations of each process (default 5)")
     parser.add_argument("--dropout", type=float, default=0.1,
                         help="PyTorch's dropout rate while training, in [0, 1) (default 0.1, the preset's)")
     parser.add_argument("--adam", choices=("fused", "foreach", "single"), default="fused",
                         help="PyTorch's implementation of Adam (default fused, its fastest on a CPU)")
-    parser.add_argument("--ours", metavar="CMD", help="our program, called in turns with PyTorch; see the contract above")
+    parser.add_argument("--ours", metavar="CMD", help="our program, called in turns with the others; see the contract above")
     parser.add_argument("--json", metavar="FILE", help="also write the rows and the settings as JSON")
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--mode", choices=("forward", "train"), help=argparse.SUPPRESS)
     parser.add_argument("--batch", type=positive, help=argparse.SUPPRESS)
-    parser.add_argument("--layout", choices=LAYOUTS, help=argparse.SUPPRESS)
+    parser.add_argument("--program", choices=TORCH + RUNTIMES, help=argparse.SUPPRESS)
+    parser.add_argument("--onnx", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:
-        measure_torch(options)
+        if options.program:
+            measure(options)
+        else:
+            export_onnx(options.onnx, options.batch)
         return
     load = warn_if_busy()
-    rows = [row for mode, batch in options.cases for row in compare(options, mode, batch)]
+    with tempfile.TemporaryDirectory() as folder:
+        rows = [row for mode, batch in options.cases for row in compare(options, mode, batch, folder)]
     print(table(rows))
     if options.json:
         settings = {key: getattr(options, key) for key in ("threads", "rounds", "warmup", "iterations", "dropout", "adam", "ours")}
