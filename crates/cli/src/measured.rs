@@ -93,6 +93,14 @@ pub struct SamplingArgs {
 }
 
 impl SamplingArgs {
+    /// The sampler's settings.
+    ///
+    /// # Errors
+    /// In words, for options that the sampler does not have.
+    pub fn sampling(&self) -> Result<Sampling, &'static str> {
+        self.sampler.sampling()
+    }
+
     /// The weights asked for.
     pub fn weights(&self) -> Option<Weights> {
         self.weights.map(Weights::from)
@@ -202,7 +210,7 @@ impl<'a> Measuring<'a> {
         global: &'a Global,
         signals: &'a Signals,
     ) -> Result<Self, Failure> {
-        let sampler = sampling.sampler.sampling().map_err(Failure::input)?;
+        let sampler = sampling.sampling().map_err(Failure::input)?;
         let image_size = args.image_size.map(NonZeroUsize::get);
         // Decoding, resizing and sums share these threads; that they were made before is no matter.
         let _ = rayon::ThreadPoolBuilder::new().num_threads(global.cpu().threads).build_global();
@@ -265,6 +273,34 @@ impl<'a> Measuring<'a> {
                 self.compute(&mut samples, about)
             }
         }
+    }
+
+    /// Features of an image.
+    pub fn dims(&self) -> usize {
+        self.args.dims.dims()
+    }
+
+    /// What features depend on but for the images, for programs.
+    pub fn settings(&self) -> Value {
+        let resize = ResizeMode::from(self.args.resize);
+        json!({ "dims": self.dims(), "resize": resize, "inception_sha256": self.weights.sha256() })
+    }
+
+    /// The features of images in memory, which are not kept: `[n, dims]`.
+    ///
+    /// # Errors
+    /// If a feature is not finite, or the work was stopped.
+    pub fn features_of(&mut self, images: &mut dyn ImageSet) -> Result<Vec<f32>, Failure> {
+        let (total, signals) = (images.len(), self.signals);
+        let mut store = FeatureStore::temporary(self.args.dims.dims()).map_err(failure)?;
+        let mut shown = Progress::new("features", 0, total, self.global.quiet);
+        let filled = self.extractor.fill(images, &mut store, &mut |done| {
+            shown.update(done, "");
+            !signals.stopped()
+        });
+        shown.finish();
+        filled.map_err(|error| self.failure(error))?;
+        store.read_rows(total).map_err(failure)
     }
 
     /// The images of a set, to be shown; a model's are drawn again.

@@ -10,7 +10,7 @@ const LAYERS: [(&str, usize, usize, usize); 3] =
     [("Conv2d_1a_3x3", 3, 3, 32), ("Conv2d_2a_3x3", 3, 32, 32), ("Conv2d_2b_3x3", 3, 32, 64)];
 
 /// A safetensors file of those layers.
-fn write_weights(path: &Path) {
+pub fn write_weights(path: &Path) {
     let (mut header, mut data) = (serde_json::Map::new(), Vec::new());
     let mut state = 1u32;
     let mut add = |name: String, shape: Vec<usize>, change: &dyn Fn(f32) -> f32| {
