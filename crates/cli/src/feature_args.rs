@@ -4,6 +4,7 @@ use crate::model::WeightsName;
 use crate::sampler_args::SamplerArgs;
 use checkpoint::Weights;
 use clap::ValueEnum;
+use diffusion::Sampling;
 use eval::ResizeMode;
 use eval::image_set::Unreadable;
 use models::inception::Tap;
@@ -67,7 +68,7 @@ pub struct FeatureArgs {
 #[command(next_help_heading = "Samples of a model")]
 pub struct SamplingArgs {
     #[command(flatten)]
-    pub sampler: SamplerArgs,
+    sampler: SamplerArgs,
 
     /// Which weights [default: ema; of a directory that holds one kind, that]
     #[arg(long, value_enum)]
@@ -75,6 +76,14 @@ pub struct SamplingArgs {
 }
 
 impl SamplingArgs {
+    /// The sampler's settings.
+    ///
+    /// # Errors
+    /// In words, for options that the sampler does not have.
+    pub fn sampling(&self) -> Result<Sampling, &'static str> {
+        self.sampler.sampling()
+    }
+
     /// The weights asked for.
     pub fn weights(&self) -> Option<Weights> {
         self.weights.map(Weights::from)

@@ -1,6 +1,7 @@
-//! A folder of images that appear one by one, each whole.
+//! Image files: one that is read, and a folder of images that appear one by one, each whole.
 
 use crate::failure::Failure;
+use data::{DataError, ImageOptions, ImageSource, image_folder};
 use engine::ImageShape;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -84,6 +85,23 @@ impl ImageFolder {
     fn write(&self, name: &str, bytes: &[u8]) -> Result<(), Failure> {
         write_whole(&self.path.join(name), bytes)
     }
+}
+
+/// The image in a file: its shape and pixels.
+///
+/// # Errors
+/// If it is a folder, is not there, or cannot be decoded.
+pub fn read_image(path: &Path, options: &ImageOptions) -> Result<(ImageShape, Vec<u8>), DataError> {
+    if path.is_dir() {
+        return Err(DataError::Empty {
+            origin: path.display().to_string(),
+            remedy: "it is a folder: give an image file".into(),
+        });
+    }
+    let source = image_folder::ImageFolder::open(path, options)?;
+    let mut pixels = vec![0; source.shape().len()];
+    source.read(0, &mut pixels)?;
+    Ok((source.shape(), pixels))
 }
 
 /// Writes a file that appears under its name when it is whole.

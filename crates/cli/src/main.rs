@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 mod ablate;
+mod animation;
 mod completions;
 mod data_command;
 mod denoise;
@@ -12,15 +13,18 @@ mod failure;
 mod feature_args;
 mod fid;
 mod image_files;
+mod image_pairs;
 mod import;
 mod inception_score;
 mod inspect;
+mod interpolate;
 mod likelihood;
 mod measured;
 mod model;
 mod model_samples;
 mod neighbours;
 mod progress;
+mod progressive;
 mod report;
 mod run_report;
 mod sample;
@@ -124,6 +128,8 @@ enum Command {
     Sample(sample::Args),
     Inspect(inspect::Args),
     Likelihood(likelihood::Args),
+    Progressive(Box<progressive::Args>),
+    Interpolate(Box<interpolate::Args>),
     Stats(stats::Args),
     Fid(Box<fid::Args>),
     InceptionScore(inception_score::Args),
@@ -146,6 +152,8 @@ fn run(cli: &Cli) -> Result<Report, Failure> {
         Command::Report(args) => run_report::run(args),
         Command::Evaluate(args) => evaluate::run(args, &cli.global),
         Command::Ablate(args) => ablate::run(args, &cli.global),
+        Command::Progressive(args) => progressive::run(args, &cli.global),
+        Command::Interpolate(args) => interpolate::run(args, &cli.global),
         Command::Likelihood(args) => likelihood::run(args, &cli.global),
         Command::Stats(args) => stats::run(args, &cli.global),
         Command::Fid(args) => fid::run(args, &cli.global),

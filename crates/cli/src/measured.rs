@@ -17,7 +17,7 @@ use eval::feature_store::{FeatureStore, features_key};
 use eval::image_set::{ImageSet, SourceImages};
 use eval::inception_score::{InceptionScore, inception_score};
 use eval::inception_weights::{self, InceptionWeights};
-use eval::{MeasureError, Provenance, Statistics};
+use eval::{MeasureError, Provenance, ResizeMode, Statistics};
 use models::inception::Classifier;
 use serde_json::{Value, json};
 use std::num::{NonZeroU64, NonZeroUsize};
@@ -80,7 +80,7 @@ impl<'a> Measuring<'a> {
         global: &'a Global,
         signals: &'a Signals,
     ) -> Result<Self, Failure> {
-        let sampler = sampling.sampler.sampling().map_err(Failure::input)?;
+        let sampler = sampling.sampling().map_err(Failure::input)?;
         let image_size = args.image_size.map(NonZeroUsize::get);
         // Decoding, resizing and sums share these threads; that they were made before is no matter.
         let _ = rayon::ThreadPoolBuilder::new().num_threads(global.cpu().threads).build_global();
@@ -173,6 +173,34 @@ impl<'a> Measuring<'a> {
                 self.compute(&mut samples, about)
             }
         }
+    }
+
+    /// Features of an image.
+    pub fn dims(&self) -> usize {
+        self.args.dims.dims()
+    }
+
+    /// What features depend on but for the images, for programs.
+    pub fn settings(&self) -> Value {
+        let resize = ResizeMode::from(self.args.resize);
+        json!({ "dims": self.dims(), "resize": resize, "inception_sha256": self.weights.sha256() })
+    }
+
+    /// The features of images in memory, in a store that nothing remains of.
+    ///
+    /// # Errors
+    /// If a feature is not finite, or the work was stopped.
+    pub fn features_of(&mut self, images: &mut dyn ImageSet) -> Result<FeatureStore, Failure> {
+        let (total, signals) = (images.len(), self.signals);
+        let mut store = FeatureStore::temporary(self.args.dims.dims()).map_err(failure)?;
+        let mut shown = Progress::new("features", 0, total, self.global.quiet);
+        let filled = self.extractor.fill(images, &mut store, &mut |done| {
+            shown.update(done, "");
+            !signals.stopped()
+        });
+        shown.finish();
+        filled.map_err(|error| self.failure(error))?;
+        Ok(store)
     }
 
     /// The images of a set, to be shown; a model's are drawn again.

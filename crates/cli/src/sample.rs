@@ -8,7 +8,7 @@ use crate::report::Report;
 use crate::sample_output::{self, Output, Plan};
 use crate::sampler_args::SamplerArgs;
 use crate::signals::Signals;
-use diffusion::{Denoiser, GaussianDiffusion, SamplerKind, Sampling};
+use diffusion::{Denoiser, GaussianDiffusion, Sampling};
 use engine::ImageShape;
 use serde_json::{Value, json};
 use std::num::NonZeroUsize;
@@ -167,15 +167,11 @@ impl Work {
 
     /// All that decides the images' pixels.
     fn identity(&self, model: &Model) -> Value {
-        let eta = match self.sampling.kind {
-            SamplerKind::Ddim { eta } => Some(eta),
-            SamplerKind::Ancestral | SamplerKind::DpmSolver => None,
-        };
         json!({
             "weights": model.stored.weights, "step": model.stored.step, "weights_xxh3": model.fingerprint,
             "image": [self.image.height, self.image.width, self.image.channels],
-            "sampler": self.sampling.kind.name(), "steps": self.steps(), "spacing": self.sampling.spacing(), "eta": eta,
-            "seed": self.seed,
+            "sampler": self.sampling.kind.name(), "steps": self.steps(), "spacing": self.sampling.spacing(),
+            "eta": self.sampling.kind.eta(), "seed": self.seed,
         })
     }
 

@@ -1,7 +1,7 @@
 //! Where sampled images go: a folder, an array, or one picture; and how much of them is there already.
 
 use crate::failure::Failure;
-use crate::image_files::{ImageFolder, write_whole};
+use crate::image_files::{ImageFolder, read_image, write_whole};
 use data::ImageOptions;
 use engine::ImageShape;
 use serde_json::{Value, json};
@@ -184,7 +184,7 @@ impl Output {
             Sink::Folder(folder) => {
                 let mut shown = Vec::new();
                 for index in 0..plan.count.min(GRID_IMAGES) {
-                    shown.extend(read_image(&folder.image_path(index), image)?);
+                    shown.extend(read_written(&folder.image_path(index), image)?);
                 }
                 folder.write_picture("grid.png", &grid::grid(&shown, image))
             }
@@ -259,15 +259,11 @@ fn write_npy(path: &Path, mut pixels: impl Read, shape: &[usize]) -> std::io::Re
 }
 
 /// The pixels of an image that was written.
-fn read_image(path: &Path, image: ImageShape) -> Result<Vec<u8>, Failure> {
+fn read_written(path: &Path, image: ImageShape) -> Result<Vec<u8>, Failure> {
     let options = ImageOptions { channels: Some(image.channels), ..ImageOptions::default() };
-    let spec = format!("images:{}", path.display()).parse().map_err(Failure::work)?;
-    let source = data::open(&spec, &options).map_err(Failure::work)?;
-    let mut pixels = vec![0; source.shape().len()];
-    source.read(0, &mut pixels).map_err(Failure::work)?;
-    match pixels.len() == image.len() {
-        true => Ok(pixels),
-        false => Err(Failure::work(format!("{}: not of the images' size {image}", path.display()))),
+    match read_image(path, &options).map_err(Failure::work)? {
+        (found, pixels) if found == image => Ok(pixels),
+        _ => Err(Failure::work(format!("{}: not of the images' size {image}", path.display()))),
     }
 }
 

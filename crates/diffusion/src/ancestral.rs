@@ -71,4 +71,8 @@ impl Sampler for AncestralSampler {
     fn chain(&self) -> &Chain {
         &self.chain
     }
+
+    fn chain_mut(&mut self) -> &mut Chain {
+        &mut self.chain
+    }
 }

@@ -94,4 +94,8 @@ impl Sampler for DdimSampler {
     fn chain(&self) -> &Chain {
         &self.chain
     }
+
+    fn chain_mut(&mut self) -> &mut Chain {
+        &mut self.chain
+    }
 }

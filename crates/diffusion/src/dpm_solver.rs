@@ -96,4 +96,8 @@ impl Sampler for DpmSolverSampler {
     fn chain(&self) -> &Chain {
         &self.chain
     }
+
+    fn chain_mut(&mut self) -> &mut Chain {
+        &mut self.chain
+    }
 }

@@ -12,6 +12,9 @@
 //! | fewer steps: DDIM, DPM-Solver++ | [`DdimSampler`], [`DpmSolverSampler`] |
 //! | the bound L (eq. 5), its decoder (eq. 13) | [`BoundEvaluation`], [`gaussian::decoder_nll`] |
 //! | rate and distortion (§4.3) | [`BitsPerDim`] |
+//! | the bound as an autoregressive model's (§4.3, eq. 16) | [`RewrittenBoundEvaluation`] |
+//! | samples that share x_t (Fig. 7) | [`branches`] |
+//! | interpolation (§4.4, Figs. 8 and 9) | [`Interpolation`] |
 //!
 //! Code counts t from 0: its t is the paper's t+1. There is no IO here and no network type: what needs a trained
 //! network sees a [`Denoiser`].
@@ -49,6 +52,7 @@
 #![forbid(unsafe_code)]
 
 pub mod ancestral;
+pub mod autoregressive_view;
 pub mod config;
 pub mod ddim;
 pub mod ddim_inversion;
@@ -56,6 +60,8 @@ pub mod denoiser;
 pub mod dpm_solver;
 pub mod error;
 pub mod gaussian;
+pub mod interpolation;
+pub mod known_region;
 pub mod likelihood;
 pub mod model_output;
 pub mod noise;
@@ -65,9 +71,11 @@ pub mod respace;
 pub mod sampler;
 pub mod sampling;
 pub mod schedule;
+pub mod shared_latents;
 pub mod tables;
 
 pub use ancestral::AncestralSampler;
+pub use autoregressive_view::{RewrittenBound, RewrittenBoundEvaluation, RewrittenTerm};
 pub use config::{BetaSchedule, DiffusionConfig, Loss, Prediction, Variance};
 pub use ddim::DdimSampler;
 pub use ddim_inversion::DdimInversion;
@@ -75,6 +83,8 @@ pub use denoiser::{DenoiseError, Denoiser};
 pub use dpm_solver::DpmSolverSampler;
 pub use error::DiffusionError;
 pub use gaussian::NormalCdf;
+pub use interpolation::{Decoding, Interpolation, LAMBDAS, Member, Mixing, Pair};
+pub use known_region::KnownRegion;
 pub use likelihood::{BitsPerDim, BoundEvaluation, BoundTerm};
 pub use model_output::ModelOutput;
 pub use objective::{LossGradient, Objective, TrainingInputs};
@@ -82,4 +92,5 @@ pub use process::{GaussianDiffusion, IsotropicGaussians, LogVariance, ReverseTra
 pub use respace::Spacing;
 pub use sampler::{Chain, Sampler, StepInfo};
 pub use sampling::{SamplerKind, Sampling};
+pub use shared_latents::branches;
 pub use tables::Tables;

@@ -20,6 +20,16 @@ pub fn reverse_noise(seed: u64, first_sample: u64, timestep: usize, count: usize
     normals(seed, Purpose::ReverseNoise, first_sample, std::iter::repeat_n(timestep, count), len)
 }
 
+/// The reverse process's z at step `timestep` for the samples numbered `samples`, some of which may be the same.
+pub fn reverse_noise_of(seed: u64, samples: &[u64], timestep: usize, len: usize) -> Vec<f32> {
+    samples.iter().flat_map(|&sample| reverse_noise(seed, sample, timestep, 1, len)).collect()
+}
+
+/// The forward process's ε at step `timestep` for the samples numbered `samples`, some of which may be the same.
+pub fn forward_noise_of(seed: u64, samples: &[u64], timestep: usize, len: usize) -> Vec<f32> {
+    samples.iter().flat_map(|&sample| forward_noise(seed, sample, &[timestep], len)).collect()
+}
+
 /// A step for each of `count` training samples from `first_sample` on, uniform in 0, …, `timesteps`-1.
 pub fn uniform_timesteps(seed: u64, first_sample: u64, count: usize, timesteps: usize) -> Vec<usize> {
     (0..count as u64)
@@ -58,6 +68,8 @@ mod tests {
         assert_eq!(forward_noise(3, 11, &[9], len), all[len..2 * len]);
         assert_ne!(all[len..2 * len], all[2 * len..]);
         assert_ne!(reverse_noise(3, 10, 4, 1, len), all[..len]);
+        let [ten, twelve] = [10, 12].map(|sample| reverse_noise(3, sample, 4, 1, len));
+        assert_eq!(reverse_noise_of(3, &[12, 10, 10], 4, len), [&twelve[..], &ten, &ten].concat());
         let all = uniform_timesteps(3, u64::MAX, 4, 1000);
         assert_eq!(uniform_timesteps(3, 1, 1, 1000), all[2..3]);
     }

@@ -112,6 +112,26 @@ impl GaussianDiffusion {
         })
     }
 
+    /// The first `steps` steps of this process alone, with its coefficients to the bit: what leads back to x_0 from x_t,
+    /// t = `steps` in the paper's count.
+    ///
+    /// # Errors
+    /// [`DiffusionError::OutOfRange`] unless 1 ≤ `steps` ≤ T.
+    pub fn until(&self, steps: usize) -> Result<Self, DiffusionError> {
+        if !(1..=self.timesteps()).contains(&steps) {
+            return Err(DiffusionError::OutOfRange {
+                key: "t",
+                value: steps.to_string(),
+                valid: format!("a whole number from 1 to the process's {}", self.timesteps()),
+            });
+        }
+        Ok(Self {
+            tables: Tables::from_betas(self.tables.betas[..steps].to_vec())?,
+            timestep_map: self.timestep_map[..steps].to_vec(),
+            ..self.clone()
+        })
+    }
+
     /// Whether steps of the network's process are left out.
     pub fn is_respaced(&self) -> bool {
         self.respaced

@@ -20,6 +20,9 @@ pub trait Sampler {
     /// Where the chain is.
     fn chain(&self) -> &Chain;
 
+    /// The chain, to begin it elsewhere or to change its x_t between steps.
+    fn chain_mut(&mut self) -> &mut Chain;
+
     /// Takes all steps that remain, and gives x_0, `[n, height, width, channels]`.
     ///
     /// # Errors
@@ -44,9 +47,9 @@ pub struct StepInfo {
 pub struct Chain {
     process: GaussianDiffusion,
     image: ImageShape,
-    samples: usize,
     seed: u64,
-    first_sample: u64,
+    /// For each sample, the number of the one whose reverse noise it has.
+    noise_of: Vec<u64>,
     x_t: Vec<f32>,
     pred_xstart: Vec<f32>,
     steps_left: usize,
@@ -64,17 +67,37 @@ impl Chain {
         let x_t = noise::latents(seed, first_sample, samples, image.len());
         let pred_xstart = vec![0.0; x_t.len()];
         let steps_left = process.timesteps();
-        Self { process, image, samples, seed, first_sample, x_t, pred_xstart, steps_left }
+        let noise_of = (0..samples as u64).map(|i| first_sample.wrapping_add(i)).collect();
+        Self { process, image, seed, noise_of, x_t, pred_xstart, steps_left }
     }
 
-    /// The same chains from given x_T, `[n, height, width, channels]`.
+    /// Begins at given x_T, `[n, height, width, channels]`.
     ///
     /// # Panics
     /// If a step has been taken, or `latents` is of another length.
-    pub(crate) fn set_latents(&mut self, latents: Vec<f32>) {
+    pub fn set_latents(&mut self, latents: Vec<f32>) {
         assert!(!self.has_begun(), "a chain that has begun keeps its latents");
-        assert_eq!(latents.len(), self.x_t.len(), "latents for {} samples of {}", self.samples, self.image);
+        assert_eq!(latents.len(), self.x_t.len(), "latents for {} samples of {}", self.samples(), self.image);
         self.x_t = latents;
+    }
+
+    /// Gives each sample the reverse noise of the sample numbered so in `samples`; equal numbers share it.
+    ///
+    /// # Panics
+    /// If it is not one number for each sample.
+    pub fn set_noise_of(&mut self, samples: Vec<u64>) {
+        assert_eq!(samples.len(), self.samples(), "one number for each sample");
+        self.noise_of = samples;
+    }
+
+    /// Chains in the batch.
+    pub fn samples(&self) -> usize {
+        self.noise_of.len()
+    }
+
+    /// The seed of its random numbers.
+    pub fn seed(&self) -> u64 {
+        self.seed
     }
 
     /// Whether a step has been taken.
@@ -85,6 +108,11 @@ impl Chain {
     /// The current x_t, `[n, height, width, channels]`; x_0 when no steps are left.
     pub fn x_t(&self) -> &[f32] {
         &self.x_t
+    }
+
+    /// The current x_t, to be changed: what is known of it can be imposed between steps.
+    pub fn x_t_mut(&mut self) -> &mut [f32] {
+        &mut self.x_t
     }
 
     /// x̂0 of the last step, clipped if the process clips; zeros before the first.
@@ -119,7 +147,7 @@ impl Chain {
         if denoiser.image_shape() != self.image {
             return Err(DiffusionError::ImageShape { network: denoiser.image_shape(), samples: self.image });
         }
-        let t = vec![step; self.samples];
+        let t = vec![step; self.samples()];
         let output = self.process.model_output(denoiser, &self.x_t, &t)?;
         (self.x_t, self.pred_xstart) = transition(self, &t, &output);
         self.steps_left = step;
@@ -129,6 +157,6 @@ impl Chain {
     /// The noise z ~ N(0, I) of step `t`.
     pub(crate) fn noise(&self, t: usize) -> Vec<f32> {
         let timestep = self.process.network_timestep(t);
-        noise::reverse_noise(self.seed, self.first_sample, timestep, self.samples, self.image.len())
+        noise::reverse_noise_of(self.seed, &self.noise_of, timestep, self.image.len())
     }
 }

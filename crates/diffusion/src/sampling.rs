@@ -34,6 +34,45 @@ impl SamplerKind {
         }
     }
 
+    /// A sampler of this kind by all steps of `process`, of images number `first_sample`, …,
+    /// `first_sample + samples - 1` of `seed`.
+    ///
+    /// # Errors
+    /// If the process does not allow this sampler.
+    pub fn sampler(
+        self,
+        process: GaussianDiffusion,
+        image: ImageShape,
+        seed: u64,
+        first_sample: u64,
+        samples: usize,
+    ) -> Result<Box<dyn Sampler>, DiffusionError> {
+        Ok(match self {
+            Self::Ancestral => Box::new(AncestralSampler::new(process, image, seed, first_sample, samples)?),
+            Self::Ddim { eta } => {
+                Box::new(DdimSampler::new(process, image, seed, first_sample, samples, eta)?)
+            }
+            Self::DpmSolver => Box::new(DpmSolverSampler::new(process, image, seed, first_sample, samples)?),
+        })
+    }
+
+    /// η of DDIM.
+    pub fn eta(self) -> Option<f64> {
+        match self {
+            Self::Ddim { eta } => Some(eta),
+            Self::Ancestral | Self::DpmSolver => None,
+        }
+    }
+
+    /// Whether it adds noise on its way: then samples that have x_t in common may differ below.
+    pub fn is_random(self) -> bool {
+        match self {
+            Self::Ancestral => true,
+            Self::Ddim { eta } => eta > 0.0,
+            Self::DpmSolver => false,
+        }
+    }
+
     /// The spacing that diffusers' scheduler of this kind has by default.
     pub fn default_spacing(self) -> Spacing {
         match self {
@@ -70,14 +109,33 @@ impl Sampling {
     /// # Errors
     /// [`DiffusionError::OutOfRange`] for a number of steps not from 1 to T, and what [`GaussianDiffusion::keep`] reports.
     pub fn respace(&self, process: &GaussianDiffusion) -> Result<GaussianDiffusion, DiffusionError> {
+        process.keep(&self.kept_steps(process)?)
+    }
+
+    fn kept_steps(&self, process: &GaussianDiffusion) -> Result<Vec<usize>, DiffusionError> {
         let (timesteps, steps) = (process.timesteps(), self.steps(process));
-        let kept = match self.kind {
-            SamplerKind::DpmSolver => self.spacing().solver_steps(timesteps, steps)?,
-            SamplerKind::Ancestral | SamplerKind::Ddim { .. } => {
-                self.spacing().kept_steps(timesteps, steps)?
-            }
-        };
-        process.keep(&kept)
+        match self.kind {
+            SamplerKind::DpmSolver => self.spacing().solver_steps(timesteps, steps),
+            SamplerKind::Ancestral | SamplerKind::Ddim { .. } => self.spacing().kept_steps(timesteps, steps),
+        }
+    }
+
+    /// The process that leads from x_t back to x_0, t from 1 to T in the paper's count: over its first step, which is
+    /// from x_t, and those of the kept ones that follow.
+    ///
+    /// # Errors
+    /// [`DiffusionError::OutOfRange`] for a t or a number of steps not from 1 to T, and what [`GaussianDiffusion::keep`]
+    /// reports.
+    pub fn respace_from(
+        &self,
+        process: &GaussianDiffusion,
+        t: usize,
+    ) -> Result<GaussianDiffusion, DiffusionError> {
+        let until = process.until(t)?;
+        let mut kept = self.kept_steps(process)?;
+        kept.retain(|&step| step < t - 1);
+        kept.push(t - 1);
+        until.keep(&kept)
     }
 
     /// A sampler of images number `first_sample`, …, `first_sample + samples - 1` of `seed`, each the same image in
@@ -93,18 +151,7 @@ impl Sampling {
         first_sample: u64,
         samples: usize,
     ) -> Result<Box<dyn Sampler>, DiffusionError> {
-        let process = self.respace(process)?;
-        Ok(match self.kind {
-            SamplerKind::Ancestral => {
-                Box::new(AncestralSampler::new(process, image, seed, first_sample, samples)?)
-            }
-            SamplerKind::Ddim { eta } => {
-                Box::new(DdimSampler::new(process, image, seed, first_sample, samples, eta)?)
-            }
-            SamplerKind::DpmSolver => {
-                Box::new(DpmSolverSampler::new(process, image, seed, first_sample, samples)?)
-            }
-        })
+        self.kind.sampler(self.respace(process)?, image, seed, first_sample, samples)
     }
 }
 

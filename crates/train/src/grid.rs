@@ -30,9 +30,18 @@ pub struct EncodeError {
 /// # Panics
 /// If `images` is not a whole, positive number of images: a mistake of the caller's.
 pub fn grid(images: &[u8], shape: ImageShape) -> Picture {
-    assert!(!images.is_empty() && images.len().is_multiple_of(shape.len()), "not a whole number of images");
     let count = images.len() / shape.len();
     let columns = (1..).find(|side| side * side >= count).unwrap_or(count);
+    rows(images, shape, columns)
+}
+
+/// The same in rows of `columns`.
+///
+/// # Panics
+/// If `images` is not a whole, positive number of images, or there are no columns: a mistake of the caller's.
+pub fn rows(images: &[u8], shape: ImageShape, columns: usize) -> Picture {
+    assert!(!images.is_empty() && images.len().is_multiple_of(shape.len()), "not a whole number of images");
+    let count = images.len() / shape.len();
     let rows = count.div_ceil(columns);
     let extent = |cells: usize, size: usize| cells * (size + GAP) - GAP;
     let out = ImageShape::new(extent(rows, shape.height), extent(columns, shape.width), shape.channels);
@@ -89,6 +98,7 @@ mod tests {
     fn images_lie_in_rows_with_gaps() {
         let shape = ImageShape::new(2, 3, 1);
         let images: Vec<u8> = (0..3).flat_map(|image| (0..6).map(move |pixel| image * 10 + pixel)).collect();
+        assert_eq!(rows(&images, shape, 1).shape, ImageShape::new(3 * 2 + 2 * GAP, 3, 1));
         let grid = grid(&images, shape);
         assert_eq!(grid.shape, ImageShape::new(2 + GAP + 2, 3 + GAP + 3, 1));
         let w = 255;
