@@ -33,8 +33,8 @@ use std::path::PathBuf;
   ddpm evaluate runs/digits --data mnist:DIR --n 5000 --dims 768
 
 --protocol paper: 50000 samples by all T steps, FID against all training and all test images, the Inception Score in 10 parts, all
-terms of the bound on all images. quick: 1000 samples, 200 images of each set by 50 terms. --n, --likelihood-n and --terms
-change the parts.")]
+terms of the bound on all images. quick: 1000 samples against the first 5000 images of each set, 200 images of each by 50 terms.
+--n, --reference-n, --likelihood-n and --terms change the parts.")]
 pub struct Args {
     /// A run directory (its last checkpoint), a checkpoint, or a directory in diffusers' layout
     model: PathBuf,
@@ -50,6 +50,10 @@ pub struct Args {
     /// Samples to draw, at least 2 [default: the protocol's]
     #[arg(long, value_name = "COUNT")]
     n: Option<NonZeroU64>,
+
+    /// Images of each set that samples are compared with, the first ones [default: the protocol's]
+    #[arg(long, value_name = "COUNT")]
+    reference_n: Option<NonZeroU64>,
 
     /// Images of each set whose likelihood is measured [default: the protocol's]
     #[arg(long, value_name = "COUNT")]
@@ -90,6 +94,14 @@ impl Protocol {
         match self {
             Self::Paper => 50_000,
             Self::Quick => 1000,
+        }
+    }
+
+    /// Images of a set that samples are compared with; `None`: all.
+    fn reference_images(self) -> Option<NonZeroU64> {
+        match self {
+            Self::Paper => None,
+            Self::Quick => NonZeroU64::new(5000),
         }
     }
 
@@ -204,7 +216,8 @@ impl Args {
         let mut quality = Vec::new();
         for spec in specs {
             let text = spec.to_string();
-            let reference = SetArgs { input: &text, count: None, unreadable: Unreadable::Refuse };
+            let count = self.reference_n.or(self.protocol.reference_images());
+            let reference = SetArgs { input: &text, count, unreadable: Unreadable::Refuse };
             let reference = measuring.measure(reference)?;
             let value = frechet_distance(&statistics, &reference.statistics().map_err(measured::failure)?)
                 .map_err(measured::failure)?;

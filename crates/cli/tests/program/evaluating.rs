@@ -32,6 +32,11 @@ fn quality_and_likelihood_stand_in_one_report() {
     assert_eq!(fid["samples"]["samples"]["steps"].as_u64(), Some(20));
     assert_eq!(told["quality"].as_array().unwrap().len(), 1, "no Inception Score from 64 features");
     assert_eq!(told["likelihood"]["sets"][0]["summary"]["images"].as_u64(), Some(3));
+    // Another number of images to compare with is another number.
+    let output = evaluate(&run, &["--terms", "6", "--reference-n", "3"]).output().unwrap();
+    let fewer = &object(&output)["quality"][0];
+    assert_eq!(fewer["reference"]["images"].as_u64(), Some(3));
+    assert_ne!(fewer["value"], fid["value"]);
     // It is the number of `ddpm fid`.
     let mut command =
         ddpm(&["fid", "--json", "--dims", "64", "--n", "4", "--image-size", "8", "--inception"]);
