@@ -8,7 +8,7 @@ use crate::measured;
 use crate::model::{self, Model};
 use crate::progress::{self, Progress};
 use crate::report::Report;
-use crate::sample_quality::{Features, NetworkSamples, QualityProbe, sampling_in};
+use crate::sample_quality::{Features, NetworkSamples, QualityProbe};
 use crate::signals::Signals;
 use crate::train::{Teller, train_failure};
 use clap::ValueEnum;
@@ -386,7 +386,7 @@ impl Ablation<'_> {
         let mut samples = NetworkSamples {
             denoiser: &mut model.denoiser,
             process: &process,
-            sampling: sampling_in(process.timesteps(), process.timesteps()),
+            sampling: train::sampling::sampling_in(process.timesteps(), process.timesteps()),
             seed: config.train.seed,
             count,
             stop: self.signals.stop(),

@@ -1,7 +1,7 @@
 //! `ddpm import`: a model of another program, as one of this.
 
 use crate::failure::Failure;
-use crate::model::checkpoint_failure;
+use crate::model::{WeightsName, checkpoint_failure};
 use crate::report::Report;
 use checkpoint::{Dtype, ForeignModel, LabelledWeights, ModelDescription, ModelLocation, Weights};
 use clap::ValueEnum;
@@ -43,14 +43,6 @@ pub struct Args {
     /// Say what is there, read and check it, and write nothing
     #[arg(long)]
     dry_run: bool,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
-enum WeightsName {
-    /// The moving average over the training, which gives better images
-    Ema,
-    /// The weights as the last update left them
-    Raw,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
@@ -110,10 +102,7 @@ pub fn run(args: &Args) -> Result<Report, Failure> {
 }
 
 fn wanted(args: &Args) -> Option<Weights> {
-    args.weights.map(|name| match name {
-        WeightsName::Ema => Weights::Ema,
-        WeightsName::Raw => Weights::Raw,
-    })
+    args.weights.map(Weights::from)
 }
 
 fn from_file(args: &Args) -> Result<Found, Failure> {

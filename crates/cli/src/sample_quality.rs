@@ -2,7 +2,7 @@
 
 use crate::failure::Failure;
 use crate::measured::failure;
-use diffusion::{Denoiser, GaussianDiffusion, SamplerKind, Sampling};
+use diffusion::{Denoiser, GaussianDiffusion, Sampling};
 use engine::{Backend, ImageShape};
 use eval::cache_folder::cache_folder;
 use eval::feature_extractor::FeatureExtractor;
@@ -16,12 +16,6 @@ use models::inception::Tap;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use train::sampling::to_bytes;
-
-/// The paper's sampler for all T steps, DDIM for fewer.
-pub fn sampling_in(steps: usize, timesteps: usize) -> Sampling {
-    let kind = if steps < timesteps { SamplerKind::Ddim { eta: 0.0 } } else { SamplerKind::Ancestral };
-    Sampling { kind, steps: Some(steps), spacing: None }
-}
 
 /// Images that go through the Inception network at once.
 const BATCH: usize = 16;

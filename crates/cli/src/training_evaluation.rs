@@ -3,7 +3,7 @@
 use crate::Global;
 use crate::failure::Failure;
 use crate::progress::Progress;
-use crate::sample_quality::{Features, NetworkSamples, QualityProbe, sampling_in};
+use crate::sample_quality::{Features, NetworkSamples, QualityProbe};
 use checkpoint::weights_fingerprint;
 use data::{ImageOptions, ImageSource, SourceSpec, Split};
 use diffusion::{GaussianDiffusion, NormalCdf};
@@ -16,6 +16,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use train::evaluation::EvaluationError;
+use train::sampling::sampling_in;
 use train::{Config, Evaluator, Score};
 
 /// Terms of the bound evaluated of each image: enough for a curve over training.

@@ -35,7 +35,6 @@ mod lmdb_tree;
 pub mod loader;
 pub mod mnist;
 mod parquet;
-mod pickle;
 mod picture;
 mod positioned;
 pub mod resize;

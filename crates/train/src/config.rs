@@ -4,7 +4,7 @@
 //! are explained is [`crate::config_text`]'s matter, what values make sense is [`crate::validate`]'s.
 
 use data::ResizeFilter;
-use diffusion::{DiffusionConfig, Variance};
+use diffusion::DiffusionConfig;
 use models::UnetConfig;
 use serde::{Deserialize, Serialize};
 
@@ -28,7 +28,8 @@ pub struct Config {
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct DataConfig {
-    /// Where the images come from: `cifar10:DIR[:train|:test]`, `mnist:DIR`, `images:DIR` or `shapes32`.
+    /// Where the images come from: a [`data::SourceSpec`], such as `cifar10:DIR[:train|:test]`, `images:DIR`, `lmdb:DIR`
+    /// or `shapes32`; [`data::SOURCE_KINDS`] are all the kinds.
     pub source: String,
     /// Height and width the images are brought to, in pixels.
     pub image_size: usize,
@@ -187,7 +188,7 @@ impl Config {
         UnetConfig {
             image_size: self.data.image_size,
             image_channels: self.data.channels,
-            learned_variance: self.diffusion.variance == Variance::Learned,
+            learned_variance: self.diffusion.variance.is_learned(),
             channels: self.model.channels,
             channel_mult: self.model.channel_mult.clone(),
             num_res_blocks: self.model.num_res_blocks,
@@ -222,6 +223,7 @@ const LEAST_DECAY: f64 = 0.01;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use diffusion::Variance;
 
     #[test]
     fn the_first_update_of_a_warm_up_has_rate_0() {

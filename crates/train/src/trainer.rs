@@ -167,10 +167,10 @@ impl Trainer<'_> {
     fn train(&mut self, source: Arc<dyn ImageSource>) -> Result<(), StopCause> {
         let train = &self.config.train;
         // A run stopped while it drew samples has saved without them.
-        if self.samples_due() && !self.run.sample_grid(self.completed).exists() {
+        if self.due_now(self.config.log.sample_every) && !self.run.sample_grid(self.completed).exists() {
             self.sample()?;
         }
-        if self.evaluation_due() && !self.logs.has_evaluation(self.completed) {
+        if self.due_now(self.config.log.evaluate_every) && !self.logs.has_evaluation(self.completed) {
             self.evaluate()?;
         }
         let mut loader = Loader::new(
@@ -192,10 +192,10 @@ impl Trainer<'_> {
             self.completed += 1;
             training += start.elapsed();
             self.report(&outcome, start.elapsed().as_secs_f64())?;
-            if self.samples_due() {
+            if self.due_now(self.config.log.sample_every) {
                 self.sample()?;
             }
-            if self.evaluation_due() {
+            if self.due_now(self.config.log.evaluate_every) {
                 self.evaluate()?;
             }
             if due(self.completed, train.checkpoint_every) {
@@ -232,9 +232,9 @@ impl Trainer<'_> {
         Ok(())
     }
 
-    /// Whether a grid of samples belongs to the weights as they are now: regularly, and at the end.
-    fn samples_due(&self) -> bool {
-        let every = self.config.log.sample_every;
+    /// Whether what happens every `every` updates (0: never) belongs to the weights as they are now: regularly, and at the
+    /// end.
+    fn due_now(&self, every: u64) -> bool {
         let at_the_end = every > 0 && self.completed == self.config.train.steps;
         self.completed > 0 && (due(self.completed, every) || at_the_end)
     }
@@ -261,13 +261,6 @@ impl Trainer<'_> {
         }
         self.observer.sampled(self.completed, &path);
         Ok(())
-    }
-
-    /// Whether the weights as they are now are to be scored: regularly, and at the end.
-    fn evaluation_due(&self) -> bool {
-        let every = self.config.log.evaluate_every;
-        let at_the_end = every > 0 && self.completed == self.config.train.steps;
-        self.completed > 0 && (due(self.completed, every) || at_the_end)
     }
 
     fn evaluate(&mut self) -> Result<(), StopCause> {
