@@ -18,6 +18,7 @@ use std::path::{Path, PathBuf};
 #[command(after_long_help = "Examples:
   ddpm import model.ckpt-790000 --out cifar10-ema                   the original code's, averaged weights
   ddpm import ema_diffusion_cifar10_model-790000.ckpt --out cifar10-ema
+  ddpm import logs/DDPM_CIFAR10_EPS/ckpt.pt --out cifar10           w86763777/pytorch-ddpm's
   ddpm import ddpm-cifar10-32 --weights raw --out cifar10-raw       the hub's, which has the raw weights
   ddpm import model.ckpt-790000 --dry-run                           what is in it")]
 pub struct Args {
@@ -111,7 +112,8 @@ fn from_file(args: &Args) -> Result<Found, Failure> {
     let parameters = model.read_parameters(&Unet::layout(&model.unet)).map_err(checkpoint_failure)?;
     let both = if model.has_both { ", which has ema and raw weights" } else { "" };
     let about = format!("{}: a model of {}{both}", args.model.display(), model.program);
-    let diffusion = papers_process(&model.unet, args.variance);
+    let mut diffusion = papers_process(&model.unet, args.variance);
+    diffusion.timesteps = model.timesteps.unwrap_or(diffusion.timesteps);
     Ok(Found {
         description: ModelDescription { model: model.unet.clone(), diffusion },
         parameters,

@@ -3,9 +3,9 @@
 //! Keys left out of a file have the paper's values for CIFAR-10. Where the text comes from and how its mistakes
 //! are explained is [`crate::config_text`]'s matter, what values make sense is [`crate::validate`]'s.
 
-use data::ResizeFilter;
+use data::{ImageOptions, ResizeFilter};
 use diffusion::DiffusionConfig;
-use models::UnetConfig;
+use models::{Conventions, UnetConfig};
 use serde::{Deserialize, Serialize};
 
 /// A training run, complete.
@@ -196,7 +196,15 @@ impl Config {
             dropout: self.model.dropout as f32,
             block_size: self.model.block_size,
             norm_groups: self.model.norm_groups,
+            conventions: Conventions::default(),
         }
+    }
+}
+
+impl DataConfig {
+    /// The shape that images are brought to.
+    pub fn image_options(&self) -> ImageOptions {
+        ImageOptions { size: Some(self.image_size), channels: Some(self.channels), filter: self.resize }
     }
 }
 
