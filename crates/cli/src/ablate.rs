@@ -12,7 +12,7 @@ use crate::sample_quality::{Features, NetworkSamples, QualityProbe};
 use crate::signals::Signals;
 use crate::train::{Teller, train_failure};
 use clap::ValueEnum;
-use data::{ImageOptions, ImageSource, SourceSpec, Split};
+use data::{ImageSource, SourceSpec, Split};
 use diffusion::{BetaSchedule, DiffusionError, NormalCdf, Prediction};
 use engine::Cpu;
 use eval::MeasureError;
@@ -190,12 +190,7 @@ impl Args {
 }
 
 fn open_images(spec: &SourceSpec, base: &Config) -> Result<Arc<dyn ImageSource>, Failure> {
-    let options = ImageOptions {
-        size: Some(base.data.image_size),
-        channels: Some(base.data.channels),
-        filter: base.data.resize,
-    };
-    data::open(spec, &options).map_err(Failure::input)
+    data::open(spec, &base.data.image_options()).map_err(Failure::input)
 }
 
 impl Ablation<'_> {

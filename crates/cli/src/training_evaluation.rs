@@ -5,7 +5,7 @@ use crate::failure::Failure;
 use crate::progress::Progress;
 use crate::sample_quality::{Features, NetworkSamples, QualityProbe};
 use checkpoint::weights_fingerprint;
-use data::{ImageOptions, ImageSource, SourceSpec, Split};
+use data::{ImageSource, SourceSpec, Split};
 use diffusion::{GaussianDiffusion, NormalCdf};
 use engine::Cpu;
 use eval::image_set::{SourceImages, Unreadable};
@@ -164,10 +164,5 @@ fn is_stop(error: &(dyn std::error::Error + Send + Sync + 'static)) -> bool {
 
 /// The images of `spec` as training sees them.
 fn open(spec: &SourceSpec, config: &Config) -> Result<Arc<dyn ImageSource>, Failure> {
-    let options = ImageOptions {
-        size: Some(config.data.image_size),
-        channels: Some(config.data.channels),
-        filter: config.data.resize,
-    };
-    data::open(spec, &options).map_err(Failure::input)
+    data::open(spec, &config.data.image_options()).map_err(Failure::input)
 }
