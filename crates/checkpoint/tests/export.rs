@@ -171,8 +171,7 @@ fn what_diffusers_cannot_do_is_in_words_it_refuses() {
     assert_eq!(json(Prediction::Eps, Variance::Learned), "epsilon+log_variance");
     assert_eq!(json(Prediction::Eps, Variance::LearnedRange), "epsilon");
     for variance in [Variance::FixedSmall, Variance::FixedLarge, Variance::Learned, Variance::LearnedRange] {
-        let loss = if variance.is_learned() { Loss::Kl } else { Loss::Mse };
-        let config = DiffusionConfig { loss, ..config(Prediction::Eps, variance) };
+        let config = DiffusionConfig { loss: variance.usual_loss(), ..config(Prediction::Eps, variance) };
         assert_eq!(scheduler_from_json(on_disk(&scheduler_to_json(&config)).path()).unwrap(), config);
     }
 }

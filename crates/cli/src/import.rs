@@ -5,7 +5,7 @@ use crate::model::{WeightsName, checkpoint_failure};
 use crate::report::Report;
 use checkpoint::{Dtype, ForeignModel, LabelledWeights, ModelDescription, ModelLocation, Weights};
 use clap::ValueEnum;
-use diffusion::{DiffusionConfig, Loss, Variance};
+use diffusion::{DiffusionConfig, Variance};
 use models::{Unet, UnetConfig};
 use serde_json::json;
 use std::path::{Path, PathBuf};
@@ -133,8 +133,7 @@ fn papers_process(unet: &UnetConfig, variance: Option<VarianceName>) -> Diffusio
         (false, None) if unet.image_size <= 32 => Variance::FixedLarge,
         (false, None) => Variance::FixedSmall,
     };
-    let loss = if variance.is_learned() { Loss::Kl } else { Loss::Mse };
-    DiffusionConfig { variance, loss, ..DiffusionConfig::default() }
+    DiffusionConfig { variance, loss: variance.usual_loss(), ..DiffusionConfig::default() }
 }
 
 fn from_directory(args: &Args) -> Result<Found, Failure> {
