@@ -170,7 +170,11 @@ class Process:
         if clip:
             x_start = x_start.clamp(-1, 1)
         mean = output if prediction == "xprev" else self.posterior_mean(x_start, x_t, t)
-        if variance != "learned":
+        if variance == "learned_range":
+            low, high = self.at("posterior_log_variance_clipped", t), torch.tensor(self.betas[t]).log().reshape(-1, 1, 1, 1)
+            part = (log_variance + 1) / 2
+            log_variance = part * high + (1 - part) * low
+        elif variance != "learned":
             name = {"fixed_small": "posterior_log_variance_clipped", "fixed_large": "fixed_large_log_variance"}
             log_variance = self.at(name[variance], t).expand_as(x_t)
         return mean, log_variance, x_start
@@ -251,11 +255,18 @@ def reverse_and_losses(rng):
     log_variance = f32(process.at("fixed_large_log_variance", t) + f32(rng.uniform(-0.5, 0.5, size=SHAPE)))
 
     plain_outputs, learned_outputs, reverse, losses = {}, {}, [], []
+    # Places in the range between the two fixed variances, and beyond it.
+    places = f32(rng.uniform(-1.2, 1.2, size=SHAPE))
+    second_halves = {"learned": log_variance, "learned_range": places}
+    range_outputs = {}
     for prediction in PREDICTIONS:
-        for variance in VARIANCES:
-            learned = variance == "learned"
-            raw = (torch.cat([outputs[prediction], log_variance], dim=3) if learned else outputs[prediction]).clone()
-            (learned_outputs if learned else plain_outputs)[prediction] = numbers(raw)
+        for variance in (*VARIANCES, "learned_range"):
+            learned = variance in second_halves
+            raw = outputs[prediction].clone()
+            if learned:
+                raw = torch.cat([raw, second_halves[variance]], dim=3)
+            kept = {"learned": learned_outputs, "learned_range": range_outputs}.get(variance, plain_outputs)
+            kept[prediction] = numbers(raw)
             raw.requires_grad_(True)
             output, channels = raw[..., : SHAPE[3]], raw[..., SHAPE[3] :]
             for clip in (False, True):
@@ -267,9 +278,15 @@ def reverse_and_losses(rng):
 
             mean, log_var, _ = process.p_mean_variance(prediction, variance, False, output, channels, x_t, t)
             of = {"kl": process.bound_terms(x_start, x_t, t, mean, log_var, "tanh")}
-            if not learned:
-                target = {"eps": noise, "xstart": x_start, "xprev": mu}[prediction]
-                of["mse"] = ((target - output) ** 2).mean((1, 2, 3))
+            target = {"eps": noise, "xstart": x_start, "xprev": mu}[prediction]
+            squared = ((target - output) ** 2).mean((1, 2, 3))
+            if learned:
+                # L_hybrid of Nichol & Dhariwal 2021: the bound sees a mean that it cannot change.
+                stopped, _, _ = process.p_mean_variance(prediction, variance, False, output.detach(), channels, x_t, t)
+                bound = process.bound_terms(x_start, x_t, t, stopped, log_var, "tanh")
+                of["hybrid"] = squared + 1e-3 * len(process.betas) * bound
+            else:
+                of["mse"] = squared
             for loss, values in of.items():
                 (gradient,) = torch.autograd.grad(values.sum() / total_batch, raw, retain_graph=True)
                 losses.append({
@@ -280,7 +297,8 @@ def reverse_and_losses(rng):
         "process": process.settings, "shape": SHAPE, "t": t.tolist(), "total_batch": total_batch,
         "x_start": numbers(x_start), "noise": numbers(noise), "x_t": numbers(x_t),
         "posterior_mean": numbers(mu),
-        "plain_outputs": plain_outputs, "learned_outputs": learned_outputs, "reverse": reverse, "losses": losses,
+        "plain_outputs": plain_outputs, "learned_outputs": learned_outputs, "range_outputs": range_outputs,
+        "reverse": reverse, "losses": losses,
     }
 
 

@@ -13,6 +13,8 @@ model.ckpt-7.index, model.ckpt-7.data-00000-of-00001.gz    written by TensorFlow
                                                            slots, the step
 diffusion_pytorch_model.bin                                the weights of fixtures/current, pickled by PyTorch
 ema_model-7.ckpt.gz                                        the averaged weights under pytorch_diffusion's names, by PyTorch
+ckpt.pt.gz, ckpt_output.npy                                a checkpoint as w86763777/pytorch-ddpm saves them, of the network
+                                                           written down below, and what that network predicts in float64
 """
 
 import argparse
@@ -133,6 +135,129 @@ def write_torch(out):
     return {"torch": torch.__version__}
 
 
+def write_pytorch_ddpm(out):
+    """The network of w86763777/pytorch-ddpm, from its description: its names, padding, epsilon and time embedding.
+
+    Parameter number n of the averaged weights, in the order of the state dictionary, has the elements
+    ((7 k + 13 n) mod 251 - 125) / 125, divided by the square root of the inputs of an output; weights of normalisations
+    are 1 + a quarter of that. Raw weights are twice the averaged ones. The input is ((7 k) mod 251 - 125) / 125 at t = 61.
+    """
+    import torch
+    from torch import nn
+    from torch.nn.functional import interpolate
+
+    channels, multipliers, blocks, steps = 32, (1, 2), 1, 100
+
+    class Block(nn.Module):
+        def __init__(self, inputs, outputs, attends):
+            super().__init__()
+            conv = lambda i, o, size: nn.Conv2d(i, o, size, padding=size // 2)
+            self.block1 = nn.Sequential(nn.GroupNorm(32, inputs), nn.SiLU(), conv(inputs, outputs, 3))
+            self.temb_proj = nn.Sequential(nn.SiLU(), nn.Linear(4 * channels, outputs))
+            self.block2 = nn.Sequential(nn.GroupNorm(32, outputs), nn.SiLU(), nn.Dropout(0), conv(outputs, outputs, 3))
+            self.shortcut = conv(inputs, outputs, 1) if inputs != outputs else nn.Identity()
+            self.attn = Attention(outputs) if attends else nn.Identity()
+
+        def forward(self, x, time):
+            h = self.block1(x) + self.temb_proj(time)[:, :, None, None]
+            return self.attn(self.block2(h) + self.shortcut(x))
+
+    class Attention(nn.Module):
+        def __init__(self, width):
+            super().__init__()
+            self.group_norm = nn.GroupNorm(32, width)
+            self.proj_q, self.proj_k, self.proj_v, self.proj = (nn.Conv2d(width, width, 1) for _ in range(4))
+
+        def forward(self, x):
+            h = self.group_norm(x)
+            q, k, v = (layer(h).flatten(2) for layer in (self.proj_q, self.proj_k, self.proj_v))
+            scores = torch.einsum("ncq,nck->nqk", q, k) / x.shape[1] ** 0.5
+            return x + self.proj(torch.einsum("nqk,nck->ncq", scores.softmax(-1), v).reshape(x.shape))
+
+    class Resize(nn.Module):
+        def __init__(self, width, up):
+            super().__init__()
+            self.up, self.main = up, nn.Conv2d(width, width, 3, stride=1 if up else 2, padding=1)
+
+        def forward(self, x, time):
+            return self.main(interpolate(x, scale_factor=2.0, mode="nearest") if self.up else x)
+
+    class TimeEmbedding(nn.Module):
+        def __init__(self):
+            super().__init__()
+            frequency = 10000.0 ** (-torch.arange(0, channels, 2) / channels)
+            angle = torch.arange(steps)[:, None] * frequency
+            table = torch.stack([angle.sin(), angle.cos()], dim=2).reshape(steps, channels)
+            self.timembedding = nn.Sequential(
+                nn.Embedding.from_pretrained(table), nn.Linear(channels, 4 * channels), nn.SiLU(),
+                nn.Linear(4 * channels, 4 * channels),
+            )
+
+    class Network(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.time_embedding = TimeEmbedding()
+            self.head = nn.Conv2d(3, channels, 3, padding=1)
+            down, up, width, skips = [], [], channels, [channels]
+            for level, multiplier in enumerate(multipliers):
+                for _ in range(blocks):
+                    down.append(Block(width, channels * multiplier, level == 1))
+                    width = channels * multiplier
+                    skips.append(width)
+                if level + 1 < len(multipliers):
+                    down.append(Resize(width, False))
+                    skips.append(width)
+            middle = [Block(width, width, True), Block(width, width, False)]
+            for level, multiplier in reversed(list(enumerate(multipliers))):
+                for _ in range(blocks + 1):
+                    up.append(Block(skips.pop() + width, channels * multiplier, level == 1))
+                    width = channels * multiplier
+                if level > 0:
+                    up.append(Resize(width, True))
+            self.downblocks, self.middleblocks, self.upblocks = map(nn.ModuleList, (down, middle, up))
+            self.tail = nn.Sequential(nn.GroupNorm(32, width), nn.SiLU(), nn.Conv2d(width, 3, 3, padding=1))
+
+        def forward(self, x, t):
+            time = self.time_embedding.timembedding(t)
+            skips = [self.head(x)]
+            for layer in self.downblocks:
+                skips.append(layer(skips[-1], time))
+            h = skips[-1]
+            for layer in self.middleblocks:
+                h = layer(h, time)
+            for layer in self.upblocks:
+                h = layer(torch.cat([h, skips.pop()], dim=1) if isinstance(layer, Block) else h, time)
+            return self.tail(h)
+
+    pattern = lambda k, n: torch.tensor(((7 * k + 13 * n) % 251 - 125) / 125, dtype=torch.float32)
+    network = Network().eval()
+    averaged, raw = {}, {}
+    for n, (name, tensor) in enumerate(network.state_dict().items()):
+        values = pattern(np.arange(tensor.numel()), n).reshape(tensor.shape)
+        if "timembedding.0" in name:
+            averaged[name] = raw[name] = tensor
+            continue
+        if tensor.dim() > 1:
+            values = values / tensor[0].numel() ** 0.5
+        elif name.endswith("weight"):
+            values = 1 + values / 4
+        averaged[name], raw[name] = values, 2 * values
+    network.load_state_dict(averaged)
+    with torch.no_grad():
+        x = pattern(np.arange(3 * 32 * 32), 0).reshape(1, 3, 32, 32)
+        output = network.double()(x.double(), torch.tensor([61]))
+    np.save(out / "ckpt_output.npy", output.float().numpy())
+    parameter = nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.Adam([parameter])
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lr_lambda=lambda step: 1.0)
+    torch.save({
+        "net_model": raw, "ema_model": averaged, "sched": schedule.state_dict(), "optim": optimizer.state_dict(), "step": 7,
+        "x_T": x,
+    }, out / "ckpt.pt")
+    pack(out / "ckpt.pt")
+    return {"torch": torch.__version__}
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=OUT)
@@ -141,7 +266,7 @@ def main():
     record = out / "versions.json"
     versions = json.loads(record.read_text()) if record.exists() else {}
     versions |= {"python": platform.python_version(), "numpy": np.__version__}
-    for write in (write_tensorflow, write_torch):
+    for write in (write_tensorflow, write_torch, write_pytorch_ddpm):
         try:
             versions |= write(out)
         except ImportError as error:

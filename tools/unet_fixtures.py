@@ -72,22 +72,31 @@ def network(size, channels, blocks, attention, groups, image_channels=3, learned
     ), block_size
 
 
+def with_defaults(arguments, block):
+    """The same network with diffusers' own defaults, which are not the paper's."""
+    defaults = dict(norm_eps=1e-5, downsample_padding=1, flip_sin_to_cos=True, freq_shift=0, attention_head_dim=8)
+    return arguments | defaults, block
+
+
 CONFIGURATIONS = {
     # name: (network, timesteps, weight scale)
     "tiny_rgb": (network(8, (32, 64), 1, {4}, 8), [3, 917], 1.0),
     "gray_three_levels": (network(16, (16, 32, 32), 2, {8}, 8, image_channels=1), [917, 3], 1 / 16),
     "learned": (network(8, (32, 64), 1, {8}, 16, learned=True), [0, 999], 1.0),
     "block_size_two": (network(16, (16, 32), 1, {4}, 8, learned=True, block_size=2), [500, 41], 1.0),
+    # Small activations, so that the normalisations' larger epsilon shows.
+    "diffusers_defaults": (with_defaults(*network(8, (32, 64), 1, {4}, 8)), [3, 917], 1 / 8),
     "cifar10": (network(32, (128, 256, 256, 256), 2, {16}, 32), [617], 1.0),
 }
 
 
 def sinusoids_float64(timesteps, embedding_dim, flip_sin_to_cos, downscale_freq_shift, scale=1, max_period=10000):
-    assert not flip_sin_to_cos and downscale_freq_shift == 1 and scale == 1 and embedding_dim % 2 == 0
+    assert scale == 1 and embedding_dim % 2 == 0
     half = embedding_dim // 2
-    frequency = torch.exp(-math.log(max_period) * torch.arange(half, dtype=torch.float64) / (half - 1))
-    angle = timesteps[:, None].double() * frequency
-    return torch.cat([angle.sin(), angle.cos()], dim=1)
+    places = torch.arange(half, dtype=torch.float64) / (half - downscale_freq_shift)
+    angle = timesteps[:, None].double() * torch.exp(-math.log(max_period) * places)
+    parts = [angle.cos(), angle.sin()] if flip_sin_to_cos else [angle.sin(), angle.cos()]
+    return torch.cat(parts, dim=1)
 
 
 def space_to_depth(x, block):

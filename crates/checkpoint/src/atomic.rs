@@ -6,7 +6,7 @@
 
 use crate::Error;
 use std::ffi::{OsStr, OsString};
-use std::fs::{self, File};
+use std::fs::{self, File, TryLockError};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
@@ -40,6 +40,24 @@ pub fn write_file(path: &Path, fill: impl FnOnce(&mut dyn Write) -> Result<(), E
         let _ = fs::remove_file(&temporary);
     }
     written
+}
+
+/// Takes the lock of an open file for this process; false if another has it. The system lets go of it when the file is
+/// closed or the process ends, however it ends.
+///
+/// # Errors
+/// If the file system cannot lock.
+pub fn try_lock(file: &File) -> io::Result<bool> {
+    match file.try_lock() {
+        Ok(()) => Ok(true),
+        Err(TryLockError::WouldBlock) => Ok(false),
+        Err(TryLockError::Error(error)) => Err(error),
+    }
+}
+
+/// Whether a disk is full, rather than the call wrong.
+pub fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
 fn write_and_sync(path: &Path, fill: impl FnOnce(&mut dyn Write) -> Result<(), Error>) -> Result<(), Error> {

@@ -3,7 +3,7 @@
 
 use crate::Error;
 use crate::diffusers::{ParameterMismatch, file_shape, is_shape_of, load_parameter};
-use crate::key_map::{KeyMap, Order};
+use crate::key_map::{Depth, KeyMap, Order};
 use crate::model_dir::Weights;
 use crate::weights_file::WeightsFile;
 use engine::{ParamLayout, ParamSpec};
@@ -17,17 +17,17 @@ const EMA_SUFFIX: &str = "/ExponentialMovingAverage";
 const ATTENTION_SIZE: usize = 16;
 const MAX_LEVELS: usize = 16;
 const MAX_BLOCKS: usize = 64;
+/// Longest table of the time embedding, in numbers.
+const MAX_TABLE: usize = 1 << 22;
+/// What the time embedding goes through first.
+const TIME_LAYER: &str = "time_embedding.linear_1.weight";
 
 /// Keys that tell networks of another kind, whose they are, and why they cannot be read.
-const FOREIGN: [(&str, &str); 4] = [
+const FOREIGN: [(&str, &str); 3] = [
     (
         "input_blocks.0.0.weight",
-        "openai's improved-diffusion or guided-diffusion, another network: other time embedding and padding, attention of several \
-         heads",
-    ),
-    (
-        "time_embedding.timembedding.0.weight",
-        "w86763777/pytorch-ddpm, another network: other frequencies of the time embedding, padding on both sides",
+        "openai's improved-diffusion or guided-diffusion, another network: the time embedding scales and shifts what is \
+         normalised, and no tensor tells how many heads attention has",
     ),
     (
         "init_conv.weight",
@@ -49,6 +49,8 @@ pub struct ForeignModel {
     pub has_both: bool,
     /// Training steps done, where the file says.
     pub step: Option<u64>,
+    /// Steps of the diffusion process, where the file says.
+    pub timesteps: Option<usize>,
     /// Tensors that are not part of these weights: the optimiser's, the other kind's.
     pub ignored: Vec<String>,
     file: WeightsFile,
@@ -78,7 +80,7 @@ impl ForeignModel {
         let maps = match &file {
             WeightsFile::Bundle(_) => vec![KeyMap::tensorflow()],
             WeightsFile::Safetensors(_) | WeightsFile::Torch(_) => {
-                vec![KeyMap::pytorch_diffusion(), KeyMap::diffusers()]
+                vec![KeyMap::pytorch_diffusion(), KeyMap::pytorch_ddpm(), KeyMap::diffusers()]
             }
         };
         let found = maps.into_iter().find_map(|map| {
@@ -117,10 +119,12 @@ impl ForeignModel {
                 dropout: 0.0,
                 block_size: 1,
                 norm_groups: 32,
+                conventions: map.conventions(),
             },
             weights: weights.or(wanted),
             has_both,
             step,
+            timesteps: None,
             ignored: Vec::new(),
             file,
             map,
@@ -134,6 +138,9 @@ impl ForeignModel {
             .map_err(|error| Error::damaged(path, format!("its tensors make no network: {error}")))?;
         let layout = Unet::layout(&model.unet);
         let used: HashSet<String> = model.match_names(path, &layout)?.into_iter().collect();
+        if let Some(table) = model.time_table() {
+            model.timesteps = model.check_time_table(path, &table)?;
+        }
         model.ignored = names.into_iter().filter(|name| !used.contains(name)).collect();
         Ok(model)
     }
@@ -156,23 +163,65 @@ impl ForeignModel {
                     load_parameter(spec, &stored, out);
                 }
             }
+            if spec.name == TIME_LAYER && self.map.is_interleaved() {
+                part_sines(out, self.unet.channels);
+            }
         }
         Ok(parameters)
     }
 
     /// What the parameter `name` is called in the file.
-    fn key(&self, name: &str, levels: usize) -> Option<String> {
-        Some(format!("{}{}{}", self.prefix, self.map.key(name, levels)?, self.suffix))
+    fn key(&self, name: &str, depth: Depth) -> Option<String> {
+        Some(format!("{}{}{}", self.prefix, self.map.key(name, depth)?, self.suffix))
     }
 
-    fn shape(&self, name: &str) -> Option<&[usize]> {
+    /// What the table of the time embedding is called in the file, if the program saves one.
+    fn time_table(&self) -> Option<String> {
+        Some(format!("{}{}{}", self.prefix, self.map.time_table()?, self.suffix))
+    }
+
+    /// Compares the table of the time embedding in the file, if there is one, with that of the network; its length is the
+    /// number of steps.
+    fn check_time_table(&mut self, path: &Path, name: &str) -> Result<Option<usize>, Error> {
+        let (steps, width) = match self.file.shape(name) {
+            None => return Ok(None),
+            Some(&[steps, width]) if width == self.unet.channels && steps <= MAX_TABLE / width => {
+                (steps, width)
+            }
+            Some(shape) => {
+                return Err(Error::damaged(
+                    path,
+                    format!("`{name}` of shape {shape:?} is no table of steps"),
+                ));
+            }
+        };
+        let mut table = vec![0.0; steps * width];
+        self.file.read(name, &mut table)?;
+        let is_embedding = |(index, &value): (usize, &f32)| {
+            let (t, channel) = (index / width, index % width);
+            let frequency = 1e4f64.powf(-((channel - channel % 2) as f64) / width as f64);
+            let angle = t as f64 * frequency;
+            let expected = if channel % 2 == 0 { angle.sin() } else { angle.cos() };
+            // The program computes the table in single precision.
+            (f64::from(value) - expected).abs() < 1e-3
+        };
+        if !table.iter().enumerate().all(is_embedding) {
+            return Err(Error::damaged(
+                path,
+                format!("`{name}` is not the time embedding of {}", self.program),
+            ));
+        }
+        Ok(Some(steps))
+    }
+
+    fn shape(&self, name: &str, blocks: usize) -> Option<&[usize]> {
         // Names on the way down do not depend on the number of levels.
-        self.file.shape(&self.key(name, 0)?)
+        self.file.shape(&self.key(name, Depth { levels: 0, blocks })?)
     }
 
-    /// (in, out) channels of a convolution.
-    fn channels(&self, name: &str) -> Option<(usize, usize)> {
-        match (self.map.order, self.shape(name)?) {
+    /// (in, out) channels of a convolution on the way down, where there are so many `blocks` a level.
+    fn channels(&self, name: &str, blocks: usize) -> Option<(usize, usize)> {
+        match (self.map.order, self.shape(name, blocks)?) {
             (Order::Hwio, [_, _, inputs, outputs]) | (Order::Oihw, [outputs, inputs, _, _]) => {
                 Some((*inputs, *outputs))
             }
@@ -183,19 +232,22 @@ impl ForeignModel {
     fn infer_network(&self, path: &Path, image_size: Option<usize>) -> Result<UnetConfig, Error> {
         let incomplete = |what: &str| Error::damaged(path, format!("its tensors make no network: {what}"));
         let (inputs, channels) =
-            self.channels("conv_in.weight").ok_or_else(|| incomplete("no first convolution"))?;
+            self.channels("conv_in.weight", 0).ok_or_else(|| incomplete("no first convolution"))?;
         let (_, outputs) =
-            self.channels("conv_out.weight").ok_or_else(|| incomplete("no last convolution"))?;
-        let width = |level| Some(self.channels(&format!("down_blocks.{level}.resnets.0.conv1.weight"))?.1);
-        let widths: Vec<usize> = (0..MAX_LEVELS).map_while(width).collect();
+            self.channels("conv_out.weight", 0).ok_or_else(|| incomplete("no last convolution"))?;
+        // Of the first level, names do not depend on the number of blocks.
         let blocks = (0..MAX_BLOCKS).take_while(|block| {
-            self.channels(&format!("down_blocks.0.resnets.{block}.conv1.weight")).is_some()
+            self.channels(&format!("down_blocks.0.resnets.{block}.conv1.weight"), 0).is_some()
         });
+        let blocks = blocks.count();
+        let width =
+            |level| Some(self.channels(&format!("down_blocks.{level}.resnets.0.conv1.weight"), blocks)?.1);
+        let widths: Vec<usize> = (0..MAX_LEVELS).map_while(width).collect();
         if channels == 0 || widths.is_empty() || widths.iter().any(|width| width % channels != 0) {
             return Err(incomplete("the levels' widths are not multiples of the first convolution's"));
         }
         let attends = |level: &usize| {
-            self.shape(&format!("down_blocks.{level}.attentions.0.group_norm.weight")).is_some()
+            self.shape(&format!("down_blocks.{level}.attentions.0.group_norm.weight"), blocks).is_some()
         };
         let attention: Vec<usize> = (0..widths.len()).filter(attends).collect();
         let (image_channels, block_size) = match inputs {
@@ -220,20 +272,21 @@ impl ForeignModel {
             learned_variance: outputs == 2 * inputs,
             channels,
             channel_mult: widths.iter().map(|width| width / channels).collect(),
-            num_res_blocks: blocks.count(),
+            num_res_blocks: blocks,
             attention_resolutions: attention.iter().map(|level| sample_size >> level).collect(),
             dropout: 0.0,
             block_size,
             norm_groups: 32,
+            conventions: self.map.conventions(),
         })
     }
 
     /// The name in the file of each parameter, in the layout's order.
     fn match_names(&self, path: &Path, layout: &ParamLayout) -> Result<Vec<String>, Error> {
         let (mut mismatch, mut names) = (ParameterMismatch::default(), Vec::new());
+        let depth = Depth { levels: self.unet.channel_mult.len(), blocks: self.unet.num_res_blocks };
         for spec in layout.specs() {
-            let name =
-                self.key(&spec.name, self.unet.channel_mult.len()).unwrap_or_else(|| spec.name.clone());
+            let name = self.key(&spec.name, depth).unwrap_or_else(|| spec.name.clone());
             match self.file.shape(&name) {
                 None => mismatch.missing.push(name.clone()),
                 Some(shape) if !self.is_shape_of(spec, shape) => {
@@ -248,7 +301,8 @@ impl ForeignModel {
             names.push(name);
         }
         // Part of the same weights, and of no use to the network: it is not quite this one.
-        let known: HashSet<&str> = names.iter().map(String::as_str).collect();
+        let table = self.time_table();
+        let known: HashSet<&str> = names.iter().chain(&table).map(String::as_str).collect();
         let is_part = |name: &String| {
             let own = name.strip_prefix(&self.prefix).and_then(|rest| rest.strip_suffix(self.suffix));
             let is_weight = own.is_some_and(|own| match self.map.order {
@@ -288,8 +342,8 @@ impl ForeignModel {
 /// The sets of weights in a file, told by the first convolution and a layer that only this program names so.
 fn candidates(map: &KeyMap, names: &[String], path: &Path) -> Vec<Candidate> {
     let all: HashSet<&str> = names.iter().map(String::as_str).collect();
-    let key = |name| map.key(name, 0).unwrap_or_default();
-    let (first, typical) = (key("conv_in.weight"), key("time_embedding.linear_1.weight"));
+    let key = |name| map.key(name, Depth { levels: 0, blocks: 0 }).unwrap_or_default();
+    let (first, typical) = (key("conv_in.weight"), key(TIME_LAYER));
     let mut found = Vec::new();
     for suffix in ["", EMA_SUFFIX] {
         for name in names {
@@ -319,6 +373,17 @@ fn candidates(map: &KeyMap, names: &[String], path: &Path) -> Vec<Candidate> {
         }
     }
     found
+}
+
+/// Puts the rows of the layer above the time embedding, `[channels][outputs]`, in the order of sines before cosines, from
+/// that of a sine and a cosine in turn.
+fn part_sines(layer: &mut [f32], channels: usize) {
+    let outputs = layer.len() / channels;
+    let interleaved = layer.to_vec();
+    for (row, values) in interleaved.chunks_exact(outputs).enumerate() {
+        let place = row / 2 + row % 2 * (channels / 2);
+        layer[place * outputs..][..outputs].copy_from_slice(values);
+    }
 }
 
 /// Why there is no model for us in the file.

@@ -5,7 +5,7 @@ mod support;
 use checkpoint::diffusers::{scheduler_from_json, scheduler_to_json, unet_from_json, unet_to_json};
 use checkpoint::{Dtype, Error, ModelDescription, ModelLocation, StoredModel, Weights, export};
 use diffusion::{BetaSchedule, DiffusionConfig, Loss, Prediction, Variance};
-use models::UnetConfig;
+use models::{Conventions, UnetConfig};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use std::path::Path;
@@ -171,8 +171,7 @@ fn what_diffusers_cannot_do_is_in_words_it_refuses() {
     assert_eq!(json(Prediction::Eps, Variance::Learned), "epsilon+log_variance");
     assert_eq!(json(Prediction::Eps, Variance::LearnedRange), "epsilon");
     for variance in [Variance::FixedSmall, Variance::FixedLarge, Variance::Learned, Variance::LearnedRange] {
-        let loss = if variance.is_learned() { Loss::Kl } else { Loss::Mse };
-        let config = DiffusionConfig { loss, ..config(Prediction::Eps, variance) };
+        let config = DiffusionConfig { loss: variance.usual_loss(), ..config(Prediction::Eps, variance) };
         assert_eq!(scheduler_from_json(on_disk(&scheduler_to_json(&config)).path()).unwrap(), config);
     }
 }
@@ -222,9 +221,19 @@ fn unets() -> impl Strategy<Value = UnetConfig> {
         prop::collection::vec(0u32..4, 0..3),
         prop::sample::select(vec![1usize, 2, 4]),
         0u8..10,
+        conventions(),
     )
         .prop_map(
-            |(image_channels, learned_variance, mult, num_res_blocks, levels, block_size, dropout)| {
+            |(
+                image_channels,
+                learned_variance,
+                mult,
+                num_res_blocks,
+                levels,
+                block_size,
+                dropout,
+                conventions,
+            )| {
                 let reached = levels.iter().filter(|level| **level as usize <= mult.len());
                 let attention_resolutions = reached.map(|level| 16 >> level).collect();
                 UnetConfig {
@@ -238,9 +247,24 @@ fn unets() -> impl Strategy<Value = UnetConfig> {
                     dropout: f32::from(dropout) / 10.0,
                     block_size,
                     norm_groups: 4,
+                    conventions,
                 }
             },
         )
+}
+
+fn conventions() -> impl Strategy<Value = Conventions> {
+    // Heads narrower than any level.
+    let head_channels = prop::sample::select(vec![None, Some(2), Some(4)]);
+    (1e-7f32..1e-3, 0usize..2, any::<bool>(), 0usize..2, head_channels).prop_map(
+        |(norm_eps, freq_shift, cosines_first, downsample_padding, head_channels)| Conventions {
+            norm_eps,
+            freq_shift,
+            cosines_first,
+            downsample_padding,
+            head_channels,
+        },
+    )
 }
 
 fn processes() -> impl Strategy<Value = DiffusionConfig> {

@@ -4,7 +4,7 @@ mod support;
 
 use checkpoint::{Error, LocationKind, ModelLocation, StoredModel, Weights, inspect};
 use diffusion::{DiffusionConfig, Variance};
-use models::Unet;
+use models::{Conventions, Unet};
 use serde_json::{Value, json};
 use std::path::Path;
 use support::{copy_tree, fixture, set_json, small_unet};
@@ -92,7 +92,7 @@ fn refused() -> Vec<(&'static str, &'static str, Value, &'static str)> {
     vec![
         (UNET, "act_fn", json!("gelu"), "silu"),
         (UNET, "add_attention", json!(false), "true"),
-        (UNET, "attention_head_dim", json!(4), "one head"),
+        (UNET, "attention_head_dim", json!(3), "divide the 8 channels"),
         (UNET, "attn_norm_num_groups", json!(2), "norm_num_groups (4)"),
         (UNET, "block_out_channels", json!([4, 6]), "multiples"),
         (UNET, "block_out_channels", json!([4, 8, 8]), "down_block_types"),
@@ -103,18 +103,18 @@ fn refused() -> Vec<(&'static str, &'static str, Value, &'static str)> {
         (UNET, "down_block_types", cross, "CrossAttnDownBlock2D"),
         (UNET, "down_block_types", json!(["AttnDownBlock2D", "DownBlock2D"]), "same levels"),
         (UNET, "up_block_types", json!(["UpBlock2D", "SkipUpBlock2D"]), "SkipUpBlock2D"),
-        (UNET, "downsample_padding", json!(1), "only 0"),
+        (UNET, "downsample_padding", json!(2), "from 0"),
         (UNET, "downsample_type", json!("resnet"), "conv"),
         (UNET, "upsample_type", json!("resnet"), "conv"),
         (UNET, "dropout", json!(1.0), "[0, 1)"),
-        (UNET, "flip_sin_to_cos", json!(true), "false"),
-        (UNET, "freq_shift", json!(0), "only 1"),
+        (UNET, "flip_sin_to_cos", json!("yes"), "true or false"),
+        (UNET, "freq_shift", json!(2), "from 0"),
         (UNET, "in_channels", json!(4), "1 or 3"),
         (UNET, "out_channels", json!(4), "6 for a learned variance"),
         (UNET, "layers_per_block", json!(0), "from 1"),
         (UNET, "mid_block_scale_factor", json!(2), "only 1"),
         (UNET, "mid_block_type", json!(null), "UNetMidBlock2D"),
-        (UNET, "norm_eps", json!(1e-5), "1e-6"),
+        (UNET, "norm_eps", json!(0.0), "(0, 1)"),
         (UNET, "norm_num_groups", json!(3), "channels of level 0"),
         (UNET, "resnet_time_scale_shift", json!("scale_shift"), "default"),
         (UNET, "sample_size", json!(9), "halved"),
@@ -162,16 +162,29 @@ fn what_is_not_supported_is_refused_by_file_key_and_value() {
 
 #[test]
 fn keys_left_out_have_the_defaults_of_diffusers_not_ours() {
-    for key in ["freq_shift", "norm_eps", "flip_sin_to_cos", "block_out_channels", "downsample_padding"] {
+    let without = |keys: &[&str]| {
         let directory = tempfile::tempdir().unwrap();
         copy_tree(&fixture("current"), directory.path());
         let path = directory.path().join("unet/config.json");
         let mut config: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
-        config.as_object_mut().unwrap().remove(key).unwrap();
+        for key in keys {
+            config.as_object_mut().unwrap().remove(*key).unwrap();
+        }
         std::fs::write(&path, config.to_string()).unwrap();
-        let message = open(directory.path()).unwrap_err().to_string();
-        assert!(message.contains(key), "{message}");
-    }
+        open(directory.path()).map(|model| model.unet.conventions)
+    };
+    let message = without(&["block_out_channels"]).unwrap_err().to_string();
+    assert!(message.contains("block_out_channels"), "{message}");
+    let found = without(&["freq_shift", "norm_eps", "flip_sin_to_cos", "downsample_padding"]).unwrap();
+    let expected = Conventions {
+        norm_eps: 1e-5,
+        freq_shift: 0,
+        cosines_first: true,
+        downsample_padding: 1,
+        // 8, which is the width of every block that attends.
+        head_channels: None,
+    };
+    assert_eq!(found, expected);
 }
 
 #[test]

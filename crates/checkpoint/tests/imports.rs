@@ -1,9 +1,10 @@
 //! Checkpoints that TensorFlow and PyTorch wrote (`tools/import_fixtures.py`): the same parameters from all, damage found.
 
 use checkpoint::{ForeignModel, TensorBundle, Weights};
-use engine::ParamLayout;
+use diffusion::Denoiser;
+use engine::{ConvMethod, Cpu, CpuOptions, ParamLayout};
 use flate2::read::GzDecoder;
-use models::Unet;
+use models::{Unet, UnetDenoiser};
 use proptest::prelude::*;
 use proptest::sample::Index;
 use std::collections::BTreeMap;
@@ -13,6 +14,7 @@ use std::path::{Path, PathBuf};
 const INDEX: &str = "model.ckpt-7.index";
 const DATA: &str = "model.ckpt-7.data-00000-of-00001";
 const TORCH: &str = "ema_model-7.ckpt";
+const PYTORCH_DDPM: &str = "ckpt.pt";
 
 fn fixture(name: &str) -> Vec<u8> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/imports");
@@ -30,7 +32,7 @@ fn fixture(name: &str) -> Vec<u8> {
 /// All files of the fixtures in a folder of their own.
 fn unpacked() -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
-    for name in [INDEX, DATA, TORCH] {
+    for name in [INDEX, DATA, TORCH, PYTORCH_DDPM] {
         std::fs::write(dir.path().join(name), fixture(name)).unwrap();
     }
     dir
@@ -121,6 +123,38 @@ fn pytorch_conversions_have_the_same_parameters() {
     std::fs::rename(dir.path().join(TORCH), &renamed).unwrap();
     assert_eq!(read(renamed.clone(), None).unwrap().0.weights, None);
     assert_eq!(read(renamed, Some(Weights::Raw)).unwrap().0.weights, Some(Weights::Raw));
+}
+
+#[test]
+fn pytorch_ddpm_predicts_what_we_predict() {
+    let dir = unpacked();
+    let (model, _, parameters) = read(dir.path().join(PYTORCH_DDPM), None).unwrap();
+    assert_eq!((model.weights, model.has_both, model.timesteps), (Some(Weights::Ema), true, Some(100)));
+    let unet = &model.unet;
+    assert_eq!((unet.channels, &unet.channel_mult[..], unet.num_res_blocks), (32, &[1, 2][..], 1));
+    assert_eq!((unet.image_size, &unet.attention_resolutions[..]), (32, &[16][..]));
+    assert!(model.ignored.contains(&"net_model.head.weight".to_owned()));
+    let cpu = Cpu::with_options(CpuOptions { conv: ConvMethod::Direct, ..CpuOptions::default() }).unwrap();
+    let mut network = UnetDenoiser::new(unet, &parameters, 1, Box::new(cpu)).unwrap();
+    let (channels, pixels) = (3, 32 * 32);
+    let mut x_t = vec![0.0; channels * pixels];
+    for k in 0..x_t.len() {
+        x_t[k % pixels * channels + k / pixels] = ((7 * k % 251) as f32 - 125.0) / 125.0;
+    }
+    let mut ours = vec![0.0; x_t.len()];
+    network.denoise(&x_t, &[61.0], &mut ours).unwrap();
+    // The numbers are the last of the file, planes of single precision.
+    let stored = fixture("ckpt_output.npy");
+    let numbers = &stored[stored.len() - 4 * ours.len()..];
+    let theirs: Vec<f32> = numbers.as_chunks().0.iter().map(|&bytes| f32::from_le_bytes(bytes)).collect();
+    let rms = (theirs.iter().map(|value| value * value).sum::<f32>() / theirs.len() as f32).sqrt();
+    for (k, &theirs) in theirs.iter().enumerate() {
+        let ours = ours[k % pixels * channels + k / pixels];
+        assert!((ours - theirs).abs() <= 2e-5 * rms, "element {k}: {ours} instead of {theirs} (rms {rms})");
+    }
+    let (raw, _, twice) = read(dir.path().join(PYTORCH_DDPM), Some(Weights::Raw)).unwrap();
+    assert_eq!(raw.weights, Some(Weights::Raw));
+    assert!(twice.iter().zip(&parameters).all(|(raw, ema)| *raw == 2.0 * ema));
 }
 
 #[test]

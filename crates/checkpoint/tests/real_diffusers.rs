@@ -6,7 +6,7 @@ mod support;
 use checkpoint::{Dtype, ModelDescription, RunDirectory, export};
 use diffusion::{BetaSchedule, Denoiser, DiffusionConfig, Loss, Prediction, Variance};
 use engine::{ConvMethod, Cpu, CpuOptions};
-use models::{UnetConfig, UnetDenoiser};
+use models::{Conventions, UnetConfig, UnetDenoiser};
 use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype as StoredDtype, TensorView};
 use serde_json::Value;
@@ -105,6 +105,19 @@ fn diffusers_predicts_what_we_predict() {
             learned_variance: true,
             channels: 32,
             norm_groups: 8,
+            ..small_unet()
+        },
+        // diffusers' own defaults.
+        UnetConfig {
+            channels: 32,
+            norm_groups: 8,
+            conventions: Conventions {
+                norm_eps: 1e-5,
+                freq_shift: 0,
+                cosines_first: true,
+                downsample_padding: 1,
+                head_channels: Some(8),
+            },
             ..small_unet()
         },
     ];

@@ -9,11 +9,11 @@ use crate::model::{self, Model};
 use crate::model_samples::NetworkSamples;
 use crate::progress::{self, Progress};
 use crate::report::Report;
-use crate::sample_quality::{Features, QualityProbe, sampling_in, score_names};
+use crate::sample_quality::{Features, QualityProbe, score_names};
 use crate::signals::Signals;
 use crate::train::{Teller, train_failure};
 use clap::ValueEnum;
-use data::{ImageOptions, ImageSource, SourceSpec, Split};
+use data::{ImageSource, SourceSpec, Split};
 use diffusion::{BetaSchedule, DiffusionError, NormalCdf, Prediction};
 use eval::MeasureError;
 use eval::ablation::{AblationTable, Budget, Objective, Outcome, QualityScore, Variant, VariantResult};
@@ -191,12 +191,7 @@ impl Args {
 }
 
 fn open_images(spec: &SourceSpec, base: &Config) -> Result<Arc<dyn ImageSource>, Failure> {
-    let options = ImageOptions {
-        size: Some(base.data.image_size),
-        channels: Some(base.data.channels),
-        filter: base.data.resize,
-    };
-    data::open(spec, &options).map_err(Failure::input)
+    data::open(spec, &base.data.image_options()).map_err(Failure::input)
 }
 
 impl Ablation<'_> {
@@ -385,7 +380,7 @@ impl Ablation<'_> {
         let mut samples = NetworkSamples {
             denoiser: &mut model.denoiser,
             process: &process,
-            sampling: sampling_in(process.timesteps(), process.timesteps()),
+            sampling: train::sampling::sampling_in(process.timesteps(), process.timesteps()),
             seed: config.train.seed,
             count,
             stop: self.signals.stop(),

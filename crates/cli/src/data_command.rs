@@ -45,7 +45,7 @@ struct SourceArgs {
     #[arg(long, value_name = "CHANNELS")]
     channels: Option<usize>,
 
-    /// How images are resized; LSUN and CelebA-HQ were prepared with lanczos
+    /// How images are resized; StyleGAN's tool prepared LSUN with lanczos
     #[arg(long, value_enum, default_value_t = FilterName::Area)]
     filter: FilterName,
 }

@@ -1,11 +1,11 @@
 //! `ddpm import`: a model of another program, as one of this.
 
 use crate::failure::Failure;
-use crate::model::checkpoint_failure;
+use crate::model::{WeightsName, checkpoint_failure};
 use crate::report::Report;
 use checkpoint::{Dtype, ForeignModel, LabelledWeights, ModelDescription, ModelLocation, Weights};
 use clap::ValueEnum;
-use diffusion::{DiffusionConfig, Loss, Variance};
+use diffusion::{DiffusionConfig, Variance};
 use models::{Unet, UnetConfig};
 use serde_json::json;
 use std::path::{Path, PathBuf};
@@ -18,6 +18,7 @@ use std::path::{Path, PathBuf};
 #[command(after_long_help = "Examples:
   ddpm import model.ckpt-790000 --out cifar10-ema                   the original code's, averaged weights
   ddpm import ema_diffusion_cifar10_model-790000.ckpt --out cifar10-ema
+  ddpm import logs/DDPM_CIFAR10_EPS/ckpt.pt --out cifar10           w86763777/pytorch-ddpm's
   ddpm import ddpm-cifar10-32 --weights raw --out cifar10-raw       the hub's, which has the raw weights
   ddpm import model.ckpt-790000 --dry-run                           what is in it")]
 pub struct Args {
@@ -43,14 +44,6 @@ pub struct Args {
     /// Say what is there, read and check it, and write nothing
     #[arg(long)]
     dry_run: bool,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
-enum WeightsName {
-    /// The moving average over the training, which gives better images
-    Ema,
-    /// The weights as the last update left them
-    Raw,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
@@ -110,10 +103,7 @@ pub fn run(args: &Args) -> Result<Report, Failure> {
 }
 
 fn wanted(args: &Args) -> Option<Weights> {
-    args.weights.map(|name| match name {
-        WeightsName::Ema => Weights::Ema,
-        WeightsName::Raw => Weights::Raw,
-    })
+    args.weights.map(Weights::from)
 }
 
 fn from_file(args: &Args) -> Result<Found, Failure> {
@@ -122,7 +112,8 @@ fn from_file(args: &Args) -> Result<Found, Failure> {
     let parameters = model.read_parameters(&Unet::layout(&model.unet)).map_err(checkpoint_failure)?;
     let both = if model.has_both { ", which has ema and raw weights" } else { "" };
     let about = format!("{}: a model of {}{both}", args.model.display(), model.program);
-    let diffusion = papers_process(&model.unet, args.variance);
+    let mut diffusion = papers_process(&model.unet, args.variance);
+    diffusion.timesteps = model.timesteps.unwrap_or(diffusion.timesteps);
     Ok(Found {
         description: ModelDescription { model: model.unet.clone(), diffusion },
         parameters,
@@ -142,8 +133,7 @@ fn papers_process(unet: &UnetConfig, variance: Option<VarianceName>) -> Diffusio
         (false, None) if unet.image_size <= 32 => Variance::FixedLarge,
         (false, None) => Variance::FixedSmall,
     };
-    let loss = if variance.is_learned() { Loss::Kl } else { Loss::Mse };
-    DiffusionConfig { variance, loss, ..DiffusionConfig::default() }
+    DiffusionConfig { variance, loss: variance.usual_loss(), ..DiffusionConfig::default() }
 }
 
 fn from_directory(args: &Args) -> Result<Found, Failure> {

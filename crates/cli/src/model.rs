@@ -4,7 +4,7 @@ use crate::failure::Failure;
 use checkpoint::{LocationKind, ModelLocation, StoredModel, Weights, weights_fingerprint};
 use clap::ValueEnum;
 use diffusion::GaussianDiffusion;
-use engine::{Cpu, CpuOptions};
+use engine::{Cpu, CpuOptions, ImageShape};
 use eval::ModelFacts;
 use models::{Unet, UnetDenoiser};
 use std::path::{Path, PathBuf};
@@ -58,6 +58,20 @@ pub fn open(args: &ModelArgs, batch: usize, cpu: CpuOptions) -> Result<Model, Fa
     open_at(&args.model, args.wanted(), batch, cpu)
 }
 
+/// [`open`], for as many images at a time as `batch` says of the model's images.
+///
+/// # Errors
+/// If it is not there, not whole, or memory is short.
+pub fn open_sized(
+    args: &ModelArgs,
+    batch: impl FnOnce(ImageShape) -> usize,
+    cpu: CpuOptions,
+) -> Result<Model, Failure> {
+    let located = locate(&args.model, args.wanted())?;
+    let batch = batch(located.1.unet.image_shape());
+    load(&args.model, located, batch, cpu)
+}
+
 /// Opens the model at `path` with the weights `wanted`, or those it has.
 ///
 /// # Errors
@@ -68,7 +82,15 @@ pub fn open_at(
     batch: usize,
     cpu: CpuOptions,
 ) -> Result<Model, Failure> {
-    let (location, mut stored) = locate(path, wanted)?;
+    load(path, locate(path, wanted)?, batch, cpu)
+}
+
+fn load(
+    path: &Path,
+    (location, mut stored): (ModelLocation, StoredModel),
+    batch: usize,
+    cpu: CpuOptions,
+) -> Result<Model, Failure> {
     let layout = Unet::layout(&stored.unet);
     let weights = stored.read_parameters(&layout).map_err(checkpoint_failure)?;
     let backend = Box::new(Cpu::with_options(cpu).map_err(Failure::work)?);

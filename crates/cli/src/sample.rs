@@ -73,11 +73,10 @@ pub fn run(args: &Args, global: &Global) -> Result<Report, Failure> {
     if !args.dry_run {
         sample_output::check_place(&args.out, args.resume)?;
     }
-    let stored = model::open_stored(&args.model)?;
     let count = args.n.get();
-    let batch =
-        args.batch.map_or_else(|| default_batch(stored.unet.image_shape()), NonZeroUsize::get).min(count);
-    let mut model = model::open(&args.model, batch, global.cpu())?;
+    let batch = |image| args.batch.map_or_else(|| default_batch(image), NonZeroUsize::get).min(count);
+    let mut model = model::open_sized(&args.model, batch, global.cpu())?;
+    let batch = model.denoiser.batch();
     if args.profile {
         model.denoiser.start_profile();
     }

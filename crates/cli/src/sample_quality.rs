@@ -2,7 +2,6 @@
 
 use crate::failure::Failure;
 use crate::measured::failure;
-use diffusion::{SamplerKind, Sampling};
 use engine::{Cpu, CpuOptions};
 use eval::ablation::QualityScore;
 use eval::cache_folder::cache_folder;
@@ -16,12 +15,6 @@ use eval::{MeasureError, ResizeMode, Statistics};
 use models::inception::{Classifier, Tap};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-
-/// The paper's sampler for all T steps, DDIM for fewer.
-pub fn sampling_in(steps: usize, timesteps: usize) -> Sampling {
-    let kind = if steps < timesteps { SamplerKind::Ddim { eta: 0.0 } } else { SamplerKind::Ancestral };
-    Sampling { kind, steps: Some(steps), spacing: None }
-}
 
 /// Images that go through the Inception network at once.
 const BATCH: usize = 16;

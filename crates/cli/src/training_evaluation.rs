@@ -4,9 +4,9 @@ use crate::Global;
 use crate::failure::Failure;
 use crate::model_samples::NetworkSamples;
 use crate::progress::Progress;
-use crate::sample_quality::{Features, QualityProbe, sampling_in};
+use crate::sample_quality::{Features, QualityProbe};
 use checkpoint::weights_fingerprint;
-use data::{ImageOptions, ImageSource, SourceSpec, Split};
+use data::{ImageSource, SourceSpec, Split};
 use diffusion::{GaussianDiffusion, NormalCdf};
 use engine::Cpu;
 use eval::ablation::QualityScore;
@@ -18,6 +18,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use train::evaluation::EvaluationError;
+use train::sampling::sampling_in;
 use train::{Config, Evaluator, Score};
 
 /// Terms of the bound evaluated of each image: enough for a curve over training.
@@ -169,10 +170,5 @@ fn is_stop(error: &(dyn std::error::Error + Send + Sync + 'static)) -> bool {
 
 /// The images of `spec` as training sees them.
 fn open(spec: &SourceSpec, config: &Config) -> Result<Arc<dyn ImageSource>, Failure> {
-    let options = ImageOptions {
-        size: Some(config.data.image_size),
-        channels: Some(config.data.channels),
-        filter: config.data.resize,
-    };
-    data::open(spec, &options).map_err(Failure::input)
+    data::open(spec, &config.data.image_options()).map_err(Failure::input)
 }

@@ -1,11 +1,13 @@
 //! CIFAR-10 (Krizhevsky, "Learning multiple layers of features from tiny images", 2009): 32×32 RGB in ten classes,
 //! as binary batches or Python pickles, unpacked or in the `.tar.gz` they are published in.
 
+mod python_batch;
+
 use crate::bounded::{content_error, open_unpacked, read_all};
-use crate::pickle::Pickle;
 use crate::source::check_index;
 use crate::{DataError, ImageOptions, ImageSource, SourceKind, SourceSpec, Split, converted};
 use engine::ImageShape;
+use python_batch::PythonBatch;
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -268,9 +270,7 @@ fn read_binary(content: &[u8], path: &Path) -> Result<CifarBatch, DataError> {
 }
 
 fn read_python(content: &[u8], path: &Path) -> Result<CifarBatch, DataError> {
-    let pickle = Pickle::read(content, path)?;
-    let data = pickle.byte_matrix("data")?;
-    let labels = pickle.integers("labels")?;
+    let PythonBatch { data, labels } = python_batch::read(content, path)?;
     let offset = data.offset as u64;
     if data.columns != IMAGE || labels.len() != data.rows {
         let what = format!(

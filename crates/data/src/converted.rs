@@ -14,7 +14,7 @@ struct Converted {
 }
 
 /// `inner` in the shape that `options` ask for; `inner` itself if it has it already.
-pub(crate) fn convert(inner: Arc<dyn ImageSource>, options: &ImageOptions) -> Arc<dyn ImageSource> {
+pub fn convert(inner: Arc<dyn ImageSource>, options: &ImageOptions) -> Arc<dyn ImageSource> {
     let stored = inner.shape();
     let channels = options.channels.unwrap_or(stored.channels);
     let shape = match options.size {

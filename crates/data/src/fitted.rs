@@ -40,13 +40,12 @@ impl Fit {
         self.shape
     }
 
-    /// Writes `picture` to `pixels`, cut to the square in its middle and resized if need be; `path` and `offset` are
-    /// for messages.
-    pub(crate) fn write(
+    /// Writes `picture` to `pixels`, cut to the square in its middle and resized if need be; `place` is asked where it
+    /// lies if it does not fit.
+    pub(crate) fn write<'a>(
         &self,
         picture: Picture,
-        path: &Path,
-        offset: Option<u64>,
+        place: impl FnOnce() -> Place<'a>,
         pixels: &mut [u8],
     ) -> Result<(), DataError> {
         let ImageShape { height, width, channels } = self.shape;
@@ -59,12 +58,9 @@ impl Fit {
                     "it has {}x{} pixels (height x width), the first image {height}x{width}",
                     picture.height, picture.width
                 );
-                return Err(DataError::malformed(
-                    path,
-                    offset,
-                    what,
-                    "give an image size to crop and resize to",
-                ));
+                let Place { path, offset } = place();
+                let remedy = "give an image size to crop and resize to";
+                return Err(DataError::malformed(path, offset, what, remedy));
             }
         };
         pixels.copy_from_slice(&channels::convert(fitted, picture.channels, channels));
@@ -147,8 +143,7 @@ impl<S: PictureSet> ImageSource for Fitted<S> {
     fn read(&self, index: u64, pixels: &mut [u8]) -> Result<(), DataError> {
         check_index(self, index)?;
         let picture = self.set.picture(index)?;
-        let place = self.set.place(index);
-        self.fit.write(picture, &place.path, place.offset, pixels)
+        self.fit.write(picture, || self.set.place(index), pixels)
     }
 
     fn label(&self, index: u64) -> Option<u32> {

@@ -1,6 +1,6 @@
 //! A folder of image files of any size: PNG, JPEG, WebP, GIF (its first frame) and BMP.
 
-use crate::fitted::Fit;
+use crate::fitted::{Fit, Place};
 use crate::picture::{self, DECODING, EXTENSIONS, MAX_FILE_BYTES, Picture};
 use crate::source::check_index;
 use crate::{DataError, ImageOptions, ImageSource, SourceKind, SourceSpec};
@@ -75,7 +75,7 @@ impl ImageSource for ImageFolder {
     fn read(&self, index: u64, pixels: &mut [u8]) -> Result<(), DataError> {
         let path = &self.files[check_index(self, index)?];
         let picture = Picture::read(open_file(path)?, path, None)?;
-        self.fit.write(picture, path, None, pixels)
+        self.fit.write(picture, || Place { path: path.into(), offset: None }, pixels)
     }
 
     fn description(&self) -> String {

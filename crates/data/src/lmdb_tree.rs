@@ -157,10 +157,13 @@ impl Tree {
         Ok(Entry { key, offset: start + PAGE_HEADER as u64, len })
     }
 
-    /// Whether a page's own number and place agree.
+    /// Reads a page, whose own number and place must agree.
     fn page(&self, number: u64) -> Result<Page, DataError> {
         let mut bytes = vec![0; self.page_size];
         self.file.read_exact_at(self.page_offset(number)?, &mut bytes)?;
+        if u64_at(&bytes, 0) != number {
+            return Err(self.damaged(number, "a page has another page's number"));
+        }
         Ok(Page { number, bytes })
     }
 

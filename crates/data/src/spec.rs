@@ -1,8 +1,8 @@
 //! The names of sources, `cifar10:DIR:test` and the like, and how they are opened.
 
 use crate::{
-    DataError, ImageOptions, ImageSource, array_file, cifar10, image_folder, lmdb, mnist, parquet, shapes32,
-    tar_shards, tfrecord, zip_archive,
+    DataError, ImageOptions, ImageSource, array_file, cifar10, image_folder, lmdb, memory, mnist, parquet,
+    shapes32, tar_shards, tfrecord, zip_archive,
 };
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -42,6 +42,7 @@ pub static SOURCE_KINDS: &[&SourceKind] = &[
     &array_file::NPZ,
     &array_file::NPY,
     &shapes32::KIND,
+    &memory::KIND,
 ];
 
 /// The part of a published data set.

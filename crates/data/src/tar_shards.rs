@@ -42,7 +42,7 @@ struct Member {
 /// The images of all shards, in the order in which they lie there.
 #[derive(Debug)]
 struct TarShards {
-    shards: Vec<PositionedFile>,
+    shards: Vec<Arc<PositionedFile>>,
     members: Vec<Member>,
 }
 
@@ -53,7 +53,7 @@ impl TarShards {
         for path in files {
             let file = Arc::new(PositionedFile::open(path)?);
             index(&file, shards.len() as u32, &mut members)?;
-            shards.push(PositionedFile::open(path)?);
+            shards.push(file);
         }
         Ok(Self { shards, members })
     }
@@ -81,7 +81,7 @@ impl PictureSet for TarShards {
     }
 
     fn description(&self) -> String {
-        let first = self.shards.first().map_or(Path::new(""), PositionedFile::path);
+        let first = self.shards.first().map_or(Path::new(""), |shard| shard.path());
         let more = match self.shards.len() {
             0 | 1 => String::new(),
             count => format!(" and {} more shards", count - 1),

@@ -226,8 +226,7 @@ impl PictureSet for TfRecords {
             0 | 1 => String::new(),
             count => format!(" and {} more shards", count - 1),
         };
-        let decoding = if self.is_raw().unwrap_or(false) { "" } else { DECODING };
-        let decoding = if decoding.is_empty() { String::new() } else { format!(", {decoding}") };
+        let decoding = if self.is_raw().unwrap_or(false) { String::new() } else { format!(", {DECODING}") };
         format!("{} images from {}{more} (TFRecord){decoding}", self.offsets.len(), first.display())
     }
 }

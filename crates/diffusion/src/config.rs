@@ -63,7 +63,7 @@ pub enum Variance {
     /// The second half of the output channels is the log variance.
     Learned,
     /// The second half of the output channels says where between log β̃_t (-1) and log β_t (1) the log variance lies
-    /// (Nichol & Dhariwal 2021, eq. 15). For sampling from models trained elsewhere.
+    /// (Nichol & Dhariwal 2021, eq. 15).
     LearnedRange,
 }
 
@@ -71,6 +71,15 @@ impl Variance {
     /// Whether the network's output has a second half of channels for it.
     pub fn is_learned(self) -> bool {
         matches!(self, Self::Learned | Self::LearnedRange)
+    }
+
+    /// What a network with this variance is trained on in the paper that has it, where nothing else is known.
+    pub fn usual_loss(self) -> Loss {
+        match self {
+            Self::FixedSmall | Self::FixedLarge => Loss::Mse,
+            Self::Learned => Loss::Kl,
+            Self::LearnedRange => Loss::Hybrid,
+        }
     }
 }
 
@@ -82,6 +91,9 @@ pub enum Loss {
     Mse,
     /// One uniformly drawn term of the variational bound, in bits/dim.
     Kl,
+    /// L_hybrid (Nichol & Dhariwal 2021, eq. 16): [`Self::Mse`], and a thousandth of an estimate of the whole bound, which
+    /// trains a learned variance and nothing else.
+    Hybrid,
 }
 
 /// A diffusion process and what its network is trained for: the `[diffusion]` section of a configuration.
@@ -126,7 +138,8 @@ impl DiffusionConfig {
     ///
     /// # Errors
     /// [`DiffusionError::OutOfRange`] for T outside 1..=[`MAX_TIMESTEPS`] or β outside (0, 1);
-    /// [`DiffusionError::Conflict`] for `mse` with a learned variance, which it would never train.
+    /// [`DiffusionError::Conflict`] for `mse` with a learned variance, which it would never train, and for `hybrid` with
+    /// a fixed one.
     pub fn validate(&self) -> Result<(), DiffusionError> {
         if !(1..=MAX_TIMESTEPS).contains(&self.timesteps) {
             return Err(DiffusionError::OutOfRange {
@@ -149,7 +162,14 @@ impl DiffusionConfig {
         if self.loss == Loss::Mse && self.variance.is_learned() {
             return Err(DiffusionError::Conflict(
                 "`diffusion.loss = \"mse\"` does not train the variance, so it cannot go with a learned \
-                 `diffusion.variance`: use `loss = \"kl\"`, or the variance `fixed_small` or `fixed_large`"
+                 `diffusion.variance`: use `loss = \"hybrid\"` or `\"kl\"`, or the variance `fixed_small` or `fixed_large`"
+                    .into(),
+            ));
+        }
+        if self.loss == Loss::Hybrid && !self.variance.is_learned() {
+            return Err(DiffusionError::Conflict(
+                "`diffusion.loss = \"hybrid\"` is for a variance that is learned: use `variance = \"learned_range\"` \
+                 or `\"learned\"`, or `loss = \"mse\"`"
                     .into(),
             ));
         }
@@ -184,6 +204,9 @@ mod tests {
     fn mse_does_not_train_a_variance() {
         let learned = DiffusionConfig { variance: Variance::Learned, ..DiffusionConfig::default() };
         assert!(message(learned.clone()).contains("\"kl\""));
-        DiffusionConfig { loss: Loss::Kl, ..learned }.validate().unwrap();
+        DiffusionConfig { loss: Loss::Kl, ..learned.clone() }.validate().unwrap();
+        DiffusionConfig { loss: Loss::Hybrid, ..learned }.validate().unwrap();
+        let fixed = DiffusionConfig { loss: Loss::Hybrid, ..DiffusionConfig::default() };
+        assert!(message(fixed).contains("learned_range"));
     }
 }

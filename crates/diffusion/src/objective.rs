@@ -4,12 +4,15 @@ use std::f64::consts::LN_2;
 
 use engine::ImageShape;
 
-use crate::config::{DiffusionConfig, Loss, Prediction, Variance};
+use crate::config::{DiffusionConfig, Loss, Prediction};
 use crate::error::DiffusionError;
 use crate::gaussian::NormalCdf;
 use crate::model_output::ModelOutput;
 use crate::noise;
 use crate::process::{GaussianDiffusion, sample_len};
+
+/// λ of L_hybrid = L_simple + λ L_vlb (Nichol & Dhariwal 2021, §3.1). T times a uniformly drawn term estimates L_vlb.
+const HYBRID_WEIGHT: f64 = 1e-3;
 
 /// A training objective for images of one shape.
 #[derive(Clone, Debug)]
@@ -40,7 +43,7 @@ impl TrainingInputs {
 /// A batch's losses, and their gradient.
 #[derive(Clone, PartialEq, Debug)]
 pub struct LossGradient {
-    /// The loss of each sample: mean squared error over dimensions, or bits/dim.
+    /// The loss of each sample: mean squared error over dimensions, bits/dim, or a sum of them.
     pub losses: Vec<f64>,
     /// ∂(Σ losses / total batch) / ∂(network's output), in the output's layout.
     pub gradient: Vec<f32>,
@@ -50,16 +53,8 @@ impl Objective {
     /// The objective of a configuration.
     ///
     /// # Errors
-    /// What [`GaussianDiffusion::new`] reports, and [`DiffusionError::Conflict`] for [`Variance::LearnedRange`], whose
-    /// hybrid loss is none of the paper's.
+    /// What [`GaussianDiffusion::new`] reports.
     pub fn new(config: &DiffusionConfig, image: ImageShape) -> Result<Self, DiffusionError> {
-        if config.variance == Variance::LearnedRange {
-            return Err(DiffusionError::Conflict(
-                "`diffusion.variance = \"learned_range\"` is for sampling from models trained elsewhere: train with \
-                 `learned`, `fixed_small` or `fixed_large`"
-                    .into(),
-            ));
-        }
         Ok(Self { process: GaussianDiffusion::new(config)?, loss: config.loss, image })
     }
 
@@ -87,7 +82,8 @@ impl Objective {
     /// learned variance), and the gradient of their mean over `total_batch` samples, of which these are a part.
     ///
     /// `mse` is the squared error of the prediction; with `eps` that is L_simple (eq. 14). `kl` is one term of the bound
-    /// in bits/dim, as uniformly drawn: not clipped, and not multiplied by T.
+    /// in bits/dim, as uniformly drawn: not clipped, and not multiplied by T. `hybrid` is `mse` and T/1000 times `kl`, of
+    /// which the prediction has no gradient.
     ///
     /// # Panics
     /// If the slices do not hold the same number of images.
@@ -99,13 +95,14 @@ impl Objective {
         total_batch: usize,
     ) -> LossGradient {
         let channels = self.image.channels;
-        let output = ModelOutput::split(model_output, channels, self.process.variance == Variance::Learned);
+        let output = ModelOutput::split(model_output, channels, self.process.variance.is_learned());
         for batch in [&inputs.noise, &inputs.x_t, &output.prediction] {
             assert_eq!(batch.len(), x_start.len(), "all batches have the same shape");
         }
         let (losses, gradient) = match self.loss {
             Loss::Mse => self.mse(x_start, inputs, &output, total_batch),
             Loss::Kl => self.kl(x_start, inputs, &output, total_batch),
+            Loss::Hybrid => self.hybrid(x_start, inputs, &output, total_batch),
         };
         LossGradient { losses, gradient: gradient.join(channels) }
     }
@@ -151,7 +148,11 @@ impl Objective {
         let TrainingInputs { t, x_t, .. } = inputs;
         let bits_per_dim = 1.0 / (LN_2 * sample_len(t, x_start) as f64);
         let scale = bits_per_dim / total_batch as f64;
-        let mean_slopes: Vec<f64> = t.iter().map(|&t| self.process.mean_slope(t)).collect();
+        let slopes = |slope: fn(&GaussianDiffusion, usize) -> f64| -> Vec<f64> {
+            t.iter().map(|&t| slope(&self.process, t)).collect()
+        };
+        let mean_slopes = slopes(GaussianDiffusion::mean_slope);
+        let log_variance_slopes = slopes(GaussianDiffusion::log_variance_slope);
 
         let p = self.process.p_mean_variance(output, x_t, t, false);
         let mut losses = vec![0.0; t.len()];
@@ -161,9 +162,24 @@ impl Objective {
             losses[sample] += bits_per_dim * term.value;
             prediction.push((scale * term.by_mean * mean_slopes[sample]) as f32);
             if let Some(log_variance) = &mut log_variance {
-                log_variance.push((scale * term.by_log_variance) as f32);
+                log_variance.push((scale * term.by_log_variance * log_variance_slopes[sample]) as f32);
             }
         });
         (losses, ModelOutput { prediction, log_variance })
+    }
+
+    fn hybrid(
+        &self,
+        x_start: &[f32],
+        inputs: &TrainingInputs,
+        output: &ModelOutput,
+        total_batch: usize,
+    ) -> (Vec<f64>, ModelOutput) {
+        let weight = HYBRID_WEIGHT * self.process.timesteps() as f64;
+        let (mut losses, ModelOutput { prediction, .. }) = self.mse(x_start, inputs, output, total_batch);
+        let (bound, ModelOutput { log_variance, .. }) = self.kl(x_start, inputs, output, total_batch);
+        losses.iter_mut().zip(bound).for_each(|(loss, bound)| *loss += weight * bound);
+        let weighted = |values: Vec<f32>| values.iter().map(|value| weight as f32 * value).collect();
+        (losses, ModelOutput { prediction, log_variance: log_variance.map(weighted) })
     }
 }

@@ -272,7 +272,7 @@ impl GaussianDiffusion {
         let tables = &self.tables;
         let samples = position.chunks_exact(sample_len(t, position)).zip(t);
         let log_variances = samples.flat_map(|(position, &t)| {
-            let (low, high) = (tables.posterior_log_variance_clipped[t], libm::log(tables.betas[t]));
+            let (low, high) = tables.log_variance_range(t);
             let (middle, half) = ((0.5 * (low + high)) as f32, (0.5 * (high - low)) as f32);
             position.iter().map(move |&v| middle + half * v)
         });
@@ -285,6 +285,18 @@ impl GaussianDiffusion {
             Prediction::Eps => self.tables.posterior_mean_coef1[t] * self.xstart_from_eps_coefs(t).1,
             Prediction::Xstart => self.tables.posterior_mean_coef1[t],
             Prediction::Xprev => 1.0,
+        }
+    }
+
+    /// ∂ log σ² / ∂(second half of the output) at step t, the same for every element.
+    pub(crate) fn log_variance_slope(&self, t: usize) -> f64 {
+        match self.variance {
+            Variance::LearnedRange => {
+                let (low, high) = self.tables.log_variance_range(t);
+                0.5 * (high - low)
+            }
+            Variance::Learned => 1.0,
+            Variance::FixedSmall | Variance::FixedLarge => 0.0,
         }
     }
 

@@ -95,6 +95,11 @@ impl Tables {
     pub fn timesteps(&self) -> usize {
         self.betas.len()
     }
+
+    /// (log β̃_t, log β_t), between which a variance learned as a range lies (Nichol & Dhariwal 2021, eq. 15).
+    pub fn log_variance_range(&self, t: usize) -> (f64, f64) {
+        (self.posterior_log_variance_clipped[t], libm::log(self.betas[t]))
+    }
 }
 
 struct Step {

@@ -141,7 +141,8 @@ fn what_does_not_go_together_is_refused() {
     }
     let mse = DiffusionConfig { loss: Loss::Mse, ..learned.clone() };
     let range = DiffusionConfig { variance: Variance::LearnedRange, ..learned };
-    for untrainable in [mse, range.clone()] {
+    let hybrid = DiffusionConfig { loss: Loss::Hybrid, ..DiffusionConfig::default() };
+    for untrainable in [mse, hybrid] {
         assert!(matches!(Objective::new(&untrainable, IMAGE), Err(DiffusionError::Conflict(_))));
     }
     // A range is of the steps that are taken, so ancestral sampling may leave some out.

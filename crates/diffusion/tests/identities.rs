@@ -55,7 +55,12 @@ fn any_prediction() -> impl Strategy<Value = Prediction> {
 }
 
 fn any_variance() -> impl Strategy<Value = Variance> {
-    prop_oneof![Just(Variance::FixedSmall), Just(Variance::FixedLarge), Just(Variance::Learned)]
+    prop::sample::select(vec![
+        Variance::FixedSmall,
+        Variance::FixedLarge,
+        Variance::Learned,
+        Variance::LearnedRange,
+    ])
 }
 
 fn any_spacing() -> impl Strategy<Value = Spacing> {
@@ -190,9 +195,8 @@ proptest! {
 
     #[test]
     fn training_does_not_depend_on_the_batch(config in any_config(), seed: u64, first in 0u64..1 << 40) {
-        let learned = config.variance == Variance::Learned;
-        let losses = if learned { &[Loss::Kl][..] } else { &[Loss::Kl, Loss::Mse] };
-        for &loss in losses {
+        let learned = config.variance.is_learned();
+        for loss in [Loss::Kl, if learned { Loss::Hybrid } else { Loss::Mse }] {
             let objective = Objective::new(&DiffusionConfig { loss, ..config.clone() }, IMAGE).unwrap();
             let x_start = images(seed, 5);
             let inputs = objective.draw(seed, first, &x_start);
@@ -218,7 +222,7 @@ proptest! {
     #[test]
     fn samples_do_not_depend_on_the_batch(config in any_config(), seed: u64, eta in 0.0..=1.0) {
         let process = GaussianDiffusion::new(&config).unwrap();
-        let mut denoiser = Wavy { learned: config.variance == Variance::Learned };
+        let mut denoiser = Wavy { learned: config.variance.is_learned() };
         let ancestral = |first, n| AncestralSampler::new(process.clone(), IMAGE, seed, first, n).unwrap();
         let whole = ancestral(3, 4).run(&mut denoiser).unwrap().to_vec();
         let noisy = DiffusionConfig { prediction: Prediction::Eps, ..config };
@@ -237,7 +241,7 @@ proptest! {
     #[test]
     fn bounds_do_not_depend_on_the_batch(config in any_config(), seed: u64) {
         let process = GaussianDiffusion::new(&config).unwrap();
-        let mut denoiser = Wavy { learned: config.variance == Variance::Learned };
+        let mut denoiser = Wavy { learned: config.variance.is_learned() };
         let x_start = images(seed, 3);
         let bound = |x_start: &[f32], n, first| {
             BoundEvaluation::new(process.clone(), x_start.to_vec(), n, seed, first, NormalCdf::Tanh)
@@ -251,9 +255,8 @@ proptest! {
 
     #[test]
     fn gradients_are_those_of_the_losses(config in any_config(), seed: u64) {
-        let learned = config.variance == Variance::Learned;
-        let losses = if learned { &[Loss::Kl][..] } else { &[Loss::Kl, Loss::Mse] };
-        for &loss in losses {
+        let learned = config.variance.is_learned();
+        for loss in [Loss::Kl, if learned { Loss::Hybrid } else { Loss::Mse }] {
             let objective = Objective::new(&DiffusionConfig { loss, ..config.clone() }, IMAGE).unwrap();
             let process = objective.process();
             let samples = config.timesteps.min(4);
@@ -269,7 +272,9 @@ proptest! {
             };
             // Near enough to the truth for the decoder not to reach its floor.
             let near = truth.iter().zip(random(seed ^ 1, samples * LEN, 0.01)).map(|(a, b)| a + b);
-            let log_variance = random(seed ^ 2, samples * LEN, 0.3).into_iter().map(|x| x - 4.0);
+            // A logarithm, or a place in a range.
+            let middle = if config.variance == Variance::Learned { -4.0 } else { 0.0 };
+            let log_variance = random(seed ^ 2, samples * LEN, 0.3).into_iter().map(|x| x + middle);
             let output = diffusion::ModelOutput {
                 prediction: near.collect(),
                 log_variance: learned.then(|| log_variance.collect()),
@@ -283,13 +288,31 @@ proptest! {
                 let losses = objective.loss_and_gradient(&x_start, &inputs, output, total_batch).losses;
                 losses.iter().sum::<f64>() / total_batch as f64
             };
-            let rms = (analytic.iter().map(|&g| f64::from(g).powi(2)).sum::<f64>() / analytic.len() as f64).sqrt();
+            // L_hybrid's bound has no gradient by the prediction: there, it is the squared error's.
+            let is_prediction = |i: usize| i % (2 * IMAGE.channels) < IMAGE.channels;
+            let plain = DiffusionConfig { loss: Loss::Mse, variance: Variance::FixedSmall, ..config.clone() };
+            let plain = Objective::new(&plain, IMAGE).unwrap();
+            let mean_squared_error = |output: &[f32]| {
+                let output = diffusion::ModelOutput::split(output, IMAGE.channels, true).prediction;
+                let losses = plain.loss_and_gradient(&x_start, &inputs, &output, total_batch).losses;
+                losses.iter().sum::<f64>() / total_batch as f64
+            };
             for i in 0..output.len() {
+                let alike = |j: &usize| loss != Loss::Hybrid || is_prediction(*j) == is_prediction(i);
+                let alike: Vec<_> = (0..output.len()).filter(alike).map(|j| f64::from(analytic[j])).collect();
+                let rms = (alike.iter().map(|g| g * g).sum::<f64>() / alike.len() as f64).sqrt();
                 let (mut up, mut down) = (output.clone(), output.clone());
-                up[i] += 1e-3;
-                down[i] -= 1e-3;
+                // A place in a narrow range moves the variance by little more than its rounding.
+                let is_place = config.variance == Variance::LearnedRange && !is_prediction(i);
+                let width = if is_place { 5e-2 } else { 1e-3 };
+                up[i] += width;
+                down[i] -= width;
                 let step = f64::from(up[i]) - f64::from(down[i]);
-                let numeric = (mean_loss(&up) - mean_loss(&down)) / step;
+                let difference = match loss == Loss::Hybrid && is_prediction(i) {
+                    true => mean_squared_error(&up) - mean_squared_error(&down),
+                    false => mean_loss(&up) - mean_loss(&down),
+                };
+                let numeric = difference / step;
                 let error = (numeric - f64::from(analytic[i])).abs();
                 prop_assert!(
                     error <= 1e-2 * rms.max(numeric.abs()),

@@ -3,7 +3,7 @@
 //! Each operation's file in [`crate::ops`] says what its kernels read and write. Shapes travel with the views,
 //! so kernels hold attributes only.
 
-use crate::ops::{Attention, Conv, GroupNorm, Pool};
+use crate::ops::{Attention, Conv, GroupNorm, Pool, Sinusoid};
 use crate::shape::Shape;
 
 /// What one step of a program does.
@@ -81,11 +81,18 @@ pub enum Kernel {
         /// Side of the blocks laid out.
         block: usize,
     },
-    /// [`crate::ops::sinusoid`]: a number per sample → sines and cosines.
-    Sinusoid {
-        /// The longest wavelength is 2π times this.
-        max_period: f32,
+    /// [`crate::ops::heads`].
+    SplitHeads {
+        /// Heads that a sample's channels are divided among.
+        heads: usize,
     },
+    /// Its inverse, and gradient.
+    MergeHeads {
+        /// Heads that make up a sample.
+        heads: usize,
+    },
+    /// [`crate::ops::sinusoid`]: a number per sample → sines and cosines.
+    Sinusoid(Sinusoid),
     /// [`crate::ops::squared_error`]: (a, b) → per-sample mean of (a - b)².
     SquaredError,
     /// (a, b, dy) → gradient of a.

@@ -24,7 +24,7 @@ pub use backend::{Backend, BackendError};
 pub use cpu::{ConvMethod, Cpu, CpuOptions};
 pub use graph::{Graph, Var};
 pub use kernel::{Run, Slot};
-pub use ops::{Conv, GroupNorm, Padding, Pool};
+pub use ops::{Conv, GroupNorm, Padding, Pool, Sinusoid};
 pub use optimizer::AdamStep;
 pub use params::{Init, Param, ParamLayout, ParamSpec};
 pub use profile::Profile;

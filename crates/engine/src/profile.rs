@@ -118,7 +118,9 @@ fn kernel_name(kernel: &Kernel) -> &'static str {
         Kernel::SoftmaxGrad => "softmax grad",
         Kernel::SpaceToDepth { .. } => "space to depth",
         Kernel::DepthToSpace { .. } => "depth to space",
-        Kernel::Sinusoid { .. } => "sinusoid",
+        Kernel::SplitHeads { .. } => "split heads",
+        Kernel::MergeHeads { .. } => "merge heads",
+        Kernel::Sinusoid(_) => "sinusoid",
         Kernel::SquaredError => "squared error",
         Kernel::SquaredErrorGrad => "squared error grad",
     }

@@ -165,6 +165,11 @@ fn attention() {
             graph.attention(vars[0], vars[1], vars[2])
         });
     }
+    check("attention of three heads", &[Shape::new(2, 3, 4, 15); 3], |graph, vars| {
+        let [q, k, v] = [0, 1, 2].map(|i| graph.split_heads(vars[i], 3));
+        let y = graph.attention(q, k, v);
+        graph.merge_heads(y, 3)
+    });
 }
 
 #[test]

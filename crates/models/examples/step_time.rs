@@ -26,6 +26,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         dropout: 0.1,
         block_size: 1,
         norm_groups: 32,
+        conventions: models::Conventions::default(),
     };
     let training = kind == "train";
     let mode = if training { Mode::Training } else { Mode::Inference };

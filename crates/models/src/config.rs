@@ -31,6 +31,38 @@ pub struct UnetConfig {
     pub block_size: usize,
     /// Groups of every group normalisation; divides all channel counts.
     pub norm_groups: usize,
+    /// What other programs do otherwise.
+    #[serde(default)]
+    pub conventions: Conventions,
+}
+
+/// What implementations of this network differ in, though their parameters be the same. The default is the paper's code's.
+#[derive(Clone, Copy, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Conventions {
+    /// Added to the variance by every normalisation, in (0, 1).
+    pub norm_eps: f32,
+    /// The time embedding's frequencies fall to 1/10000 at the last (1), or would one later (0).
+    pub freq_shift: usize,
+    /// Whether the time embedding has its cosines before its sines.
+    pub cosines_first: bool,
+    /// Rows and columns of zeros that a halving convolution has above and left of the image, 0 or 1; below and right it
+    /// has one.
+    pub downsample_padding: usize,
+    /// Channels of each of attention's heads; `None`: one head has all.
+    pub head_channels: Option<usize>,
+}
+
+impl Default for Conventions {
+    fn default() -> Self {
+        Self {
+            norm_eps: 1e-6,
+            freq_shift: 1,
+            cosines_first: false,
+            downsample_padding: 0,
+            head_channels: None,
+        }
+    }
 }
 
 /// An impossible configuration; names the key of the `[model]` section.
@@ -129,8 +161,32 @@ impl UnetConfig {
                 return error("attention_resolutions", format!("{:?}", self.attention_resolutions), reason);
             }
         }
+        self.validate_conventions()?;
         if !(0.0..1.0).contains(&self.dropout) {
             return error("dropout", self.dropout.to_string(), "must be in [0, 1)".into());
+        }
+        Ok(())
+    }
+
+    fn validate_conventions(&self) -> Result<(), UnetConfigError> {
+        let error =
+            |value: String, reason: String| Err(UnetConfigError { key: "conventions", value, reason });
+        let Conventions { norm_eps, freq_shift, downsample_padding, head_channels, .. } = self.conventions;
+        if !(norm_eps > 0.0 && norm_eps < 1.0) {
+            return error(format!("norm_eps {norm_eps}"), "must be in (0, 1)".into());
+        }
+        for (key, value) in [("freq_shift", freq_shift), ("downsample_padding", downsample_padding)] {
+            if value > 1 {
+                return error(format!("{key} {value}"), "must be 0 or 1".into());
+            }
+        }
+        let last = self.channel_mult.len() - 1;
+        let attending = (0..=last).filter(|&level| level == last || self.attends(level));
+        for channels in attending.map(|level| self.level_channels(level)) {
+            if head_channels.is_some_and(|head| head == 0 || channels % head != 0) {
+                let reason = format!("must divide the {channels} channels of a level that attends");
+                return error(format!("head_channels {}", head_channels.unwrap_or(0)), reason);
+            }
         }
         Ok(())
     }

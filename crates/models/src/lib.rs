@@ -7,6 +7,6 @@ pub mod inception;
 pub mod network;
 pub mod unet;
 
-pub use config::{UnetConfig, UnetConfigError};
+pub use config::{Conventions, UnetConfig, UnetConfigError};
 pub use network::UnetDenoiser;
 pub use unet::{Mode, Unet};

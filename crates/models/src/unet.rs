@@ -2,15 +2,13 @@
 //!
 //! Parameters carry the names that diffusers' `UNet2DModel` gives them.
 
-use crate::config::UnetConfig;
-use engine::{Conv, Graph, GroupNorm, Init, Padding, Param, ParamLayout, Shape, Var};
+use crate::config::{Conventions, UnetConfig};
+use engine::{Conv, Graph, GroupNorm, Init, Padding, Param, ParamLayout, Shape, Sinusoid, Var};
 
 /// Scale of the initial variance.
 const GLOROT: Init = Init::VarianceScaling { scale: 1.0 };
 /// Where the network should start as the identity: all but zero (the original code's constant).
 const NEAR_ZERO: Init = Init::VarianceScaling { scale: 1e-10 };
-/// Added to the variance by every normalisation.
-const EPSILON: f32 = 1e-6;
 /// Longest wavelength of the time embedding, over 2π.
 const MAX_PERIOD: f32 = 10_000.0;
 
@@ -124,7 +122,9 @@ impl Builder<'_> {
     /// SiLU of the embedding of t: every residual block begins with it.
     fn time_embedding(&mut self, timesteps: Var) -> Var {
         let width = 4 * self.config.channels;
-        let h = self.graph.sinusoid(timesteps, self.config.channels, MAX_PERIOD);
+        let Conventions { freq_shift, cosines_first, .. } = self.config.conventions;
+        let sinusoid = Sinusoid { max_period: MAX_PERIOD, shift: freq_shift, cosines_first };
+        let h = self.graph.sinusoid(timesteps, self.config.channels, sinusoid);
         let h = self.linear("time_embedding.linear_1", h, width, GLOROT);
         let h = self.graph.silu(h);
         let h = self.linear("time_embedding.linear_2", h, width, GLOROT);
@@ -154,13 +154,24 @@ impl Builder<'_> {
         let h = self.norm(&format!("{name}.group_norm"), x, false);
         let [q, k, v] =
             ["to_q", "to_k", "to_v"].map(|part| self.linear(&format!("{name}.{part}"), h, channels, GLOROT));
-        let h = self.graph.attention(q, k, v);
+        let heads = self.config.conventions.head_channels.map_or(1, |head| channels / head);
+        let h = if heads == 1 {
+            self.graph.attention(q, k, v)
+        } else {
+            let [q, k, v] = [q, k, v].map(|all| self.graph.split_heads(all, heads));
+            let h = self.graph.attention(q, k, v);
+            self.graph.merge_heads(h, heads)
+        };
         let h = self.linear(&format!("{name}.to_out.0"), h, channels, NEAR_ZERO);
         self.graph.add(x, h)
     }
 
     fn downsample(&mut self, name: &str, x: Var) -> Var {
-        let halving = Conv { stride: 2, padding: Padding::BOTTOM_RIGHT, ..Conv::SAME_3X3 };
+        let padding = match self.config.conventions.downsample_padding {
+            0 => Padding::BOTTOM_RIGHT,
+            _ => Padding::symmetric(1, 1),
+        };
+        let halving = Conv { stride: 2, padding, ..Conv::SAME_3X3 };
         self.conv(name, x, self.graph.shape(x).c, halving, GLOROT)
     }
 
@@ -192,7 +203,8 @@ impl Builder<'_> {
         let channels = self.graph.shape(x).c;
         let gamma = self.graph.parameter(format!("{name}.weight"), vec![channels], Init::Ones);
         let beta = self.graph.parameter(format!("{name}.bias"), vec![channels], Init::Zeros);
-        let norm = GroupNorm { groups: self.config.norm_groups, epsilon: EPSILON, silu };
+        let norm =
+            GroupNorm { groups: self.config.norm_groups, epsilon: self.config.conventions.norm_eps, silu };
         self.graph.group_norm(x, gamma, beta, norm)
     }
 }
@@ -213,6 +225,7 @@ mod tests {
             dropout: 0.0,
             block_size,
             norm_groups: 32,
+            conventions: Conventions::default(),
         }
     }
 
@@ -235,7 +248,7 @@ mod tests {
     fn impossible_configurations_name_their_key() {
         let valid = paper(32, 128, &[1, 2, 2, 2], 1);
         type Change = fn(&mut UnetConfig);
-        let cases: [(&str, Change); 10] = [
+        let cases: [(&str, Change); 13] = [
             ("image_size", |c| c.image_size = 36),
             ("image_size", |c| c.image_size = 0),
             ("image_channels", |c| c.image_channels = 2),
@@ -246,6 +259,9 @@ mod tests {
             ("dropout", |c| c.dropout = f32::NAN),
             ("block_size", |c| c.block_size = 3),
             ("norm_groups", |c| c.norm_groups = 24),
+            ("conventions", |c| c.conventions.norm_eps = f32::NAN),
+            ("conventions", |c| c.conventions.freq_shift = 2),
+            ("conventions", |c| c.conventions.head_channels = Some(48)),
         ];
         valid.validate().unwrap();
         for (key, change) in cases {

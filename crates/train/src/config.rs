@@ -3,9 +3,9 @@
 //! Keys left out of a file have the paper's values for CIFAR-10. Where the text comes from and how its mistakes
 //! are explained is [`crate::config_text`]'s matter, what values make sense is [`crate::validate`]'s.
 
-use data::ResizeFilter;
-use diffusion::{DiffusionConfig, Variance};
-use models::UnetConfig;
+use data::{ImageOptions, ResizeFilter};
+use diffusion::DiffusionConfig;
+use models::{Conventions, UnetConfig};
 use serde::{Deserialize, Serialize};
 
 /// A training run, complete.
@@ -28,7 +28,8 @@ pub struct Config {
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct DataConfig {
-    /// Where the images come from: `cifar10:DIR[:train|:test]`, `mnist:DIR`, `images:DIR` or `shapes32`.
+    /// Where the images come from: a [`data::SourceSpec`], such as `cifar10:DIR[:train|:test]`, `images:DIR`, `lmdb:DIR`
+    /// or `shapes32`; [`data::SOURCE_KINDS`] are all the kinds.
     pub source: String,
     /// Height and width the images are brought to, in pixels.
     pub image_size: usize,
@@ -187,7 +188,7 @@ impl Config {
         UnetConfig {
             image_size: self.data.image_size,
             image_channels: self.data.channels,
-            learned_variance: self.diffusion.variance == Variance::Learned,
+            learned_variance: self.diffusion.variance.is_learned(),
             channels: self.model.channels,
             channel_mult: self.model.channel_mult.clone(),
             num_res_blocks: self.model.num_res_blocks,
@@ -195,7 +196,15 @@ impl Config {
             dropout: self.model.dropout as f32,
             block_size: self.model.block_size,
             norm_groups: self.model.norm_groups,
+            conventions: Conventions::default(),
         }
+    }
+}
+
+impl DataConfig {
+    /// The shape that images are brought to.
+    pub fn image_options(&self) -> ImageOptions {
+        ImageOptions { size: Some(self.image_size), channels: Some(self.channels), filter: self.resize }
     }
 }
 
@@ -222,6 +231,7 @@ const LEAST_DECAY: f64 = 0.01;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use diffusion::Variance;
 
     #[test]
     fn the_first_update_of_a_warm_up_has_rate_0() {

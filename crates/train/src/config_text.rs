@@ -163,7 +163,7 @@ fn check(config: &Config) -> Result<(), Mistake> {
     config.data.source.parse::<data::SourceSpec>().map_err(Mistake::Source)?;
     let process = diffusion::GaussianDiffusion::new(&config.diffusion).map_err(Mistake::Diffusion)?;
     if config.log.sample_every > 0 {
-        let preview = sampling::preview(config.log.sample_steps, process.timesteps());
+        let preview = sampling::sampling_in(config.log.sample_steps, process.timesteps());
         let sampler = preview.sampler(&process, config.unet().image_shape(), 0, 0, 0);
         sampler.map_err(Mistake::Preview)?;
     }

@@ -27,4 +27,4 @@ pub use config_text::ConfigError;
 pub use evaluation::{Evaluation, Evaluator, Score};
 pub use observer::Observer;
 pub use train_error::{StopCause, TrainError};
-pub use trainer::{Job, Outcome, train, train_evaluated};
+pub use trainer::{Job, Outcome, train, train_evaluated, train_on};

@@ -2,7 +2,7 @@
 
 use crate::config::Config;
 use crate::grid::{Picture, grid};
-use crate::sampling::{preview, to_bytes};
+use crate::sampling::{sampling_in, to_bytes};
 use diffusion::{DiffusionError, GaussianDiffusion, Sampling};
 use engine::{Backend, BackendError};
 use models::UnetDenoiser;
@@ -34,7 +34,7 @@ impl Preview {
         Ok(Self {
             denoiser: UnetDenoiser::new(&config.unet(), weights, batch, backend)?,
             process: process.clone(),
-            sampling: preview(config.log.sample_steps, process.timesteps()),
+            sampling: sampling_in(config.log.sample_steps, process.timesteps()),
             count,
             seed: config.train.seed,
         })

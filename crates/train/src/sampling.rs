@@ -3,7 +3,7 @@
 use diffusion::{SamplerKind, Sampling};
 
 /// The paper's sampler for all `timesteps` steps, DDIM for fewer.
-pub(crate) fn preview(steps: usize, timesteps: usize) -> Sampling {
+pub fn sampling_in(steps: usize, timesteps: usize) -> Sampling {
     let kind = if steps < timesteps { SamplerKind::Ddim { eta: 0.0 } } else { SamplerKind::Ancestral };
     Sampling { kind, steps: Some(steps), spacing: None }
 }

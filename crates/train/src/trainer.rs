@@ -14,7 +14,7 @@ use checkpoint::{
     Checkpoint, LabelledWeights, ModelDescription, RunDirectory, SavedTraining, TrainingBuffers,
     TrainingBuffersMut, TrainingProgress, Weights, replace_export, save_checkpoint,
 };
-use data::{DataError, ImageOptions, ImageSource, Loader, LoaderOptions, SourceSpec};
+use data::{DataError, ImageSource, Loader, LoaderOptions, SourceSpec};
 use diffusion::GaussianDiffusion;
 use engine::{Cpu, CpuOptions, Slot};
 use std::path::PathBuf;
@@ -23,7 +23,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 /// What to train, and where.
-#[derive(Clone, PartialEq, Debug)]
+#[derive(Clone, PartialEq, Debug, Default)]
 pub struct Job {
     /// The run's configuration.
     pub config: Config,
@@ -58,6 +58,22 @@ pub fn train(job: &Job, stop: &AtomicBool, observer: &mut dyn Observer) -> Resul
     train_evaluated(job, stop, observer, None)
 }
 
+/// [`train`] on images that the caller brings, whatever `data.source` says (`memory` says that it was so). They are
+/// brought to the configuration's size and channels.
+///
+/// # Errors
+/// As [`train`].
+pub fn train_on(
+    images: Arc<dyn ImageSource>,
+    job: &Job,
+    stop: &AtomicBool,
+    observer: &mut dyn Observer,
+) -> Result<Outcome, TrainError> {
+    let options = job.config.data.image_options();
+    options.validate()?;
+    run(job, stop, observer, None, || Ok(data::convert(images, &options)))
+}
+
 /// [`train`], with what scores the averaged weights every `log.evaluate_every` updates and at the end.
 ///
 /// # Errors
@@ -68,6 +84,16 @@ pub fn train_evaluated<'a>(
     observer: &'a mut dyn Observer,
     evaluator: Option<&'a mut (dyn Evaluator + 'a)>,
 ) -> Result<Outcome, TrainError> {
+    run(job, stop, observer, evaluator, || open_data(&job.config))
+}
+
+fn run<'a>(
+    job: &'a Job,
+    stop: &'a AtomicBool,
+    observer: &'a mut dyn Observer,
+    evaluator: Option<&'a mut (dyn Evaluator + 'a)>,
+    open_images: impl FnOnce() -> Result<Arc<dyn ImageSource>, DataError>,
+) -> Result<Outcome, TrainError> {
     let config = &job.config;
     if config.log.evaluate_every > 0 && evaluator.is_none() {
         return Err(TrainError::NoEvaluator { every: config.log.evaluate_every });
@@ -76,7 +102,7 @@ pub fn train_evaluated<'a>(
     TrainingRun::check(&job.directory, job.resume)?;
     let description = ModelDescription { model: config.unet(), diffusion: config.diffusion.clone() };
     description.check_expressible()?;
-    let source = open_data(config)?;
+    let source = open_images()?;
     let mut step = TrainingStep::new(config, Box::new(Cpu::with_options(job.cpu)?))?;
     if job.profile {
         step.start_profile();
@@ -117,12 +143,7 @@ pub fn train_evaluated<'a>(
 
 fn open_data(config: &Config) -> Result<Arc<dyn ImageSource>, DataError> {
     let spec: SourceSpec = config.data.source.parse()?;
-    let options = ImageOptions {
-        size: Some(config.data.image_size),
-        channels: Some(config.data.channels),
-        filter: config.data.resize,
-    };
-    data::open(&spec, &options)
+    data::open(&spec, &config.data.image_options())
 }
 
 /// Whether something that happens every `every` updates happens after `completed`; `every` = 0: never.
@@ -167,10 +188,10 @@ impl Trainer<'_> {
     fn train(&mut self, source: Arc<dyn ImageSource>) -> Result<(), StopCause> {
         let train = &self.config.train;
         // A run stopped while it drew samples has saved without them.
-        if self.samples_due() && !self.run.sample_grid(self.completed).exists() {
+        if self.due_now(self.config.log.sample_every) && !self.run.sample_grid(self.completed).exists() {
             self.sample()?;
         }
-        if self.evaluation_due() && !self.logs.has_evaluation(self.completed) {
+        if self.due_now(self.config.log.evaluate_every) && !self.logs.has_evaluation(self.completed) {
             self.evaluate()?;
         }
         let mut loader = Loader::new(
@@ -192,10 +213,10 @@ impl Trainer<'_> {
             self.completed += 1;
             training += start.elapsed();
             self.report(&outcome, start.elapsed().as_secs_f64())?;
-            if self.samples_due() {
+            if self.due_now(self.config.log.sample_every) {
                 self.sample()?;
             }
-            if self.evaluation_due() {
+            if self.due_now(self.config.log.evaluate_every) {
                 self.evaluate()?;
             }
             if due(self.completed, train.checkpoint_every) {
@@ -232,9 +253,9 @@ impl Trainer<'_> {
         Ok(())
     }
 
-    /// Whether a grid of samples belongs to the weights as they are now: regularly, and at the end.
-    fn samples_due(&self) -> bool {
-        let every = self.config.log.sample_every;
+    /// Whether what happens every `every` updates (0: never) belongs to the weights as they are now: regularly, and at the
+    /// end.
+    fn due_now(&self, every: u64) -> bool {
         let at_the_end = every > 0 && self.completed == self.config.train.steps;
         self.completed > 0 && (due(self.completed, every) || at_the_end)
     }
@@ -261,13 +282,6 @@ impl Trainer<'_> {
         }
         self.observer.sampled(self.completed, &path);
         Ok(())
-    }
-
-    /// Whether the weights as they are now are to be scored: regularly, and at the end.
-    fn evaluation_due(&self) -> bool {
-        let every = self.config.log.evaluate_every;
-        let at_the_end = every > 0 && self.completed == self.config.train.steps;
-        self.completed > 0 && (due(self.completed, every) || at_the_end)
     }
 
     fn evaluate(&mut self) -> Result<(), StopCause> {

@@ -2,13 +2,14 @@
 
 use crate::config::Config;
 use crate::config_text::{self, ConfigError};
+use checkpoint::atomic;
 use data::SourceSpec;
-use std::fs::{File, OpenOptions, TryLockError};
+use std::fs::{File, OpenOptions};
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use toml::{Table, Value};
 
-/// Held locked while a trainer writes to the run. The system lets go of it when the process ends, however it ends.
+/// Held locked while a trainer writes to the run.
 const LOCK_FILE: &str = ".lock";
 /// The configuration, every key written out.
 const CONFIG_FILE: &str = "config.toml";
@@ -84,9 +85,7 @@ impl RunError {
     /// Whether the call or the input was wrong, as opposed to a disk that is full or broken.
     pub fn is_input(&self) -> bool {
         match self {
-            Self::Io { source, .. } => {
-                !matches!(source.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded)
-            }
+            Self::Io { source, .. } => !atomic::is_full(source),
             Self::Write(error) => error.is_input(),
             _ => true,
         }
@@ -134,10 +133,8 @@ impl TrainingRun {
             .truncate(false)
             .open(path.join(LOCK_FILE))
             .map_err(io("cannot write to the run's directory"))?;
-        match lock.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Err(RunError::Locked { path: path.to_owned() }),
-            Err(TryLockError::Error(source)) => return Err(io("cannot lock the run's directory")(source)),
+        if !atomic::try_lock(&lock).map_err(io("cannot lock the run's directory"))? {
+            return Err(RunError::Locked { path: path.to_owned() });
         }
         // Another process may have begun a run here since the first look.
         Self::check(path, resume)?;
@@ -181,7 +178,7 @@ impl TrainingRun {
     pub fn begin(&self, config: &Config) -> Result<(), RunError> {
         let text = config_text::render(config)?;
         let path = self.path.join(CONFIG_FILE);
-        checkpoint::atomic::write_file(&path, |out| {
+        atomic::write_file(&path, |out| {
             out.write_all(text.as_bytes())
                 .map_err(|source| checkpoint::Error::Write { path: path.clone(), source })
         })?;

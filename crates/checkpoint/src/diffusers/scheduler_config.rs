@@ -9,7 +9,7 @@ use crate::Error;
 use crate::json_file::Fields;
 use diffusion::config::MAX_TIMESTEPS;
 use diffusion::schedule::betas;
-use diffusion::{BetaSchedule, DiffusionConfig, Loss, Prediction, Variance};
+use diffusion::{BetaSchedule, DiffusionConfig, Prediction, Variance};
 use serde_json::{Value, json};
 use std::path::Path;
 
@@ -74,8 +74,7 @@ pub fn scheduler_to_json(config: &DiffusionConfig) -> Value {
 
 /// Reads `scheduler/scheduler_config.json`.
 ///
-/// The file does not say what the network was trained to minimise: the loss is [`Loss::Kl`] for a learned variance and
-/// [`Loss::Mse`] otherwise.
+/// The file does not say what the network was trained to minimise: the loss is [`Variance::usual_loss`].
 ///
 /// # Errors
 /// Names the key whose value is not supported.
@@ -103,7 +102,7 @@ pub fn scheduler_from_json(path: &Path) -> Result<DiffusionConfig, Error> {
         timesteps,
         prediction,
         variance,
-        loss: if variance.is_learned() { Loss::Kl } else { Loss::Mse },
+        loss: variance.usual_loss(),
         clip_denoised,
         ..DiffusionConfig::default()
     };

@@ -3,7 +3,7 @@
 use super::DIFFUSERS_VERSION;
 use crate::Error;
 use crate::json_file::Fields;
-use models::UnetConfig;
+use models::{Conventions, UnetConfig};
 use serde_json::{Value, json};
 use std::path::Path;
 
@@ -52,22 +52,22 @@ pub fn unet_to_json(config: &UnetConfig) -> Result<Value, Error> {
         "_diffusers_version": DIFFUSERS_VERSION,
         "act_fn": "silu",
         "add_attention": true,
-        "attention_head_dim": null,
+        "attention_head_dim": config.conventions.head_channels,
         "attn_norm_num_groups": null,
         "block_out_channels": block_out_channels,
         "center_input_sample": false,
         "class_embed_type": null,
         "down_block_types": down,
-        "downsample_padding": 0,
+        "downsample_padding": config.conventions.downsample_padding,
         "downsample_type": "conv",
         "dropout": shortest(config.dropout),
-        "flip_sin_to_cos": false,
-        "freq_shift": 1,
+        "flip_sin_to_cos": config.conventions.cosines_first,
+        "freq_shift": config.conventions.freq_shift,
         "in_channels": in_channels,
         "layers_per_block": config.num_res_blocks,
         "mid_block_scale_factor": 1,
         "mid_block_type": "UNetMidBlock2D",
-        "norm_eps": 1e-6,
+        "norm_eps": shortest(config.conventions.norm_eps),
         "norm_num_groups": config.norm_groups,
         "num_class_embeds": null,
         "num_train_timesteps": null,
@@ -114,7 +114,7 @@ pub fn unet_from_json(path: &Path, block_size: usize) -> Result<UnetConfig, Erro
     let channels = block_out_channels[0];
     let levels = block_out_channels.len();
     let attention = attention(&mut fields, levels)?;
-    one_head(&mut fields, &block_out_channels, &attention)?;
+    let conventions = conventions(&mut fields, &block_out_channels, &attention)?;
 
     let value = fields.take("time_embedding_dim", Value::Null);
     if !value.is_null() && value != json!(4 * channels) {
@@ -156,6 +156,7 @@ pub fn unet_from_json(path: &Path, block_size: usize) -> Result<UnetConfig, Erro
         dropout,
         block_size,
         norm_groups,
+        conventions,
     })
 }
 
@@ -169,13 +170,9 @@ fn require_supported(fields: &mut Fields) -> Result<(), Error> {
     fields.only("add_attention", true, true)?;
     fields.only("center_input_sample", false, false)?;
     fields.only("class_embed_type", Value::Null, Value::Null)?;
-    fields.only("downsample_padding", 1, 0)?;
     fields.only("downsample_type", "conv", "conv")?;
-    fields.only("flip_sin_to_cos", true, false)?;
-    fields.only("freq_shift", 0, 1)?;
     fields.only("mid_block_scale_factor", 1, 1)?;
     fields.only("mid_block_type", "UNetMidBlock2D", "UNetMidBlock2D")?;
-    fields.only("norm_eps", 1e-5, 1e-6)?;
     fields.only("num_class_embeds", Value::Null, Value::Null)?;
     fields.only("resnet_time_scale_shift", "default", "default")?;
     fields.only("time_embedding_type", "positional", "positional")?;
@@ -225,14 +222,43 @@ fn attention(fields: &mut Fields, levels: usize) -> Result<Vec<bool>, Error> {
     Ok(down)
 }
 
-/// Attention here has one head: no head width, or one as wide as every block that attends (the middle always does).
-fn one_head(fields: &mut Fields, widths: &[usize], attention: &[bool]) -> Result<(), Error> {
-    let value = fields.take("attention_head_dim", 8);
-    let attending = widths.iter().zip(attention).filter(|(_, attends)| **attends).map(|(width, _)| width);
-    if value.is_null() || attending.chain(widths.last()).all(|width| value == json!(width)) {
-        return Ok(());
+/// What diffusers leaves open, beside the value that a left-out key has there.
+fn conventions(fields: &mut Fields, widths: &[usize], attention: &[bool]) -> Result<Conventions, Error> {
+    let value = fields.take("norm_eps", 1e-5);
+    let norm_eps = fields.number("norm_eps", &value)? as f32;
+    if !(norm_eps > 0.0 && norm_eps < 1.0) {
+        return Err(fields.unsupported("norm_eps", &value, "must be in (0, 1)"));
     }
-    Err(fields.unsupported("attention_head_dim", &value, "only null (one head) is supported"))
+    let value = fields.take("freq_shift", 0);
+    let freq_shift = fields.integer("freq_shift", &value, 0..=1)?;
+    let value = fields.take("flip_sin_to_cos", true);
+    let cosines_first = value
+        .as_bool()
+        .ok_or_else(|| fields.unsupported("flip_sin_to_cos", &value, "must be true or false"))?;
+    let value = fields.take("downsample_padding", 1);
+    let downsample_padding = fields.integer("downsample_padding", &value, 0..=1)?;
+    let head_channels = head_channels(fields, widths, attention)?;
+    Ok(Conventions { norm_eps, freq_shift, cosines_first, downsample_padding, head_channels })
+}
+
+/// Channels of a head; none where that is as many as every block that attends has (the middle always does).
+fn head_channels(fields: &mut Fields, widths: &[usize], attention: &[bool]) -> Result<Option<usize>, Error> {
+    const KEY: &str = "attention_head_dim";
+    let value = fields.take(KEY, 8);
+    let attending = widths.iter().zip(attention).filter(|(_, attends)| **attends).map(|(width, _)| *width);
+    let attending: Vec<usize> = attending.chain(widths.last().copied()).collect();
+    if value.is_null() {
+        return Ok(None);
+    }
+    let head = fields.integer(KEY, &value, 1..=MAX_DIMENSION)?;
+    if attending.iter().all(|width| *width == head) {
+        return Ok(None);
+    }
+    if let Some(width) = attending.iter().find(|width| !width.is_multiple_of(head)) {
+        let supported = format!("it must divide the {width} channels of a block that attends");
+        return Err(fields.unsupported(KEY, &value, supported));
+    }
+    Ok(Some(head))
 }
 
 /// Channels of the image, and whether the output has twice as many.

@@ -69,6 +69,7 @@ pub struct Training {
     pub posterior_mean: Vec<f64>,
     plain_outputs: BTreeMap<Prediction, Vec<f32>>,
     learned_outputs: BTreeMap<Prediction, Vec<f32>>,
+    range_outputs: BTreeMap<Prediction, Vec<f32>>,
     pub reverse: Vec<Reverse>,
     pub losses: Vec<LossCase>,
 }
@@ -76,7 +77,8 @@ pub struct Training {
 impl Training {
     pub fn output(&self, prediction: Prediction, variance: Variance) -> &[f32] {
         match variance {
-            Variance::Learned | Variance::LearnedRange => &self.learned_outputs[&prediction],
+            Variance::Learned => &self.learned_outputs[&prediction],
+            Variance::LearnedRange => &self.range_outputs[&prediction],
             Variance::FixedSmall | Variance::FixedLarge => &self.plain_outputs[&prediction],
         }
     }

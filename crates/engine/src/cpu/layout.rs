@@ -81,6 +81,30 @@ fn for_pixels(
     });
 }
 
+/// Writes each head's channels as a sample of their own (`shape`: all heads').
+pub(crate) fn split_heads(shape: Shape, heads: usize, x: &[f32], y: &mut [f32]) {
+    y.par_chunks_mut(shape.sample_len()).enumerate().for_each(|(sample, y)| {
+        let x = &x[sample / heads * heads * shape.sample_len()..];
+        let start = sample % heads * shape.c;
+        for (y, x) in y.chunks_exact_mut(shape.c).zip(x.chunks_exact(heads * shape.c)) {
+            y.copy_from_slice(&x[start..start + shape.c]);
+        }
+    });
+}
+
+/// Puts the heads (`shape`: all of them) of a sample beside each other in its channels.
+pub(crate) fn merge_heads(shape: Shape, heads: usize, x: &[f32], y: &mut [f32]) {
+    let of_sample = heads * shape.sample_len();
+    y.par_chunks_mut(of_sample).zip(x.par_chunks(of_sample)).for_each(|(y, x)| {
+        for (head, x) in x.chunks_exact(shape.sample_len()).enumerate() {
+            let start = head * shape.c;
+            for (y, x) in y.chunks_exact_mut(heads * shape.c).zip(x.chunks_exact(shape.c)) {
+                y[start..start + shape.c].copy_from_slice(x);
+            }
+        }
+    });
+}
+
 /// Gathers blocks of pixels of `image` (`shape`) into channels.
 pub(crate) fn space_to_depth(shape: Shape, block: usize, image: &[f32], deep: &mut [f32]) {
     let deep = Shared::new(deep);

@@ -387,7 +387,9 @@ impl Machine {
             Kernel::SoftmaxGrad => reduction::softmax_gradient(level, shape.c, x, second(), y),
             Kernel::SpaceToDepth { block } => layout::space_to_depth(shape, block, x, y),
             Kernel::DepthToSpace { block } => layout::depth_to_space(result, block, x, y),
-            Kernel::Sinusoid { max_period } => reduction::sinusoid(max_period, x, result.c, y),
+            Kernel::SplitHeads { heads } => layout::split_heads(result, heads, x, y),
+            Kernel::MergeHeads { heads } => layout::merge_heads(shape, heads, x, y),
+            Kernel::Sinusoid(sinusoid) => reduction::sinusoid(sinusoid, x, result.c, y),
             Kernel::SquaredError => reduction::squared_error(level, shape.sample_len(), x, second(), y),
             Kernel::SquaredErrorGrad => {
                 let dy = self.input(step, 2);

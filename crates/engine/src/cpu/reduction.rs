@@ -3,6 +3,7 @@
 use super::attention::softmax_in_place;
 use super::math::lane_sum;
 use super::simd::Level;
+use crate::ops::Sinusoid;
 use rayon::prelude::*;
 
 pub(crate) fn softmax(level: Level, channels: usize, x: &[f32], y: &mut [f32]) {
@@ -31,14 +32,15 @@ pub(crate) fn softmax_gradient(level: Level, channels: usize, y: &[f32], dy: &[f
 }
 
 /// See [`crate::ops::sinusoid`]; in `f64` with `libm`'s functions, the same on every machine.
-pub(crate) fn sinusoid(max_period: f32, t: &[f32], channels: usize, y: &mut [f32]) {
+pub(crate) fn sinusoid(sinusoid: Sinusoid, t: &[f32], channels: usize, y: &mut [f32]) {
     let half = channels / 2;
-    let decay = libm::log(f64::from(max_period)) / (half - 1) as f64;
+    let decay = libm::log(f64::from(sinusoid.max_period)) / (half - sinusoid.shift) as f64;
+    let (sines, cosines) = if sinusoid.cosines_first { (half, 0) } else { (0, half) };
     for (y, &t) in y.chunks_exact_mut(channels).zip(t) {
         for i in 0..half {
             let (sin, cos) = libm::sincos(f64::from(t) * libm::exp(-decay * i as f64));
-            y[i] = sin as f32;
-            y[half + i] = cos as f32;
+            y[sines + i] = sin as f32;
+            y[cosines + i] = cos as f32;
         }
     }
 }

@@ -62,8 +62,10 @@ fn derive(kernel: &Kernel, d: &mut Differentiation) {
         Kernel::Softmax => ops::softmax::gradient(d),
         Kernel::SpaceToDepth { block } => ops::space_to_depth::gradient(Kernel::DepthToSpace { block }, d),
         Kernel::DepthToSpace { block } => ops::space_to_depth::gradient(Kernel::SpaceToDepth { block }, d),
+        Kernel::SplitHeads { heads } => ops::heads::gradient(Kernel::MergeHeads { heads }, d),
+        Kernel::MergeHeads { heads } => ops::heads::gradient(Kernel::SplitHeads { heads }, d),
         Kernel::SquaredError => ops::squared_error::gradient(d),
-        Kernel::Sinusoid { .. } => {}
+        Kernel::Sinusoid(_) => {}
         Kernel::ConvInputGrad(_)
         | Kernel::ConvWeightGrad(_)
         | Kernel::BiasGrad

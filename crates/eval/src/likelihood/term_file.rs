@@ -4,12 +4,13 @@
 //! entries and the CRC-32 of their bytes, both little-endian `u32`, then the entries, two little-endian `f32` each.
 //! A block cut short by a kill is dropped when the file is opened again.
 
+use checkpoint::atomic;
 use crc::{CRC_32_ISO_HDLC, Crc};
 use diffusion::{BoundTerm, DiffusionConfig, NormalCdf};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use std::fs::{File, OpenOptions, TryLockError};
-use std::io::{self, BufRead, BufReader, ErrorKind, Read, Seek, SeekFrom, Write};
+use std::fs::{File, OpenOptions};
+use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 const CRC: Crc<u32> = Crc::<u32>::new(&CRC_32_ISO_HDLC);
@@ -99,9 +100,7 @@ impl TermFileError {
     /// Whether the call or the input was wrong, as opposed to a disk that is full or broken.
     pub fn is_input(&self) -> bool {
         match self {
-            Self::Io { source, .. } => {
-                !matches!(source.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded)
-            }
+            Self::Io { source, .. } => !atomic::is_full(source),
             Self::Create(error) => error.is_input(),
             _ => true,
         }
@@ -130,16 +129,14 @@ impl TermFile {
         };
         let wanted = serde_json::to_value(identity).map_err(|error| io("cannot be begun")(error.into()))?;
         if !path.exists() {
-            checkpoint::atomic::write_file(&path, |out| {
+            atomic::write_file(&path, |out| {
                 writeln!(out, "{wanted}")
                     .map_err(|source| checkpoint::Error::Write { path: path.clone(), source })
             })?;
         }
         let file = OpenOptions::new().read(true).write(true).open(&path).map_err(io("cannot be opened"))?;
-        match file.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Err(TermFileError::Locked { path }),
-            Err(TryLockError::Error(source)) => return Err(io("cannot be locked")(source)),
+        if !atomic::try_lock(&file).map_err(io("cannot be locked"))? {
+            return Err(TermFileError::Locked { path });
         }
         let first_block = check_header(&path, &file, &wanted)?;
         let mut opened = Self { path, file, first_block, entries: 0 };

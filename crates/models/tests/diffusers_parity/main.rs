@@ -8,7 +8,7 @@ mod portable_values;
 
 use engine::{ConvMethod, Cpu, CpuOptions, Program, Run, Session, Slot};
 use layout::{nchw_to_nhwc, nhwc_to_nchw, parameter_from_pytorch, parameter_to_pytorch, pytorch_shape};
-use models::{Mode, Unet, UnetConfig};
+use models::{Conventions, Mode, Unet, UnetConfig};
 use safetensors::SafeTensors;
 
 /// Projections of each gradient in the fixtures.
@@ -190,6 +190,7 @@ fn network(
         dropout: 0.0,
         block_size: 1,
         norm_groups: groups,
+        conventions: Conventions::default(),
     };
     config.validate().unwrap();
     config
@@ -232,6 +233,19 @@ fn block_size_two() {
         ..network(16, 16, &[1, 2], 8, 8)
     };
     check(include_bytes!("../fixtures/block_size_two.safetensors"), &config, SMALL);
+}
+
+#[test]
+fn diffusers_defaults() {
+    let conventions = Conventions {
+        norm_eps: 1e-5,
+        freq_shift: 0,
+        cosines_first: true,
+        downsample_padding: 1,
+        head_channels: Some(8),
+    };
+    let config = UnetConfig { conventions, ..network(8, 32, &[1, 2], 4, 8) };
+    check(include_bytes!("../fixtures/diffusers_defaults.safetensors"), &config, SMALL);
 }
 
 #[test]
