@@ -172,6 +172,7 @@ pub(crate) fn gradient(
             depth: l,
             a: (pointers as *const *const f32).wrapping_add(which * n * l + i * l),
             a_offset: 0,
+            ahead: 2 * tiles.height - 1,
             b: right[i * plain.len() + panel * plain.stride() + plain.width..].as_ptr(),
             c: result.pointer(i * l * c + panel * plain.width),
             c_stride: c,

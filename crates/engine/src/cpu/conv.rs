@@ -6,10 +6,12 @@
 
 use super::panel::{Panels, Source};
 use super::parallel::{Shared, for_each_task, thread_index};
+use super::simd::Level;
 use super::tile::{ColumnTile, RowTile, Tiles};
 use crate::kernel::Scratch;
 use crate::ops::Conv;
 use crate::shape::Shape;
+use rayon::prelude::*;
 
 /// Pixels of the result that one task computes: a multiple of every tile height, and few enough that their inputs stay in cache.
 const BLOCK: usize = 96;
@@ -339,6 +341,7 @@ pub(crate) fn weight_gradient(
                 depth: count,
                 a: pointers,
                 a_offset: first_channel,
+                ahead: 2 * tiles.height - 1,
                 b: strip.as_ptr(),
                 c: dw.pointer((tap * x_shape.c + first_channel) * dy_shape.c + first_column),
                 c_stride: dy_shape.c,
@@ -351,21 +354,30 @@ pub(crate) fn weight_gradient(
 }
 
 /// Adds to `db[o]` the sum of `dy[pixel][o]` over all pixels, in order.
-pub(crate) fn bias_gradient(dy: &[f32], channels: usize, db: &mut [f32]) {
-    const STRIP: usize = 32;
-    let db = Shared::new(db);
-    for_each_task(channels.div_ceil(STRIP), |task| {
-        let first = task * STRIP;
-        let count = STRIP.min(channels - first);
-        // SAFETY: these channels are this task's.
-        let db = unsafe { db.slice(first, count) };
-        let mut sums = [0.0f32; STRIP];
-        sums[..count].copy_from_slice(db);
-        for pixel in dy.chunks_exact(channels) {
-            for (sum, &value) in sums.iter_mut().zip(&pixel[first..first + count]) {
-                *sum += value;
-            }
-        }
-        db.copy_from_slice(&sums[..count]);
+pub(crate) fn bias_gradient(level: Level, dy: &[f32], channels: usize, db: &mut [f32]) {
+    /// Channels whose sums stay in registers.
+    const STRIP: usize = 64;
+    let (strips, rest) = db.as_chunks_mut::<STRIP>();
+    let from = strips.len() * STRIP;
+    strips.par_iter_mut().enumerate().for_each(|(strip, db)| {
+        let first = strip * STRIP;
+        level.vectorize(
+            #[inline(always)]
+            || {
+                let mut sums = *db;
+                for pixel in dy.chunks_exact(channels) {
+                    let (values, _) = pixel[first..].as_chunks::<STRIP>();
+                    for (sum, &value) in sums.iter_mut().zip(&values[0]) {
+                        *sum += value;
+                    }
+                }
+                *db = sums;
+            },
+        );
     });
+    for pixel in dy.chunks_exact(channels) {
+        for (sum, &value) in rest.iter_mut().zip(&pixel[from..]) {
+            *sum += value;
+        }
+    }
 }

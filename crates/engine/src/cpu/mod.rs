@@ -304,7 +304,7 @@ impl Machine {
                 }
             }
             Kernel::BiasGrad => {
-                conv::bias_gradient(self.input(step, 0), shape.c, self.write(step.outputs[0]))
+                conv::bias_gradient(level, self.input(step, 0), shape.c, self.write(step.outputs[0]))
             }
             Kernel::GroupNorm(norm) => {
                 let workspace = self.scratch(step.workspace);

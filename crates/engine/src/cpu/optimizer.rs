@@ -18,10 +18,15 @@ pub(crate) fn global_norm(level: Level, gradients: &[f32], parts: &mut [f64]) ->
             #[inline(always)]
             || {
                 let mut lanes = [0.0f64; LANES];
-                for eight in chunk.chunks(LANES) {
+                let (whole, rest) = chunk.as_chunks::<LANES>();
+                // Whole groups by themselves: their constant length is what lets the lanes stay in a register.
+                for eight in whole {
                     for (lane, &g) in lanes.iter_mut().zip(eight) {
                         *lane += f64::from(g) * f64::from(g);
                     }
+                }
+                for (lane, &g) in lanes.iter_mut().zip(rest) {
+                    *lane += f64::from(g) * f64::from(g);
                 }
                 lanes.iter().sum()
             },

@@ -44,6 +44,8 @@ pub(crate) struct ColumnTile {
     pub a: *const *const f32,
     /// Added to each pointer.
     pub a_offset: usize,
+    /// How much further on in each row is called into cache: where rows lie far apart, what the next tile reads.
+    pub ahead: usize,
     /// Panel of the right factor, `[depth][width]`.
     pub b: *const f32,
     /// The result's first element.
@@ -251,6 +253,7 @@ unsafe fn column_tile<V: Vector, const MR: usize, const NV: usize>(tile: &Column
         let mut b = tile.b;
         for k in 0..tile.depth {
             let a = (*tile.a.add(k)).add(tile.a_offset);
+            prefetch(a.wrapping_add(tile.ahead));
             let mut right = [V::splat(0.0); NV];
             for (v, vector) in right.iter_mut().enumerate() {
                 *vector = V::load(b.add(v * V::LANES));

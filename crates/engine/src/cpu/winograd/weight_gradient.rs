@@ -139,6 +139,7 @@ pub(crate) fn weight_gradient(
                 let tile = ColumnTile {
                     depth: block,
                     a: (pointers as *const *const f32).wrapping_add(table * cut.block),
+                    ahead: 0,
                     a_offset: plane * cut.x_stride + first_channel * block,
                     b: dys.pointer(plane * cut.dy_stride + panel * cut.block * width),
                     c: sums[plane * cut.sum_stride..].as_mut_ptr(),
