@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Times the paper's CIFAR-10 U-Net (35.7M parameters) in other programs on the CPU, beside our own.
+"""Times the paper's U-Nets (CIFAR-10: 35.7M parameters, 256x256: 114M) in other programs on the CPU, beside our own.
 
     python tools/bench_peers.py                                    the others alone, all cases, a table
     cargo build --release -p ddpm-models --example step_time
@@ -21,7 +21,7 @@ and the largest resident set of any of the processes (for the others that includ
 Contract for `--ours CMD` (split as a shell would; name the executable itself, not `cargo run`, or the memory of the
 wrong process is measured). It is called as
 
-    CMD forward|train BATCH ITERATIONS THREADS
+    CMD forward|train BATCH ITERATIONS THREADS NETWORK
 
 warms up by itself, and prints as the last line of its standard output one JSON object with the median milliseconds per
 image:
@@ -48,17 +48,32 @@ TORCH = ("nchw", "channels_last", "compile")
 RUNTIMES = ("onnxruntime", "openvino")
 
 
-def network(dropout):
-    """The paper's CIFAR-10 network."""
+# The paper's networks: image size, widths of the levels, which of them attend, dropout while training.
+NETWORKS = {
+    "cifar10": (32, (128, 256, 256, 256), (1,), 0.1),
+    "celebahq256": (256, (128, 128, 256, 256, 512, 512), (4,), 0.0),
+}
+
+
+def network(name, dropout):
+    """One of the paper's networks in diffusers."""
     from diffusers import UNet2DModel
 
+    size, widths, attends, _ = NETWORKS[name]
+    down = ["AttnDownBlock2D" if level in attends else "DownBlock2D" for level in range(len(widths))]
+    up = ["AttnUpBlock2D" if level in attends else "UpBlock2D" for level in reversed(range(len(widths)))]
     return UNet2DModel(
-        sample_size=32, in_channels=3, out_channels=3, block_out_channels=(128, 256, 256, 256), layers_per_block=2,
-        down_block_types=("DownBlock2D", "AttnDownBlock2D", "DownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "UpBlock2D", "AttnUpBlock2D", "UpBlock2D"),
+        sample_size=size, in_channels=3, out_channels=3, block_out_channels=widths, layers_per_block=2,
+        down_block_types=down, up_block_types=up,
         norm_num_groups=32, norm_eps=1e-6, downsample_padding=0, flip_sin_to_cos=False, freq_shift=1,
         attention_head_dim=None, act_fn="silu", dropout=dropout,
     )
+
+
+def image_shape(options):
+    """A batch as PyTorch has it."""
+    size = NETWORKS[options.network][0]
+    return options.batch, 3, size, size
 
 
 def torch_iteration(options):
@@ -69,11 +84,12 @@ def torch_iteration(options):
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
     layout = torch.channels_last if options.program == "channels_last" else torch.contiguous_format
-    model = network(options.dropout).to(memory_format=layout)
+    dropout = NETWORKS[options.network][3] if options.dropout is None else options.dropout
+    model = network(options.network, dropout).to(memory_format=layout)
     parameters = list(model.parameters())
     if options.program == "compile":
         model = torch.compile(model)
-    x = torch.randn(options.batch, 3, 32, 32).to(memory_format=layout)
+    x = torch.randn(image_shape(options)).to(memory_format=layout)
     noise = torch.randn_like(x)
     t = torch.randint(0, 1000, (options.batch,))
 
@@ -100,8 +116,8 @@ def torch_iteration(options):
     return iteration
 
 
-def export_onnx(path, batch):
-    """Writes the network for `batch` images as ONNX."""
+def export_onnx(options):
+    """Writes the network for a batch as ONNX."""
     import torch
 
     class Prediction(torch.nn.Module):
@@ -112,9 +128,9 @@ def export_onnx(path, batch):
         def forward(self, x, t):
             return self.model(x, t, return_dict=False)[0]
 
-    model = Prediction(network(0.0).eval())
-    inputs = (torch.randn(batch, 3, 32, 32), torch.full((batch,), 500))
-    torch.onnx.export(model, inputs, path, input_names=["x", "t"], output_names=["eps"], opset_version=18, dynamo=False)
+    model = Prediction(network(options.network, 0.0).eval())
+    inputs = (torch.randn(image_shape(options)), torch.full((options.batch,), 500))
+    torch.onnx.export(model, inputs, options.onnx, input_names=["x", "t"], output_names=["eps"], opset_version=18, dynamo=False)
 
 
 def runtime_iteration(options):
@@ -122,7 +138,7 @@ def runtime_iteration(options):
     import numpy
 
     values = {
-        "x": numpy.random.default_rng(0).standard_normal((options.batch, 3, 32, 32), dtype=numpy.float32),
+        "x": numpy.random.default_rng(0).standard_normal(image_shape(options), dtype=numpy.float32),
         "t": numpy.full(options.batch, 500, numpy.int64),
     }
     if options.program == "onnxruntime":
@@ -190,17 +206,20 @@ def contenders(options, mode, batch, folder):
         command = [
             sys.executable, os.path.abspath(__file__), "--child", "--mode", mode, "--program", program,
             "--batch", str(batch), "--threads", threads, "--warmup", str(options.warmup), "--iterations", iterations,
-            "--dropout", str(options.dropout), "--adam", options.adam,
+            "--network", options.network, "--adam", options.adam,
         ]
+        if options.dropout is not None:
+            command += ["--dropout", str(options.dropout)]
         if program in RUNTIMES:
             onnx = os.path.join(folder, f"network-{batch}.onnx")
             if not os.path.exists(onnx):
                 # In a process of its own: PyTorch's memory would be inherited as this one's largest.
-                subprocess.run([sys.executable, os.path.abspath(__file__), "--child", "--onnx", onnx, "--batch", str(batch)], check=True)
+                export = [sys.executable, os.path.abspath(__file__), "--child", "--network", options.network, "--onnx", onnx]
+                subprocess.run([*export, "--batch", str(batch)], check=True)
             command += ["--onnx", onnx]
         result.append((program, command))
     if options.ours:
-        result.append(("ours", [*shlex.split(options.ours), mode, str(batch), iterations, threads]))
+        result.append(("ours", [*shlex.split(options.ours), mode, str(batch), iterations, threads, options.network]))
     return result
 
 
@@ -275,8 +294,8 @@ def main():
     parser.add_argument("--rounds", type=positive, default=5, help="processes per program and case (default 5)")
     parser.add_argument("--warmup", type=positive, default=2, help="untimed iterations of each other program (default 2)")
     parser.add_argument("--iterations", type=positive, default=5, help="timed iterations of each process (default 5)")
-    parser.add_argument("--dropout", type=float, default=0.1,
-                        help="PyTorch's dropout rate while training, in [0, 1) (default 0.1, the preset's)")
+    parser.add_argument("--network", choices=NETWORKS, default="cifar10", help="which of the paper's networks (default cifar10)")
+    parser.add_argument("--dropout", type=float, help="PyTorch's dropout rate while training, in [0, 1) (default the preset's)")
     parser.add_argument("--adam", choices=("fused", "foreach", "single"), default="fused",
                         help="PyTorch's implementation of Adam (default fused, its fastest on a CPU)")
     parser.add_argument("--ours", metavar="CMD", help="our program, called in turns with the others; see the contract above")
@@ -291,14 +310,14 @@ def main():
         if options.program:
             measure(options)
         else:
-            export_onnx(options.onnx, options.batch)
+            export_onnx(options)
         return
     load = warn_if_busy()
     with tempfile.TemporaryDirectory() as folder:
         rows = [row for mode, batch in options.cases for row in compare(options, mode, batch, folder)]
     print(table(rows))
     if options.json:
-        settings = {key: getattr(options, key) for key in ("threads", "rounds", "warmup", "iterations", "dropout", "adam", "ours")}
+        settings = {key: getattr(options, key) for key in ("network", "threads", "rounds", "warmup", "iterations", "dropout", "adam", "ours")}
         with open(options.json, "w") as file:
             json.dump({"settings": settings, "load_before": load, "rows": rows}, file, indent=2)
 

@@ -1,10 +1,10 @@
-//! Times the CIFAR-10 network (35.7M parameters): forward at batch 1 and 8, a training step at batch 8.
+//! Times the paper's networks: forward, or a training step.
 //!
-//! `cargo run --release -p ddpm-models --example step_time -- [forward|train] [batch] [repeats] [threads] [profile]` prints one JSON
-//! object, with `profile` also where the time went (on standard error).
+//! `cargo run --release -p ddpm-models --example step_time -- [forward|train] [batch] [repeats] [threads] [cifar10|celebahq256]
+//! [profile]` prints one JSON object, with `profile` also where the time went (on standard error).
 
 use engine::{AdamStep, Backend, Cpu, Program, Run, Session};
-use models::{Mode, Unet, UnetConfig};
+use models::{Conventions, Mode, Unet, UnetConfig};
 use std::time::{Duration, Instant};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -15,7 +15,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let batch: usize = argument(1, "8").parse()?;
     let repeats: usize = argument(2, "3").parse()?;
     let threads: usize = argument(3, "2").parse()?;
-    let config = UnetConfig {
+    let cifar10 = UnetConfig {
         image_size: 32,
         image_channels: 3,
         learned_variance: false,
@@ -26,7 +26,14 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         dropout: 0.1,
         block_size: 1,
         norm_groups: 32,
-        conventions: models::Conventions::default(),
+        conventions: Conventions::default(),
+    };
+    let config = match argument(4, "cifar10").as_str() {
+        "cifar10" => cifar10,
+        "celebahq256" => {
+            UnetConfig { image_size: 256, channel_mult: vec![1, 1, 2, 2, 4, 4], dropout: 0.0, ..cifar10 }
+        }
+        other => return Err(format!("{other}: give cifar10 or celebahq256").into()),
     };
     let training = kind == "train";
     let mode = if training { Mode::Training } else { Mode::Inference };
