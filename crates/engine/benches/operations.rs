@@ -67,35 +67,35 @@ fn convolution((size, input, output): (usize, usize, usize), conv: Conv) -> Oper
     })
 }
 
-/// Multiplications and additions of direct summation.
-fn operations((size, input, output): (usize, usize, usize), conv: Conv) -> ItemsCount {
-    ItemsCount::new(2 * BATCH * size * size * input * output * conv.taps())
+/// Multiplications and additions of `products` convolutions by direct summation.
+fn operations(products: usize, (size, input, output): (usize, usize, usize), conv: Conv) -> ItemsCount {
+    ItemsCount::new(products * 2 * BATCH * size * size * input * output * conv.taps())
 }
 
 #[divan::bench(args = LAYERS)]
 fn conv3x3(bencher: Bencher, layer: (usize, usize, usize)) {
     let mut operation = convolution(layer, Conv::SAME_3X3);
-    bencher.counter(operations(layer, Conv::SAME_3X3)).bench_local(|| operation.forward());
+    bencher.counter(operations(1, layer, Conv::SAME_3X3)).bench_local(|| operation.forward());
 }
 
 #[divan::bench(args = LAYERS)]
 fn conv3x3_gradients(bencher: Bencher, layer: (usize, usize, usize)) {
     let mut operation = convolution(layer, Conv::SAME_3X3);
     operation.forward();
-    bencher.counter(operations(layer, Conv::SAME_3X3)).bench_local(|| operation.backward());
+    bencher.counter(operations(2, layer, Conv::SAME_3X3)).bench_local(|| operation.backward());
 }
 
 #[divan::bench(args = LAYERS)]
 fn conv1x1(bencher: Bencher, layer: (usize, usize, usize)) {
     let mut operation = convolution(layer, Conv::POINTWISE);
-    bencher.counter(operations(layer, Conv::POINTWISE)).bench_local(|| operation.forward());
+    bencher.counter(operations(1, layer, Conv::POINTWISE)).bench_local(|| operation.forward());
 }
 
 #[divan::bench(args = LAYERS)]
 fn conv1x1_gradients(bencher: Bencher, layer: (usize, usize, usize)) {
     let mut operation = convolution(layer, Conv::POINTWISE);
     operation.forward();
-    bencher.counter(operations(layer, Conv::POINTWISE)).bench_local(|| operation.backward());
+    bencher.counter(operations(2, layer, Conv::POINTWISE)).bench_local(|| operation.backward());
 }
 
 fn normalisation(size: usize, channels: usize) -> Operation {
