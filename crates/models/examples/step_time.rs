@@ -48,6 +48,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let weights = program.layout().initialise(0);
     let mut session = Session::new(program, backend)?;
     session.set_parameters(&weights);
+    drop(weights);
     let x: Vec<f32> = (0..graph.shape(x_t).len()).map(|i| ((i % 17) as f32 - 8.0) / 8.0).collect();
     let mut prediction = vec![0.0; x.len()];
     let mut times = Vec::new();
