@@ -42,6 +42,8 @@ const MASK_FROM: u8 = 128;
   ddpm interpolate runs/faces a.png b.png --mask eyes.png --out eyes
   ddpm interpolate runs/digits --data mnist:DIR:test --pairs 32 --lambdas 0,1 --t 100,200,400,800 --feature-distance --out kept
 
+--steps are spread over all T; from x_t, those below t are taken.
+
 --mask: white is interpolated, black follows A. At every step the black part is made anew from A with that step's noise, so that
 the reverse process goes on from where A is.")]
 pub struct Args {
