@@ -67,10 +67,14 @@ fn main() -> Result<(), Box<dyn Error>> {
         let sum = |of: fn(&diffusion::RewrittenTerm) -> f64| terms.iter().map(of).sum();
         line(format!("{} to {}", t[t.len() - 1], t[0]), sum(|term| term.usual), sum(|term| term.information));
     }
-    println!("sum of the information   {:.6} bits", bound.information());
-    println!("H(x_0) = log2 {images}          {:.6} bits", bound.entropy);
-    println!("L by eq. 5               {:.6} bits", bound.usual());
-    println!("L by eq. 16              {:.6} bits", bound.rewritten());
+    for (name, bits) in [
+        ("sum of the information".into(), bound.information()),
+        (format!("H(x_0) = log2 {images}"), bound.entropy),
+        ("L by eq. 5".into(), bound.usual()),
+        ("L by eq. 16".into(), bound.rewritten()),
+    ] {
+        println!("{name:28} {bits:.6} bits");
+    }
 
     if let Some(path) = rest.get(2) {
         let points = t.iter().zip(&bound.terms).map(|(&t, term)| (t as f64, term.information)).collect();
