@@ -42,6 +42,8 @@ const MASK_FROM: u8 = 128;
   ddpm interpolate runs/faces a.png b.png --mask eyes.png --out eyes
   ddpm interpolate runs/digits --data mnist:DIR:test --pairs 32 --lambdas 0,1 --t 100,200,400,800 --feature-distance --out kept
 
+--steps are spread over all T; from x_t, those below t are taken.
+
 --mask: white is interpolated, black follows A. At every step the black part is made anew from A with that step's noise, so that
 the reverse process goes on from where A is.")]
 pub struct Args {
@@ -259,27 +261,26 @@ impl Args {
         pairs: &[ImagePair],
         levels: &[usize],
         image: ImageShape,
-        measuring: Option<&mut Measuring>,
+        mut measuring: Option<&mut Measuring>,
     ) -> Result<Option<Reconstructions>, Failure> {
         let Some((first, second)) = self.ends() else { return Ok(None) };
-        let mut measured = Measured { image, measuring };
-        let (ones, others): (Vec<_>, Vec<_>) =
-            pairs.iter().map(|pair| (&pair.pixels[0][..], &pair.pixels[1][..])).unzip();
-        let between_pairs = measured.distance(&ones.concat(), &others.concat())?;
-        let originals: Vec<u8> = pairs.iter().flat_map(|pair| pair.pixels.concat()).collect();
+        let halves = |of: &dyn Fn(usize, usize) -> Vec<u8>| -> Vec<u8> {
+            [0, 1].iter().flat_map(|&end| (0..pairs.len()).flat_map(move |pair| of(pair, end))).collect()
+        };
+        let pixels = halves(&|pair, end| pairs[pair].pixels[end].clone());
+        let originals = Described::new(pixels, "the originals", image, measuring.as_deref_mut())?;
+        let between_pairs = originals.between_halves(image.len());
         let mut numbers: Vec<_> = (0..levels.len()).collect();
         numbers.sort_by_key(|&number| levels[number]);
         let mut by_t = Vec::new();
         for number in numbers {
-            let reconstructions = (0..pairs.len()).flat_map(|pair| [(pair, first), (pair, second)]);
-            let reconstructions: Vec<u8> = reconstructions
-                .flat_map(|(pair, lambda)| {
-                    let index = (pair * levels.len() + number) * self.lambdas.len() + lambda;
-                    &decoded[index * image.len()..][..image.len()]
-                })
-                .copied()
-                .collect();
-            by_t.push((levels[number], measured.distance(&originals, &reconstructions)?));
+            let pixels = halves(&|pair, end| {
+                let index = (pair * levels.len() + number) * self.lambdas.len() + [first, second][end];
+                decoded[index * image.len()..][..image.len()].to_vec()
+            });
+            let reconstructions =
+                Described::new(pixels, "the reconstructions", image, measuring.as_deref_mut())?;
+            by_t.push((levels[number], originals.distance(&reconstructions, image.len())));
         }
         Ok(Some(Reconstructions { images: 2 * pairs.len() as u64, between_pairs, by_t }))
     }
@@ -309,28 +310,46 @@ impl Args {
     }
 }
 
-/// What measures distances between images.
-struct Measured<'a, 'b> {
-    image: ImageShape,
-    measuring: Option<&'a mut Measuring<'b>>,
+/// The images at λ = 0 of all pairs, then those at λ = 1; and their features, if they are computed.
+struct Described {
+    pixels: Vec<u8>,
+    features: Option<Vec<f32>>,
 }
 
-impl Measured<'_, '_> {
-    fn distance(&mut self, images: &[u8], others: &[u8]) -> Result<Distance, Failure> {
-        let Self { image, measuring } = self;
-        let feature_distance = match measuring {
-            None => None,
-            Some(measuring) => {
-                let mut rows = |pixels: &[u8], description: &str| {
-                    let (pixels, description) = (pixels.to_vec(), description.to_owned());
-                    let mut images = ImagesInMemory { pixels, shape: *image, description };
-                    measuring.features_of(&mut images)?.read_rows(images.len()).map_err(measured::failure)
-                };
-                let (rows, others) = (rows(images, "the originals")?, rows(others, "the reconstructions")?);
-                Some(feature_distance(&rows, &others, measuring.dims()))
-            }
+impl Described {
+    fn new(
+        pixels: Vec<u8>,
+        description: &str,
+        shape: ImageShape,
+        measuring: Option<&mut Measuring>,
+    ) -> Result<Self, Failure> {
+        let Some(measuring) = measuring else { return Ok(Self { pixels, features: None }) };
+        let mut images = ImagesInMemory { pixels, shape, description: description.into() };
+        let features =
+            measuring.features_of(&mut images)?.read_rows(images.len()).map_err(measured::failure)?;
+        Ok(Self { pixels: images.pixels, features: Some(features) })
+    }
+
+    /// The distance between counterparts; images have `len` values.
+    fn distance(&self, other: &Self, len: usize) -> Distance {
+        let images = self.pixels.len() / len;
+        let features = self.features.as_ref().zip(other.features.as_ref());
+        Distance {
+            rmse: pixel_rmse(&self.pixels, &other.pixels, len),
+            feature_distance: features
+                .map(|(rows, others)| feature_distance(rows, others, rows.len() / images)),
+        }
+    }
+
+    /// The distance between the two images of each pair.
+    fn between_halves(&self, len: usize) -> Distance {
+        let (first, second) = self.pixels.split_at(self.pixels.len() / 2);
+        let features = self.features.as_ref().map(|rows| rows.split_at(rows.len() / 2)).unzip();
+        let half = |pixels: &[u8], features: Option<&[f32]>| Self {
+            pixels: pixels.to_vec(),
+            features: features.map(<[f32]>::to_vec),
         };
-        Ok(Distance { rmse: pixel_rmse(images, others, image.len()), feature_distance })
+        half(first, features.0).distance(&half(second, features.1), len)
     }
 }
 

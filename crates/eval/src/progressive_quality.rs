@@ -70,7 +70,7 @@ impl ProgressiveQuality {
             line("to real images, from q(xₜ | x₀)", &|moment| moment.rmse_to_data),
         ];
         let mut charts = vec![Chart {
-            title: "Error of x̂₀".into(),
+            title: "Error of the predicted x₀".into(),
             x: x(),
             y: y("RMSE (0–255)"),
             series: lines.into_iter().flatten().collect(),
@@ -78,7 +78,7 @@ impl ProgressiveQuality {
         let fid: Option<Vec<_>> = self.moments.iter().map(|m| Some((steps(m), m.fid?))).collect();
         if let Some(points) = fid {
             charts.push(Chart {
-                title: "FID of x̂₀".into(),
+                title: "FID of the predicted x₀".into(),
                 x: x(),
                 y: y("FID"),
                 series: vec![Series { name: String::new(), points, band: Vec::new(), dots: true }],

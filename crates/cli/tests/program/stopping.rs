@@ -2,6 +2,7 @@
 #![cfg(unix)]
 
 use crate::ddpm::{fail, files, object, succeed, text, train_tiny, trained, wait_until};
+use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -173,4 +174,31 @@ fn sampling_stops_with_what_is_finished() {
     let names: Vec<_> = files(&out).into_keys().filter(|name| !name.ends_with("samples.json")).collect();
     assert_eq!(names.len() as u64, images);
     assert!(names.iter().all(|name| image::open(out.join(name)).is_ok()), "{names:?}");
+}
+
+#[test]
+fn figures_that_are_stopped_leave_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    trained(dir.path());
+    for arguments in [
+        &["progressive", "run", "--n", "100000", "--frames", "2"][..],
+        &["interpolate", "run", "--data", "shapes32", "--pairs", "2000"],
+    ] {
+        let mut child = crate::ddpm::ddpm(arguments)
+            .args(["--batch", "1", "--json", "--out", "out"])
+            .current_dir(dir.path())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut told = BufReader::new(child.stderr.take().unwrap());
+        let mut line = String::new();
+        told.read_line(&mut line).unwrap();
+        assert!(line.contains("sampling 1/") || line.contains("interpolating 1/"), "{line}");
+        signal(&child, "-INT");
+        let output = child.wait_with_output().unwrap();
+        assert_eq!(output.status.code(), Some(130), "{arguments:?}");
+        assert_eq!(object(&output)["status"], "stopped");
+        assert!(!dir.path().join("out").exists());
+    }
 }
