@@ -14,6 +14,7 @@ encoded.tfrecord    image/encoded and image/class/label
 dataset.zip     as StyleGAN2-ADA's dataset tool writes it
 shards/         tar shards as WebDataset's, one with pax and one with GNU names
 hub/            parquet as the Hugging Face hub has it: image struct, label, several row groups
+paged.parquet   the same of many pages
 stored.npz, packed.npz, planar.npy
 """
 
@@ -134,6 +135,13 @@ def write_parquet(folder):
     pq.write_table(table, folder / "test-00000-of-00001.parquet", compression="none")
 
 
+def write_paged(path):
+    """One row group of many pages, each of several rows: the first of a dictionary, the others plain; row 17 has no image."""
+    rows = [None if i == 17 else {"bytes": encoded(i), "path": None} for i in range(30)]
+    table = pa.table({"image": pa.array(rows, pa.struct([("bytes", pa.binary()), ("path", pa.string())]))})
+    pq.write_table(table, path, dictionary_pagesize_limit=1500, data_page_size=1000, write_batch_size=3)
+
+
 def write_arrays(out):
     images = np.stack([pixels(i) for i in range(4)])
     labels = np.arange(4) % 7
@@ -153,6 +161,7 @@ def main():
     write_zip(out / "dataset.zip")
     write_shards(out / "shards")
     write_parquet(out / "hub")
+    write_paged(out / "paged.parquet")
     write_arrays(out)
     versions = {
         "python": platform.python_version(), "numpy": np.__version__, "pillow": PIL.__version__, "lmdb": lmdb.__version__,

@@ -36,6 +36,7 @@ pub mod loader;
 pub mod memory;
 pub mod mnist;
 mod parquet;
+mod parquet_pages;
 mod picture;
 mod positioned;
 pub mod resize;

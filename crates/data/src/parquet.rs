@@ -2,21 +2,20 @@
 //! `bytes`, often beside a `label`.
 
 use crate::fitted::{self, PictureSet, Place};
+use crate::parquet_pages::{PageCache, PageIndex, SharedFile};
 use crate::picture::{DECODING, Picture};
-use crate::positioned::{FileCursor, PositionedFile};
+use crate::positioned::PositionedFile;
 use crate::{DataError, ImageOptions, ImageSource, SourceKind, SourceSpec, shards};
-use bytes::Bytes;
 use parquet::basic::Type;
 use parquet::column::reader::{ColumnReaderImpl, get_typed_column_reader};
-use parquet::data_type::{ByteArrayType, DataType, Int64Type};
+use parquet::data_type::{ByteArray, DataType, Int64Type};
 use parquet::errors::ParquetError;
 use parquet::file::metadata::{ParquetMetaData, ParquetMetaDataReader};
-use parquet::file::reader::{ChunkReader, Length};
+use parquet::file::reader::Length;
 use parquet::file::serialized_reader::SerializedPageReader;
-use std::io::BufReader;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 pub(crate) static KIND: SourceKind = SourceKind {
     name: "parquet",
@@ -37,27 +36,6 @@ fn open(spec: &SourceSpec, options: &ImageOptions) -> Result<Arc<dyn ImageSource
 const IMAGES: [&str; 9] =
     ["image.bytes", "img.bytes", "jpg.bytes", "png.bytes", "image", "img", "jpg", "png", "bytes"];
 const LABELS: [&str; 5] = ["label", "labels", "class", "fine_label", "cls"];
-/// A file that parquet's readers may share.
-struct SharedFile(Arc<PositionedFile>);
-
-impl Length for SharedFile {
-    fn len(&self) -> u64 {
-        self.0.len()
-    }
-}
-
-impl ChunkReader for SharedFile {
-    type T = BufReader<FileCursor>;
-
-    fn get_read(&self, start: u64) -> parquet::errors::Result<Self::T> {
-        Ok(BufReader::new(FileCursor::new(self.0.clone(), start)))
-    }
-
-    fn get_bytes(&self, start: u64, length: usize) -> parquet::errors::Result<Bytes> {
-        let bytes = self.0.bytes_at(start, length as u64);
-        bytes.map(Bytes::from).map_err(|error| ParquetError::General(error.to_string()))
-    }
-}
 
 /// One file.
 struct Shard {
@@ -67,6 +45,8 @@ struct Shard {
     column: usize,
     /// Running totals of the row groups' rows.
     ends: Vec<u64>,
+    /// Of each row group, once it is asked for, where its images' pages are.
+    indices: Vec<OnceLock<PageIndex>>,
 }
 
 /// The images of all files, by row.
@@ -74,11 +54,14 @@ struct ParquetImages {
     shards: Vec<Shard>,
     ends: Vec<u64>,
     labels: Option<Vec<Option<u32>>>,
+    /// Pages of all files.
+    cache: Mutex<PageCache>,
 }
 
 impl ParquetImages {
     fn open(files: &[PathBuf]) -> Result<Self, DataError> {
-        let mut set = Self { shards: Vec::new(), ends: Vec::new(), labels: Some(Vec::new()) };
+        let mut set =
+            Self { shards: Vec::new(), ends: Vec::new(), labels: Some(Vec::new()), cache: Mutex::default() };
         for path in files {
             let shard = Shard::open(path)?;
             let labels = shard.labels()?;
@@ -92,16 +75,11 @@ impl ParquetImages {
         }
         Ok(set)
     }
-
-    fn locate(&self, index: u64) -> (&Shard, u64) {
-        let (shard, row) = shards::locate(&self.ends, index);
-        (&self.shards[shard], row)
-    }
 }
 
 impl Shard {
     fn open(path: &Path) -> Result<Self, DataError> {
-        let file = Arc::new(SharedFile(Arc::new(PositionedFile::open(path)?)));
+        let file = Arc::new(SharedFile::new(Arc::new(PositionedFile::open(path)?)));
         let metadata = guarded(|| ParquetMetaDataReader::new().parse_and_finish(&*file));
         let metadata = metadata.map_err(|e| damaged(path, e))?;
         let schema = metadata.file_metadata().schema_descr_ptr();
@@ -129,11 +107,12 @@ impl Shard {
             }
             ends.push(total);
         }
-        Ok(Self { file, metadata: Arc::new(metadata), column, ends })
+        let indices = ends.iter().map(|_| OnceLock::new()).collect();
+        Ok(Self { file, metadata: Arc::new(metadata), column, ends, indices })
     }
 
     fn path(&self) -> &Path {
-        self.file.0.path()
+        self.file.positioned().path()
     }
 
     fn reader<T: DataType>(&self, group: usize, column: usize) -> Result<ColumnReaderImpl<T>, ParquetError> {
@@ -145,16 +124,42 @@ impl Shard {
         Ok(get_typed_column_reader(reader))
     }
 
-    /// The image's file in row `row`; none where the row has none.
-    fn image(&self, row: u64) -> Result<Option<Vec<u8>>, ParquetError> {
+    /// The image's file in row `row`; none where the row has none. `number` is that of this file among all in `cache`.
+    fn image(
+        &self,
+        number: usize,
+        row: u64,
+        cache: &Mutex<PageCache>,
+    ) -> Result<Option<ByteArray>, ParquetError> {
         let (group, row) = shards::locate(&self.ends, row);
-        let (mut levels, mut values) = (Vec::new(), Vec::new());
-        guarded(|| {
-            let mut reader = self.reader::<ByteArrayType>(group, self.column)?;
-            reader.skip_records(row as usize)?;
-            reader.read_records(1, Some(&mut levels), None, &mut values)
-        })?;
-        Ok(values.first().map(|value| value.data().to_vec()))
+        let index = self.index(group)?;
+        let (page, row) = index.locate(row);
+        let key = (number, group, page);
+        let cache = || cache.lock().unwrap_or_else(PoisonError::into_inner);
+        let kept = cache().get(key);
+        let values = match kept {
+            Some(values) => values,
+            None => {
+                let column = self.metadata.row_group(group).column(self.column);
+                let descriptor = self.metadata.file_metadata().schema_descr_ptr().column(self.column);
+                let values = guarded(|| index.values(&self.file, column, descriptor, page)).map(Arc::new)?;
+                cache().keep(key, values.clone());
+                values
+            }
+        };
+        Ok(values[row as usize].clone())
+    }
+
+    /// Where the pages of a row group are.
+    fn index(&self, group: usize) -> Result<&PageIndex, ParquetError> {
+        if let Some(index) = self.indices[group].get() {
+            return Ok(index);
+        }
+        let metadata = self.metadata.row_group(group);
+        let rows = u64::try_from(metadata.num_rows()).unwrap_or(u64::MAX);
+        let column = metadata.column(self.column);
+        let index = guarded(|| PageIndex::read(self.file.positioned(), column, rows))?;
+        Ok(self.indices[group].get_or_init(|| index))
     }
 
     /// The classes of all rows, where the file has them.
@@ -196,16 +201,17 @@ impl PictureSet for ParquetImages {
     }
 
     fn picture(&self, index: u64) -> Result<Picture, DataError> {
-        let (shard, row) = self.locate(index);
+        let (number, row) = shards::locate(&self.ends, index);
+        let shard = &self.shards[number];
         let origin = shard.path().join(format!("row {row}"));
-        let bytes = shard.image(row).map_err(|e| damaged(&origin, e))?;
+        let bytes = shard.image(number, row, &self.cache).map_err(|e| damaged(&origin, e))?;
         let bytes = bytes.ok_or_else(|| DataError::damaged(&origin, None, "the row has no image"))?;
-        Picture::decode(&bytes, &origin, None)
+        Picture::decode(bytes.data(), &origin, None)
     }
 
     fn place(&self, index: u64) -> Place<'_> {
-        let (shard, row) = self.locate(index);
-        Place { path: shard.path().join(format!("row {row}")).into(), offset: None }
+        let (number, row) = shards::locate(&self.ends, index);
+        Place { path: self.shards[number].path().join(format!("row {row}")).into(), offset: None }
     }
 
     fn label(&self, index: u64) -> Option<u32> {

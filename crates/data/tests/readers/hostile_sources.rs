@@ -8,7 +8,7 @@ use proptest::sample::Index;
 use std::fs;
 
 /// Files of the fixtures, by the kind of source that reads them.
-const FILES: [(&str, &str); 14] = [
+const FILES: [(&str, &str); 15] = [
     ("lmdb", "lsun/data.mdb"),
     ("lmdb", "lsun/data.mdb"),
     ("tfrecord", "stylegan-r03.tfrecords"),
@@ -19,6 +19,7 @@ const FILES: [(&str, &str); 14] = [
     ("parquet", "hub/train-00000-of-00002.parquet"),
     ("parquet", "hub/train-00000-of-00002.parquet"),
     ("parquet", "hub/test-00000-of-00001.parquet"),
+    ("parquet", "paged.parquet"),
     ("npz", "stored.npz"),
     ("npz", "packed.npz"),
     ("npy", "planar.npy"),

@@ -93,6 +93,19 @@ fn parquet_as_the_hub_has_it() {
 }
 
 #[test]
+fn parquet_of_many_pages_is_read_in_any_order() {
+    let source = open_as_stored(&spec("parquet", "paged.parquet")).unwrap();
+    assert_eq!(source.len(), 30);
+    // 7 and 30 have no divisor in common: every row twice.
+    for index in (0..60).map(|i| i * 7 % 30) {
+        match (read(&*source, index), index) {
+            (result, 17) => assert!(message(result).contains("row 17: the row has no image")),
+            (result, _) => assert_eq!(number_of(&result.unwrap(), LARGE), index),
+        }
+    }
+}
+
+#[test]
 fn numpy_arrays() {
     in_order("npz", "stored.npz", LARGE, true, 0..3);
     in_order("npz", "packed.npz", LARGE, true, 0..4);
