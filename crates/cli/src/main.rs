@@ -4,8 +4,11 @@
 
 mod ablate;
 mod animation;
+mod coding;
 mod completions;
+mod compress;
 mod data_command;
+mod decompress;
 mod denoise;
 mod evaluate;
 mod export;
@@ -137,6 +140,8 @@ enum Command {
     Evaluate(Box<evaluate::Args>),
     Ablate(ablate::Args),
     Report(run_report::Args),
+    Compress(compress::Args),
+    Decompress(decompress::Args),
     Denoise(denoise::Args),
     Export(export::Args),
     Import(import::Args),
@@ -159,6 +164,8 @@ fn run(cli: &Cli) -> Result<Report, Failure> {
         Command::Fid(args) => fid::run(args, &cli.global),
         Command::InceptionScore(args) => inception_score::run(args, &cli.global),
         Command::Neighbours(args) => neighbours::run(args, &cli.global),
+        Command::Compress(args) => compress::run(args, &cli.global),
+        Command::Decompress(args) => decompress::run(args, &cli.global),
         Command::Denoise(args) => denoise::run(args, &cli.global),
         Command::Export(args) => export::run(args),
         Command::Import(args) => import::run(args),

@@ -345,7 +345,7 @@ pub fn statistics_file(input: &str) -> Result<Option<Statistics>, Failure> {
 }
 
 /// The data source that `input` names, also as a bare file or folder; `None` for a model.
-fn source_spec(input: &str) -> Result<Option<SourceSpec>, String> {
+pub fn source_spec(input: &str) -> Result<Option<SourceSpec>, String> {
     let kind = input.split(':').next().unwrap_or(input);
     if SOURCE_KINDS.iter().any(|known| known.name == kind) {
         return input.parse().map(Some).map_err(|error: data::DataError| error.to_string());

@@ -21,7 +21,7 @@ pub mod session;
 pub mod shape;
 
 pub use backend::{Backend, BackendError};
-pub use cpu::{ConvMethod, Cpu, CpuOptions};
+pub use cpu::{ConvMethod, Cpu, CpuOptions, Level};
 pub use graph::{Graph, Var};
 pub use kernel::{Run, Slot};
 pub use ops::{Conv, GroupNorm, Padding, Pool, Sinusoid};

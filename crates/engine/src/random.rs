@@ -27,6 +27,12 @@ pub enum Purpose {
     Synthetic = 9,
     /// Anything else that a test or a tool draws.
     Test = 10,
+    /// The signs of the rotation that a codec spreads an image with; `step` is the coded step.
+    Rotation = 11,
+    /// The Gaussian vectors of a codec's candidates; `step` is the coded step and chunk.
+    CandidateNormals = 12,
+    /// The signs of a codec's candidates; `step` is the coded step and chunk.
+    CandidateSigns = 13,
 }
 
 const MULTIPLIER_0: u32 = 0xD251_1F53;

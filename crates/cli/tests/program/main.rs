@@ -2,6 +2,7 @@
 
 mod ablating;
 mod calls;
+mod compressing;
 mod data;
 mod ddpm;
 mod denoising;

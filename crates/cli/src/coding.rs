@@ -1,0 +1,74 @@
+//! What `ddpm compress` and `ddpm decompress` have in common.
+
+use crate::failure::Failure;
+use crate::progress::Progress;
+use crate::signals::Signals;
+use crate::{ConvName, Global};
+use codec::{CodecError, Model};
+use diffusion::{Denoiser, GaussianDiffusion};
+use std::ops::ControlFlow;
+
+/// The number by which a file says how its convolutions were computed, on which bits depend.
+pub fn variant(conv: ConvName) -> u8 {
+    match conv {
+        ConvName::Fast => 0,
+        ConvName::Direct => 1,
+    }
+}
+
+/// The inverse of [`variant`].
+///
+/// # Errors
+/// If no program writes this number.
+pub fn conv(variant: u8) -> Result<ConvName, Failure> {
+    match variant {
+        0 => Ok(ConvName::Fast),
+        1 => Ok(ConvName::Direct),
+        _ => Err(Failure::input(CodecError::HeaderDamaged("it was made in a way that is not known here"))),
+    }
+}
+
+/// Searches for candidates on as many threads as networks are computed on.
+pub fn share_threads(global: &Global) {
+    // That they were made before is no matter.
+    let _ = rayon::ThreadPoolBuilder::new().num_threads(global.cpu().threads).build_global();
+}
+
+/// A model as the codec wants it.
+///
+/// # Errors
+/// If it cannot be used for coding.
+pub fn model<'a>(
+    process: &'a GaussianDiffusion,
+    denoiser: &'a mut dyn Denoiser,
+    fingerprint: &str,
+    conv: ConvName,
+) -> Result<Model<'a>, Failure> {
+    Model::new(process, denoiser, fingerprint, variant(conv)).map_err(failure)
+}
+
+/// The codec's error as the program's failure.
+pub fn failure(error: CodecError) -> Failure {
+    match error.is_input() {
+        true => Failure::input(error),
+        false => Failure::work(error),
+    }
+}
+
+/// Shows how far the work is, from when that is known, and says whether to go on.
+pub fn show(
+    progress: &mut Option<Progress>,
+    what: &str,
+    done: u64,
+    total: u64,
+    quiet: bool,
+    signals: &Signals,
+) -> ControlFlow<()> {
+    if total > 0 {
+        progress.get_or_insert_with(|| Progress::new(what, 0, total, quiet)).update(done, "");
+    }
+    match signals.stopped() {
+        true => ControlFlow::Break(()),
+        false => ControlFlow::Continue(()),
+    }
+}

@@ -1,0 +1,238 @@
+//! `ddpm compress`: images to bytes.
+
+use crate::Global;
+use crate::coding;
+use crate::failure::Failure;
+use crate::image_files::write_whole;
+use crate::measured;
+use crate::model::{self, ModelArgs};
+use crate::progress::Progress;
+use crate::report::Report;
+use crate::signals::Signals;
+use codec::progressive::{self, CurvePoint, Limit};
+use codec::{CodecError, lossless};
+use data::{ImageOptions, ImageSource};
+use diffusion::Denoiser;
+use engine::ImageShape;
+use serde_json::{Value, json};
+use std::num::{NonZeroU64, NonZeroUsize};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Instant;
+
+/// Compress images into one file, with a model that the receiver has too
+///
+/// The file is progressive: it is sent from noise to image, and any prefix of it is decoded to the best images at that
+/// size (`ddpm decompress --prefix`). Without a target it ends with what the first step of the model's process knows,
+/// a root mean squared error below 1 of 255 for a good model. Images of one file share its header and each byte's worth.
+/// With --lossless every pixel is kept, and all of the file is needed.
+#[derive(clap::Args, Debug)]
+#[command(after_long_help = "Examples:
+  ddpm compress runs/digits a.png b.png --out digits.ddpm
+  ddpm compress runs/digits mnist:DIR:test --n 16 --out digits.ddpm --target-rate 0.3
+  ddpm compress runs/digits a.png --out a.ddpm --target-psnr 30
+  ddpm compress runs/digits mnist:DIR:test --n 100 --out digits.ddpm --lossless
+  ddpm decompress runs/digits digits.ddpm --out decoded --prefix 400
+
+Sizes are counted in bits/dim: bits for each channel of each pixel. docs/format.md specifies the file.")]
+pub struct Args {
+    #[command(flatten)]
+    model: ModelArgs,
+
+    /// Images: files, folders, or sources such as mnist:DIR:test; brought to the model's size
+    #[arg(required = true, value_name = "IMG")]
+    images: Vec<String>,
+
+    /// The file to write; replaced if it is there
+    #[arg(long, value_name = "FILE")]
+    out: PathBuf,
+
+    /// Images to take of each source, the first of it [default: all]
+    #[arg(long, value_name = "COUNT")]
+    n: Option<NonZeroU64>,
+
+    /// Keep every pixel, at the price of the model's variational bound: by bits-back coding over a chain of some tens of
+    /// steps. A few images pay more, so that it suits many in one file
+    #[arg(long, conflicts_with_all = ["target_rate", "target_psnr", "curve"])]
+    lossless: bool,
+
+    /// End the file at this many bits/dim, above 0, header included
+    #[arg(long, value_name = "BITS", conflicts_with = "target_psnr")]
+    target_rate: Option<f64>,
+
+    /// End the file when x̂0 of all images has this peak signal-to-noise ratio, in dB, above 0
+    #[arg(long, value_name = "DB")]
+    target_psnr: Option<f64>,
+
+    /// Write a table of what each prefix is worth: bytes, relative entropy, error
+    #[arg(long, value_name = "CSV")]
+    curve: Option<PathBuf>,
+
+    /// Images that go through the network at once, at least 1: more take more memory
+    #[arg(long, value_name = "B", default_value = "16")]
+    batch: NonZeroUsize,
+}
+
+pub fn run(args: &Args, global: &Global) -> Result<Report, Failure> {
+    let signals = Signals::watch().map_err(Failure::work)?;
+    coding::share_threads(global);
+    let mut opened = model::open(&args.model, args.batch.get(), global.cpu())?;
+    let process = opened.process()?;
+    let image = opened.denoiser.image_shape();
+    let pixels = args.pixels(image)?;
+    let count = pixels.len() / image.len();
+    let seed = global.seed.unwrap_or(0);
+    let limit = match (args.target_rate, args.target_psnr) {
+        (Some(rate), _) => Limit::BitsPerDim(rate),
+        (None, Some(decibels)) => Limit::Psnr(decibels),
+        (None, None) => Limit::None,
+    };
+
+    let start = Instant::now();
+    let mut model = coding::model(&process, &mut opened.denoiser, &opened.fingerprint, global.conv)?
+        .with_batch(args.batch.get());
+    let mut progress = None;
+    let mut watch =
+        |done, total| coding::show(&mut progress, "compressing", done, total, global.quiet, &signals);
+    let x_start: Vec<f32> = pixels.iter().map(|&byte| f32::from(byte) / 127.5 - 1.0).collect();
+    let coded = match args.lossless {
+        true => lossless::encode(&mut model, &pixels, seed, &mut watch).map(File::Lossless),
+        false => progressive::encode(&mut model, &x_start, seed, limit, &mut watch).map(File::Progressive),
+    };
+    progress.iter().for_each(Progress::finish);
+    let file = coded.map_err(|error| match error {
+        CodecError::Stopped => {
+            let json = json!({ "status": "stopped", "out": args.out });
+            Failure::stopped(signals.exit_status(), "stopped; nothing is written", json)
+        }
+        error => coding::failure(error),
+    })?;
+    write_whole(&args.out, file.bytes())?;
+    if let (Some(path), File::Progressive(file)) = (&args.curve, &file) {
+        write_whole(path, table(&file.curve, x_start.len()).as_bytes())?;
+    }
+    Ok(told(args, &file, count, x_start.len(), start.elapsed().as_secs_f64()))
+}
+
+enum File {
+    Progressive(progressive::Encoded),
+    Lossless(lossless::Encoded),
+}
+
+impl File {
+    fn bytes(&self) -> &[u8] {
+        match self {
+            Self::Progressive(file) => &file.bytes,
+            Self::Lossless(file) => &file.bytes,
+        }
+    }
+}
+
+/// Root mean squared error on the 0–255 scale.
+fn rmse(squared_error: f64) -> f64 {
+    127.5 * squared_error.sqrt()
+}
+
+fn table(curve: &[CurvePoint], numbers: usize) -> String {
+    let mut text = "bytes,bits_per_dim,divergence_bits_per_dim,rmse\n".to_owned();
+    for point in curve {
+        let rate = 8.0 * point.bytes as f64 / numbers as f64;
+        let divergence = point.divergence_bits / numbers as f64;
+        text.push_str(&format!("{},{rate},{divergence},{}\n", point.bytes, rmse(point.squared_error)));
+    }
+    text
+}
+
+fn told(args: &Args, file: &File, images: usize, numbers: usize, seconds: f64) -> Report {
+    let bytes = file.bytes().len();
+    let rate = 8.0 * bytes as f64 / numbers as f64;
+    let (what, more) = match file {
+        File::Progressive(file) => of_progressive(file, numbers),
+        File::Lossless(file) => of_lossless(file, images, numbers),
+    };
+    let out = args.out.display();
+    let words =
+        format!("{out}: {images} images in {bytes} bytes, {rate:.4} bits/dim; {what}; {seconds:.1} s");
+    let mut json = json!({
+        "status": "finished", "out": args.out, "images": images, "bytes": bytes, "bits_per_dim": rate, "seconds": seconds,
+    });
+    if let (Some(json), Value::Object(more)) = (json.as_object_mut(), more) {
+        json.extend(more);
+    }
+    Report::new(words, json)
+}
+
+fn of_progressive(file: &progressive::Encoded, numbers: usize) -> (String, Value) {
+    let divergence = file.divergence_bits / numbers as f64;
+    let (rmse, psnr) = (rmse(file.squared_error), 10.0 * (4.0 / file.squared_error).log10());
+    let words = format!(
+        "{divergence:.4} bits/dim of relative entropy in {} steps; x̂0 has RMSE {rmse:.3} of 255, PSNR {psnr:.2} dB",
+        file.curve.len(),
+    );
+    let json = json!({
+        "kind": "progressive", "header_bytes": file.header_bytes, "divergence_bits_per_dim": divergence,
+        "steps": file.curve.len(), "rmse": rmse, "psnr": psnr,
+    });
+    (words, json)
+}
+
+fn of_lossless(file: &lossless::Encoded, images: usize, numbers: usize) -> (String, Value) {
+    let behind = images - file.forerunners;
+    let numbers_behind = (numbers / images * behind) as f64;
+    let per_dim = |bits: f64| (behind > 0).then(|| bits / numbers_behind);
+    let (bound, real) = (per_dim(file.bound_bits), per_dim((file.bits - file.initial_bits) as f64));
+    let words = match (bound, real) {
+        (Some(bound), Some(real)) => format!(
+            "lossless: {behind} images at {real:.4} bits/dim, whose bound is {bound:.4} ({} steps), behind {} that cost {} bits \
+             in all",
+            file.steps, file.forerunners, file.initial_bits
+        ),
+        _ => "lossless: too few images for bits back".to_owned(),
+    };
+    let json = json!({
+        "kind": "lossless", "steps": file.steps, "forerunners": file.forerunners, "initial_bits": file.initial_bits,
+        "bits_back_bits_per_dim": real, "bound_bits_per_dim": bound,
+    });
+    (words, json)
+}
+
+impl Args {
+    /// The bytes of all images, in the network's shape.
+    fn pixels(&self, image: ImageShape) -> Result<Vec<u8>, Failure> {
+        let mut pixels = Vec::new();
+        for name in &self.images {
+            let source = open(name, image)?;
+            let all = if source.is_endless() { u64::MAX } else { source.len() };
+            let count = match self.n.map(NonZeroU64::get) {
+                Some(n) if n > all => {
+                    return Err(Failure::input(format!("--n {n}: {name} has only {all} images")));
+                }
+                None if source.is_endless() => {
+                    return Err(Failure::input(format!("{name} has no end: say how many images by --n")));
+                }
+                n => n.unwrap_or(all),
+            };
+            let begin = pixels.len();
+            let so_far = (begin / image.len()) as u64;
+            if so_far.saturating_add(count) > codec::header::MAX_IMAGES as u64 {
+                let most = codec::header::MAX_IMAGES;
+                let problem = format!("{name}: a file holds {most} images at most; give fewer by --n");
+                return Err(Failure::input(problem));
+            }
+            pixels.resize(begin + count as usize * image.len(), 0);
+            for (index, pixels) in (0..).zip(pixels[begin..].chunks_exact_mut(image.len())) {
+                source.read(index, pixels).map_err(Failure::input)?;
+            }
+        }
+        Ok(pixels)
+    }
+}
+
+/// A source, or an image file, or a folder of such.
+fn open(name: &str, image: ImageShape) -> Result<Arc<dyn ImageSource>, Failure> {
+    let options =
+        ImageOptions { size: Some(image.height), channels: Some(image.channels), ..ImageOptions::default() };
+    let spec = measured::source_spec(name).map_err(Failure::input)?;
+    let spec = spec.ok_or_else(|| Failure::input(format!("{name}: is a model, where images are needed")))?;
+    data::open(&spec, &options).map_err(Failure::input)
+}

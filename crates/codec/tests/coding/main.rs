@@ -1,0 +1,6 @@
+//! The codec from outside.
+
+mod coins;
+mod lossless;
+mod networks;
+mod progressive;
