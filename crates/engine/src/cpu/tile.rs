@@ -88,8 +88,10 @@ impl Tiles {
             self.height
         } else if rows > self.height / 3 {
             self.height * 2 / 3
-        } else {
+        } else if rows > 1 {
             self.height / 3
+        } else {
+            1
         }
     }
 
@@ -110,13 +112,17 @@ impl Tiles {
                 #[cfg(target_arch = "x86_64")]
                 (Level::Avx2, 4) => avx2::row::<4>(tile),
                 #[cfg(target_arch = "x86_64")]
-                (Level::Avx2, _) => avx2::row::<2>(tile),
+                (Level::Avx2, 2) => avx2::row::<2>(tile),
+                #[cfg(target_arch = "x86_64")]
+                (Level::Avx2, _) => avx2::row::<1>(tile),
                 #[cfg(target_arch = "x86_64")]
                 (Level::Avx512, 12) => avx512::row::<12>(tile),
                 #[cfg(target_arch = "x86_64")]
                 (Level::Avx512, 8) => avx512::row::<8>(tile),
                 #[cfg(target_arch = "x86_64")]
-                (Level::Avx512, _) => avx512::row::<4>(tile),
+                (Level::Avx512, 4) => avx512::row::<4>(tile),
+                #[cfg(target_arch = "x86_64")]
+                (Level::Avx512, _) => avx512::row::<1>(tile),
             }
         }
     }

@@ -95,12 +95,19 @@ impl Filter<'_> {
             (piece.len(), columns, self.result)
         };
         let start = if self.transposed { first * step + piece.start } else { piece.start * step + first };
-        let lines = run.div_ceil(LINE);
-        let all = 9 * runs * lines;
-        for index in part * all / parts..(part + 1) * all / parts {
-            let (tap, rest) = (index / (runs * lines), index % (runs * lines));
-            let offset = tap * self.source * self.result + start + rest / lines * step + rest % lines * LINE;
-            prefetch_second_level(self.weight.as_ptr().wrapping_add(offset));
+        let all = 9 * runs;
+        let (from, to) = (part * all / parts, (part + 1) * all / parts);
+        // Counted on: a division for each line would take longer than the line.
+        let (mut tap, mut index) = (from / runs.max(1), from % runs.max(1));
+        for _ in from..to {
+            let offset = tap * self.source * self.result + start + index * step;
+            for line in (0..run).step_by(LINE) {
+                prefetch_second_level(self.weight.as_ptr().wrapping_add(offset + line));
+            }
+            index += 1;
+            if index == runs {
+                (tap, index) = (tap + 1, 0);
+            }
         }
     }
 
