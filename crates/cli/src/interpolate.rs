@@ -31,9 +31,9 @@ const MASK_FROM: u8 = 128;
 /// image, with the same noise for every mixture (Fig. 8 of the paper). The larger t, the coarser what the images between vary
 /// (Fig. 9); the ends, λ = 0 and 1, are reconstructions.
 ///
-/// Writes into the folder --out: grid.png, a row for each pair and t (A, the images from λ to λ, B), every image by itself, and
-/// interpolation.json. Where 0 and 1 are among the λ and there is no mask, it also measures what the reconstructions have kept:
-/// reconstruction.csv, .svg and .png.
+/// Writes into the folder --out: grid.png, a row for each pair and t (A, the images from λ to λ, B), every image by itself in
+/// images/, and interpolation.json. Where 0 and 1 are among the λ and there is no mask, it also measures what the reconstructions
+/// have kept: reconstruction.csv, .svg and .png.
 #[derive(clap::Args, Debug)]
 #[command(after_long_help = "Examples:
   ddpm interpolate runs/faces a.png b.png --out between
@@ -296,14 +296,15 @@ impl Args {
             .iter()
             .enumerate()
             .flat_map(|(number, pair)| levels.iter().map(move |&t| (number, pair, t)));
-        let folder = ImageFolder::create(&self.out, decoded.len() / image.len())?;
+        let folder = ImageFolder::create(&self.out, 0)?;
+        let singles = ImageFolder::create(&self.out.join("images"), 0)?;
         let mut shown = Vec::new();
         for ((number, pair, t), row) in rows.zip(decoded.chunks_exact(self.lambdas.len() * image.len())) {
             let [first, second] = &pair.pixels;
             shown.extend([first, row, second].into_iter().flatten());
             for (lambda, pixels) in self.lambdas.iter().zip(row.chunks_exact(image.len())) {
                 let name = format!("pair{number}-t{t:04}-lambda{lambda}.png");
-                folder.write_picture(&name, &Picture { shape: image, pixels: pixels.to_vec() })?;
+                singles.write_picture(&name, &Picture { shape: image, pixels: pixels.to_vec() })?;
             }
         }
         folder.write_picture("grid.png", &grid::rows(&shown, image, self.lambdas.len() + 2))

@@ -62,15 +62,18 @@ fn images_between_two_files_are_the_same_in_any_batch() {
     assert_eq!((grid.width(), grid.height()), (5 * 8 + 4 * 2, 2 * 8 + 2));
     let (a, b) = (desk.pixels("a.png"), desk.pixels("b.png"));
     assert_eq!(
-        (desk.pixels("one/pair0-t0000-lambda0.png"), desk.pixels("one/pair0-t0000-lambda1.png")),
+        (
+            desk.pixels("one/images/pair0-t0000-lambda0.png"),
+            desk.pixels("one/images/pair0-t0000-lambda1.png")
+        ),
         (a.clone(), b.clone())
     );
-    let quarter = desk.pixels("one/pair0-t0000-lambda0.25.png");
+    let quarter = desk.pixels("one/images/pair0-t0000-lambda0.25.png");
     let expected = a.iter().zip(&b).map(|(&a, &b)| 0.75 * f32::from(a) + 0.25 * f32::from(b));
     assert!(
         quarter.iter().zip(expected).all(|(&found, expected)| (f32::from(found) - expected).abs() <= 1.0)
     );
-    assert_ne!(desk.pixels("one/pair0-t0005-lambda0.png"), a);
+    assert_ne!(desk.pixels("one/images/pair0-t0005-lambda0.png"), a);
     // What was kept: all from t = 0.
     let rows = &told["reconstructions"]["by_t"];
     assert_eq!((&rows[0][0], &rows[0][1]["rmse"]["mean"]), (&0.into(), &0.0.into()));
@@ -95,7 +98,7 @@ fn a_mask_holds_the_rest_to_the_first_image() {
     desk.mask("left.png", 8, |x, _| x < 4);
     let arguments = ["a.png", "b.png", "--t", "12", "--lambdas", "0.5", "--sampler", "ddim", "--steps", "6"];
     succeed(&mut desk.interpolate("whole", &arguments));
-    let name = "pair0-t0012-lambda0.5.png";
+    let name = "images/pair0-t0012-lambda0.5.png";
     let masked = |mask: &str| {
         succeed(&mut desk.interpolate(mask, &[&arguments[..], &["--mask", &format!("{mask}.png")]].concat()));
         desk.pixels(Path::new(mask).join(name))
