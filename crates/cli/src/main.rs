@@ -21,6 +21,7 @@ mod import;
 mod inception_score;
 mod inspect;
 mod interpolate;
+mod invert;
 mod likelihood;
 mod measured;
 mod model;
@@ -132,6 +133,7 @@ enum Command {
     Inspect(inspect::Args),
     Likelihood(likelihood::Args),
     Progressive(Box<progressive::Args>),
+    Invert(invert::Args),
     Interpolate(Box<interpolate::Args>),
     Stats(stats::Args),
     Fid(Box<fid::Args>),
@@ -158,6 +160,7 @@ fn run(cli: &Cli) -> Result<Report, Failure> {
         Command::Evaluate(args) => evaluate::run(args, &cli.global),
         Command::Ablate(args) => ablate::run(args, &cli.global),
         Command::Progressive(args) => progressive::run(args, &cli.global),
+        Command::Invert(args) => invert::run(args, &cli.global),
         Command::Interpolate(args) => interpolate::run(args, &cli.global),
         Command::Likelihood(args) => likelihood::run(args, &cli.global),
         Command::Stats(args) => stats::run(args, &cli.global),

@@ -3,7 +3,7 @@
 use crate::failure::Failure;
 use checkpoint::{LocationKind, ModelLocation, StoredModel, Weights, weights_fingerprint};
 use clap::ValueEnum;
-use diffusion::GaussianDiffusion;
+use diffusion::{DiffusionConfig, GaussianDiffusion};
 use engine::{Cpu, CpuOptions, ImageShape};
 use eval::ModelFacts;
 use models::{Unet, UnetDenoiser};
@@ -151,6 +151,19 @@ impl Model {
             ))
         })?;
         GaussianDiffusion::new(config).map_err(Failure::input)
+    }
+
+    /// The same without the clipping of x̂0: what is clipped on the way from x_T cannot have been on the way there.
+    ///
+    /// # Errors
+    /// If its files do not say.
+    pub fn unclipped_process(&self) -> Result<GaussianDiffusion, Failure> {
+        let clipped = self.process()?;
+        match self.stored.diffusion.clone() {
+            Some(config) => GaussianDiffusion::new(&DiffusionConfig { clip_denoised: false, ..config })
+                .map_err(Failure::input),
+            None => Ok(clipped),
+        }
     }
 
     /// What measurements say of it.

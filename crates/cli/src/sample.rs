@@ -8,16 +8,22 @@ use crate::report::Report;
 use crate::sample_output::{self, Output, Plan};
 use crate::sampler_args::SamplerArgs;
 use crate::signals::Signals;
+use checkpoint::weights_fingerprint;
 use diffusion::{Denoiser, GaussianDiffusion, Sampling};
 use engine::ImageShape;
+use numpy::npz::NpzFile;
 use serde_json::{Value, json};
 use std::num::NonZeroUsize;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use train::sampling::to_bytes;
 
 /// Pixels of a batch when its size is not given: 16 images of 32×32.
 const BATCH_PIXELS: usize = 16 * 32 * 32;
+/// Images drawn when nothing says how many.
+const DEFAULT_COUNT: usize = 64;
+/// What x_T is called in its file.
+const LATENTS: &str = "x_T";
 /// Work that takes longer is announced.
 const ANNOUNCED: Duration = Duration::from_secs(30);
 
@@ -38,9 +44,9 @@ pub struct Args {
     #[command(flatten)]
     model: ModelArgs,
 
-    /// Images to draw, at least 1
-    #[arg(long, value_name = "COUNT", default_value = "64")]
-    n: NonZeroUsize,
+    /// Images to draw, at least 1 [default: 64; with --x-t as many as that has]
+    #[arg(long, value_name = "COUNT")]
+    n: Option<NonZeroUsize>,
 
     /// Folder for the images; or a file ending in .npz (arr_0), .npy, .raw (bytes alone: image, row, column, channel) or
     /// .png (one picture of all)
@@ -49,6 +55,10 @@ pub struct Args {
 
     #[command(flatten)]
     sampler: SamplerArgs,
+
+    /// Begin at the x_T in this file, as `ddpm invert` writes it, instead of at noise of the seed; x̂0 is then not clipped
+    #[arg(long, value_name = "X_T.npz")]
+    x_t: Option<PathBuf>,
 
     /// Images drawn at once, at least 1: more take more memory [default: 16 of 32x32, fewer of larger ones]
     #[arg(long, value_name = "B")]
@@ -73,19 +83,27 @@ pub fn run(args: &Args, global: &Global) -> Result<Report, Failure> {
     if !args.dry_run {
         sample_output::check_place(&args.out, args.resume)?;
     }
-    let count = args.n.get();
+    let latents = args.x_t.as_deref().map(Latents::read).transpose()?;
+    let count =
+        args.n.map_or_else(|| latents.as_ref().map_or(DEFAULT_COUNT, Latents::count), NonZeroUsize::get);
     let batch = |image| args.batch.map_or_else(|| default_batch(image), NonZeroUsize::get).min(count);
     let mut model = model::open_sized(&args.model, batch, global.cpu())?;
     let batch = model.denoiser.batch();
     if args.profile {
         model.denoiser.start_profile();
     }
-    let process = model.process()?;
+    let process = match &latents {
+        Some(_) => model.unclipped_process()?,
+        None => model.process()?,
+    };
     let image = model.denoiser.image_shape();
     let seed = global.seed.unwrap_or(0);
     // Wrong options are found before anything is written.
     sampling.sampler(&process, image, seed, 0, 0).map_err(Failure::input)?;
-    let work = Work { sampling, process, image, seed, batch, count };
+    if let Some(latents) = &latents {
+        latents.check(image, count)?;
+    }
+    let work = Work { sampling, process, image, seed, batch, count, latents };
     if args.dry_run {
         return work.dry_run(&mut model);
     }
@@ -144,6 +162,54 @@ struct Work {
     seed: u64,
     batch: usize,
     count: usize,
+    /// Where the images begin, if not at noise of the seed.
+    latents: Option<Latents>,
+}
+
+/// The x_T of images.
+struct Latents {
+    path: PathBuf,
+    /// `[n, height, width, channels]`.
+    shape: Vec<usize>,
+    values: Vec<f32>,
+}
+
+impl Latents {
+    /// Reads what `ddpm invert` has written.
+    fn read(path: &Path) -> Result<Self, Failure> {
+        let member = NpzFile::open(path).and_then(|mut file| file.member(LATENTS)).map_err(Failure::input)?;
+        let shape = member.header().shape.clone();
+        let values = member.read_f64().map_err(Failure::input)?;
+        if let Some(bad) = values.iter().find(|value| !value.is_finite()) {
+            return Err(Failure::input(format!("{}: {LATENTS} holds {bad}", path.display())));
+        }
+        Ok(Self {
+            path: path.to_owned(),
+            shape,
+            values: values.into_iter().map(|value| value as f32).collect(),
+        })
+    }
+
+    fn count(&self) -> usize {
+        self.shape.first().copied().unwrap_or(0)
+    }
+
+    /// Refuses latents of other images than the model's, or of too few.
+    fn check(&self, image: ImageShape, count: usize) -> Result<(), Failure> {
+        let of_model = [image.height, image.width, image.channels];
+        if self.shape.len() != 4 || self.shape[1..] != of_model || count == 0 || count > self.count() {
+            return Err(Failure::input(format!(
+                "{}: {LATENTS} has the shape {:?}, not [{} or more, {}, {}, {}] as {count} images of this model need",
+                self.path.display(),
+                self.shape,
+                count.max(1),
+                image.height,
+                image.width,
+                image.channels,
+            )));
+        }
+        Ok(())
+    }
 }
 
 /// Why drawing ended early.
@@ -171,6 +237,7 @@ impl Work {
             "image": [self.image.height, self.image.width, self.image.channels],
             "sampler": self.sampling.kind.name(), "steps": self.steps(), "spacing": self.sampling.spacing(),
             "eta": self.sampling.kind.eta(), "seed": self.seed,
+            "x_t_xxh3": self.latents.as_ref().map(|latents| weights_fingerprint(&latents.values)),
         })
     }
 
@@ -192,6 +259,11 @@ impl Work {
             let sampler =
                 self.sampling.sampler(&self.process, self.image, self.seed, written as u64, samples);
             let mut sampler = sampler.map_err(Failure::input)?;
+            if let Some(latents) = &self.latents {
+                let len = self.image.len();
+                let of_batch = &latents.values[written * len..][..samples * len];
+                sampler.chain_mut().set_latents(of_batch.to_vec());
+            }
             loop {
                 if signals.stopped() {
                     progress.finish();

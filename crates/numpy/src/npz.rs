@@ -234,12 +234,34 @@ impl<W: Write> NpzWriter<W> {
     /// # Panics
     /// If there are not as many values as `shape` says.
     pub fn add_f64(&mut self, name: &str, shape: &[usize], values: &[f64]) -> io::Result<()> {
+        self.add(name, Element::F64 { big_endian: false }, shape, values, |value| value.to_le_bytes())
+    }
+
+    /// Adds an array of single precision.
+    ///
+    /// # Errors
+    /// If `out` cannot be written.
+    ///
+    /// # Panics
+    /// If there are not as many values as `shape` says.
+    pub fn add_f32(&mut self, name: &str, shape: &[usize], values: &[f32]) -> io::Result<()> {
+        self.add(name, Element::F32 { big_endian: false }, shape, values, |value| value.to_le_bytes())
+    }
+
+    fn add<T: Copy, const N: usize>(
+        &mut self,
+        name: &str,
+        element: Element,
+        shape: &[usize],
+        values: &[T],
+        to_bytes: impl Fn(T) -> [u8; N],
+    ) -> io::Result<()> {
         assert_eq!(shape.iter().product::<usize>(), values.len());
-        self.start(name, Element::F64 { big_endian: false }, shape)?;
+        self.start(name, element, shape)?;
         let mut chunk = Vec::with_capacity(CHUNK_BYTES);
-        for values in values.chunks(CHUNK_BYTES / 8) {
+        for values in values.chunks(CHUNK_BYTES / N) {
             chunk.clear();
-            chunk.extend(values.iter().flat_map(|value| value.to_le_bytes()));
+            chunk.extend(values.iter().flat_map(|&value| to_bytes(value)));
             self.archive.write_all(&chunk)?;
         }
         Ok(())

@@ -11,6 +11,7 @@ mod exporting;
 mod importing;
 mod inception;
 mod interpolating;
+mod inverting;
 mod likelihood;
 mod measuring;
 mod progressing;
