@@ -27,13 +27,13 @@ impl<'a> Progress<'a> {
         self.total = total;
     }
 
-    /// Begins again, with so much to do.
-    pub fn restart(&mut self, total: u64) {
-        (self.done, self.total) = (0, total);
+    /// Says how much is done, which may be less than before.
+    pub fn set_done(&mut self, done: u64) {
+        self.done = done;
     }
 
     /// Tells, and passes on the answer.
-    pub fn flow(&mut self) -> ControlFlow<()> {
+    pub fn tell(&mut self) -> ControlFlow<()> {
         (self.watch)(self.done, self.total)
     }
 
@@ -47,7 +47,7 @@ impl<'a> Progress<'a> {
     /// # Errors
     /// [`CodecError::Stopped`].
     pub fn proceed(&mut self) -> Result<(), CodecError> {
-        match self.flow() {
+        match self.tell() {
             ControlFlow::Continue(()) => Ok(()),
             ControlFlow::Break(()) => Err(CodecError::Stopped),
         }

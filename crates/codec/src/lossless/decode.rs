@@ -45,7 +45,7 @@ pub fn decode(model: &mut Model, bytes: &[u8], watch: Watch, take: Take<u8>) -> 
 
     let len = model.image_len();
     let mut progress = Progress::new(watch);
-    progress.set_total(((header.images - forerunners) * chain.steps()) as u64);
+    progress.set_total((header.images * chain.steps()) as u64);
     for image in (forerunners..header.images).rev() {
         progress.proceed()?;
         let pixels = pop_image(&mut stack, model, &chain)?.map_err(|Empty| CodecError::Body)?;
@@ -66,7 +66,7 @@ pub fn decode(model: &mut Model, bytes: &[u8], watch: Watch, take: Take<u8>) -> 
     let mut ends = Vec::new();
     for batch in numbers.chunks(model.batch) {
         let walkers = batch.iter().map(|&image| Walker::new(header.seed, image, first_t, len)).collect();
-        let walkers = walk(model, walkers, &of_image, &mut Progress::new(&mut |_, _| progress.flow()))?;
+        let walkers = walk(model, walkers, &of_image, &mut Progress::new(&mut |_, _| progress.tell()))?;
         ends.extend(walkers.into_iter().map(|walker| walker.x));
     }
     for (image, end) in ends.iter().enumerate().rev() {
@@ -74,7 +74,9 @@ pub fn decode(model: &mut Model, bytes: &[u8], watch: Watch, take: Take<u8>) -> 
         let p = chain.reverse(model, 0, &x_0)?;
         let cells = pop(&mut stack, chain.pixels(), &p).map_err(|Empty| CodecError::Body)?;
         take(image, &bytes_of(&cells))?;
+        progress.add(chain.steps() as u64);
     }
+    progress.proceed()?;
     match stack.into_words() {
         Some(left) if left == words(&below) => Ok(header.images),
         _ => Err(CodecError::Body),
@@ -103,7 +105,9 @@ fn pop_image(
             return Ok(Err(Empty));
         };
         let q = chain.forward(k, &values(grid, &cells));
-        undraw(stack, chain.grid(k), &drawn, &q);
+        if undraw(stack, chain.grid(k), &drawn, &q).is_err() {
+            return Ok(Err(Empty));
+        }
         drawn = cells;
     }
     Ok(Ok(bytes_of(&drawn)))

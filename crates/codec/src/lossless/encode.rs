@@ -50,11 +50,12 @@ pub fn encode(model: &mut Model, pixels: &[u8], seed: u64, watch: Watch) -> Resu
     let chain = LatentChain::new(model, &schedule)?;
     let header = Header { kind: Kind::Lossless, variant: model.variant, seed, model: model.identity, images };
 
+    progress.set_total((images * chain.steps()) as u64);
     let mut forerunners = 1;
     loop {
-        progress.restart((forerunners * schedule.first_t() + (images - forerunners) * chain.steps()) as u64);
+        progress.set_done(0);
         let sender = Sender::new(model, &x_start[..forerunners * len], header, curve);
-        let (sent, ends) = sender.finish(&mut progress)?;
+        let (sent, ends) = sender.finish(&mut Progress::new(&mut |_, _| progress.tell()))?;
         let words = words(&sent);
         let mut stack = Stack::new(words);
         for (pixels, end) in pixels.chunks_exact(len).zip(ends.chunks_exact(len)) {
@@ -70,6 +71,7 @@ pub fn encode(model: &mut Model, pixels: &[u8], seed: u64, watch: Watch) -> Resu
             forerunners = ((enough / of_one).ceil() as usize).clamp(forerunners + 1, images);
             continue;
         }
+        progress.set_done((forerunners * chain.steps()) as u64);
         let mut bound_bits = 0.0;
         let mut is_short = false;
         for pixels in pixels[forerunners * len..].chunks_exact(len) {

@@ -36,8 +36,10 @@ fn pop(stack: &mut Stack, grid: &Grid, by: &Gaussians) -> Result<Vec<u32>, Empty
     Ok(cells)
 }
 
-/// Draws cells from a distribution, the last first.
+/// Draws cells from a distribution, the last first. What is never drawn needs no slots: the floor would now and then be
+/// drawn from, far from everything that is likely.
 fn draw(stack: &mut Stack, grid: &Grid, from: &Gaussians) -> Result<Vec<u32>, Empty> {
+    let grid = Grid { floor: 0, ..*grid };
     let mut cells = vec![0; from.mean.len()];
     for (cell, &mean) in cells.iter_mut().zip(&from.mean).rev() {
         *cell = stack.draw(|slot| grid.locate(slot, mean, from.sigma))?;
@@ -46,10 +48,17 @@ fn draw(stack: &mut Stack, grid: &Grid, from: &Gaussians) -> Result<Vec<u32>, Em
 }
 
 /// Gives back what [`draw`] took.
-fn undraw(stack: &mut Stack, grid: &Grid, cells: &[u32], from: &Gaussians) {
+fn undraw(stack: &mut Stack, grid: &Grid, cells: &[u32], from: &Gaussians) -> Result<(), Empty> {
+    let grid = Grid { floor: 0, ..*grid };
     for (&cell, &mean) in cells.iter().zip(&from.mean) {
-        stack.undraw(grid.share(cell, mean, from.sigma));
+        let share = grid.share(cell, mean, from.sigma);
+        // Only what was drawn can be given back.
+        if share.1 == 0 {
+            return Err(Empty);
+        }
+        stack.undraw(share);
     }
+    Ok(())
 }
 
 /// The values of cells.
