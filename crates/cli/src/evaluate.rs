@@ -10,8 +10,8 @@ use crate::progress;
 use crate::report::Report;
 use crate::signals::Signals;
 use clap::ValueEnum;
-use data::{ImageOptions, SourceSpec};
-use diffusion::{Denoiser, NormalCdf};
+use data::SourceSpec;
+use diffusion::NormalCdf;
 use eval::evaluation_report::{EvaluationReport, QualityMeasure};
 use eval::frechet::frechet_distance;
 use eval::image_set::Unreadable;
@@ -19,7 +19,7 @@ use eval::inception_score::SPLITS;
 use eval::likelihood::{ImageGroup, LikelihoodJob};
 use models::inception::Tap;
 use serde_json::json;
-use std::num::{NonZeroU64, NonZeroUsize};
+use std::num::NonZeroU64;
 use std::path::PathBuf;
 
 /// Measure a model as the paper does: FID, Inception Score, likelihood
@@ -127,7 +127,6 @@ pub fn run(args: &Args, global: &Global) -> Result<Report, Failure> {
     let batch = args.features.batch.get();
     let mut model = model::open_at(&args.model, args.sampling.weights(), batch, global.cpu())?;
     let process = model.process()?;
-    let shape = model.denoiser.image_shape();
     let (quality_out, likelihood_out) = match (&args.out, &model.run) {
         (Some(out), _) => (out.clone(), out.join("likelihood")),
         (None, Some(run)) => {
@@ -142,11 +141,7 @@ pub fn run(args: &Args, global: &Global) -> Result<Report, Failure> {
     let specs = args.data.splits();
     let mut sets = Vec::new();
     for spec in &specs {
-        let options = ImageOptions {
-            size: Some(shape.height),
-            channels: Some(shape.channels),
-            ..ImageOptions::default()
-        };
+        let options = model.image_options()?;
         let source = data::open(spec, &options).map_err(Failure::input)?;
         let all = (!source.is_endless()).then(|| source.len());
         let images = args.likelihood_n.map_or_else(|| args.protocol.likelihood_images(all), NonZeroU64::get);
@@ -158,9 +153,9 @@ pub fn run(args: &Args, global: &Global) -> Result<Report, Failure> {
     }
 
     // The network of features first: if it is missing, that is known before hours of work.
-    let mut features = args.features.clone();
-    features.image_size = features.image_size.or(NonZeroUsize::new(shape.height));
-    let mut measuring = Measuring::new(&features, &args.sampling, global, &signals)?;
+    let input = args.model.to_string_lossy();
+    let measuring = Measuring::new(&args.features, &args.sampling, global, &signals)?;
+    let mut measuring = measuring.beside_models(&[&input])?;
     if args.features.dims == Tap::Pool3 {
         measuring.open_classifier()?;
     }

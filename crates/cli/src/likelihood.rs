@@ -7,7 +7,7 @@ use crate::progress::Progress;
 use crate::report::Report;
 use crate::signals::Signals;
 use clap::ValueEnum;
-use data::{ImageOptions, SourceSpec};
+use data::SourceSpec;
 use diffusion::{Denoiser, NormalCdf};
 use eval::likelihood::{ImageGroup, LikelihoodJob, LikelihoodReport};
 use serde_json::json;
@@ -192,12 +192,7 @@ impl Args {
     }
 
     fn set(&self, name: &str, spec: &SourceSpec, model: &Model) -> Result<ImageGroup, Failure> {
-        let shape = model.denoiser.image_shape();
-        let options = ImageOptions {
-            size: Some(shape.height),
-            channels: Some(shape.channels),
-            ..ImageOptions::default()
-        };
+        let options = model.image_options()?;
         let source = data::open(spec, &options).map_err(Failure::input)?;
         let images = match (self.n.map(NonZeroU64::get), source.is_endless()) {
             (Some(n), false) if n > source.len() => {

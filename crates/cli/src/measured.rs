@@ -8,7 +8,7 @@ use crate::model_samples::ModelSamples;
 use crate::progress::{self, Progress};
 use crate::signals::Signals;
 use checkpoint::ModelLocation;
-use data::{ImageOptions, SOURCE_KINDS, SourceSpec};
+use data::{ImageOptions, ResizeFilter, SOURCE_KINDS, SourceSpec};
 use diffusion::Sampling;
 use engine::Cpu;
 use eval::cache_folder::cache_folder;
@@ -64,6 +64,7 @@ pub struct Measuring<'a> {
     signals: &'a Signals,
     sampler: Sampling,
     image_size: Option<usize>,
+    filter: ResizeFilter,
     weights: InceptionWeights,
     extractor: FeatureExtractor,
     classifier: Option<Classifier>,
@@ -82,6 +83,7 @@ impl<'a> Measuring<'a> {
     ) -> Result<Self, Failure> {
         let sampler = sampling.sampling().map_err(Failure::input)?;
         let image_size = args.image_size.map(NonZeroUsize::get);
+        let filter = ResizeFilter::default();
         // Decoding, resizing and sums share these threads; that they were made before is no matter.
         let _ = rayon::ThreadPoolBuilder::new().num_threads(global.cpu().threads).build_global();
         let path = inception_weights::locate(args.inception.as_deref()).map_err(failure)?;
@@ -106,14 +108,15 @@ impl<'a> Measuring<'a> {
             signals,
             sampler,
             image_size,
+            filter,
             weights,
             extractor,
             classifier: None,
         })
     }
 
-    /// Brings the images of sources to a model's size, as for training, if one of the sets `inputs` is a model and the call gives
-    /// no other size.
+    /// Brings the images of sources to a model's size, as for its training, if one of the sets `inputs` is a model and the call
+    /// gives no other size.
     ///
     /// # Errors
     /// If a set is not there.
@@ -122,6 +125,7 @@ impl<'a> Measuring<'a> {
             if source_spec(input).map_err(Failure::input)?.is_none() && self.image_size.is_none() {
                 let model = model::open_stored(&ModelArgs::new(input.into(), self.sampling.weights))?;
                 self.image_size = Some(model.unet.image_size);
+                self.filter = model::training_filter(Path::new(input))?;
             }
         }
         Ok(self)
@@ -231,7 +235,7 @@ impl<'a> Measuring<'a> {
     }
 
     fn open_source(&self, spec: &SourceSpec, set: &SetArgs) -> Result<SourceImages, Failure> {
-        let options = ImageOptions { size: self.image_size, channels: Some(3), ..ImageOptions::default() };
+        let options = ImageOptions { size: self.image_size, channels: Some(3), filter: self.filter };
         let source = data::open(spec, &options).map_err(Failure::input)?;
         Ok(SourceImages::new(source, set.count.map(NonZeroU64::get), set.unreadable))
     }

@@ -3,11 +3,13 @@
 use crate::failure::Failure;
 use checkpoint::{LocationKind, ModelLocation, StoredModel, Weights, weights_fingerprint};
 use clap::ValueEnum;
-use diffusion::{DiffusionConfig, GaussianDiffusion};
+use data::{ImageOptions, ResizeFilter};
+use diffusion::{Denoiser, DiffusionConfig, GaussianDiffusion};
 use engine::{Cpu, CpuOptions, ImageShape};
 use eval::ModelFacts;
 use models::{Unet, UnetDenoiser};
 use std::path::{Path, PathBuf};
+use train::training_run;
 
 /// Which model, and which of its weights.
 #[derive(clap::Args, Debug)]
@@ -137,7 +139,26 @@ pub fn checkpoint_failure(error: checkpoint::Error) -> Failure {
     }
 }
 
+/// How the images that the model at `path` was trained on were resized, if that is a run's directory; else as is usual.
+///
+/// # Errors
+/// If the run's configuration cannot be read.
+pub fn training_filter(path: &Path) -> Result<ResizeFilter, Failure> {
+    let config = training_run::stored_config(path).map_err(Failure::input)?;
+    Ok(config.map(|config| config.data.resize).unwrap_or_default())
+}
+
 impl Model {
+    /// How images are brought to what it was trained on: its size and channels, and its run's way of resizing.
+    ///
+    /// # Errors
+    /// As [`training_filter`].
+    pub fn image_options(&self) -> Result<ImageOptions, Failure> {
+        let image = self.denoiser.image_shape();
+        let filter = self.run.as_deref().map_or(Ok(ResizeFilter::default()), training_filter)?;
+        Ok(ImageOptions { size: Some(image.height), channels: Some(image.channels), filter })
+    }
+
     /// The diffusion process it was trained for.
     ///
     /// # Errors

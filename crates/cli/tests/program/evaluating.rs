@@ -110,3 +110,27 @@ fn the_whole_network_gives_the_same_scores_wherever_they_are_asked_for() {
     let again = told(&["fid", "--n", "12", "--image-size", "8"], &[&model, Path::new(&source)]);
     assert_eq!(quality[0]["value"], again["fid"]);
 }
+
+#[test]
+fn images_are_resized_as_for_the_training() {
+    let dir = tempfile::tempdir().unwrap();
+    let (inception, images) = (dir.path().join("inception.safetensors"), dir.path().join("images"));
+    write_weights(&inception, Tap::Pool1);
+    std::fs::create_dir(&images).unwrap();
+    for number in 0..3u8 {
+        let image =
+            image::RgbImage::from_fn(16, 16, |x, y| image::Rgb([number * 80, (x * y) as u8, y as u8 * 9]));
+        image.save(images.join(format!("{number}.png"))).unwrap();
+    }
+    let source = format!("images:{}", images.display());
+    for filter in ["lanczos", "area"] {
+        let run = dir.path().join(filter);
+        succeed(&mut train_tiny(&run, &["train.steps=1", &format!("data.resize={filter}")], &[]));
+        let mut command =
+            ddpm(&["evaluate", "--json", "--dims", "64", "--n", "2", "--terms", "6", "--data", &source]);
+        command.arg(&run).arg("--inception").arg(&inception).env("XDG_CACHE_HOME", dir.path().join("cache"));
+        let told = object(&command.output().unwrap());
+        let told = [&told["quality"][0]["reference"], &told["likelihood"]["sets"]].map(ToString::to_string);
+        assert!(told.iter().all(|told| told.contains(&format!("8x8 ({filter})"))), "{told:?}");
+    }
+}
