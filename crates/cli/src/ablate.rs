@@ -13,7 +13,7 @@ use crate::sample_quality::{Features, QualityProbe, score_names};
 use crate::signals::Signals;
 use crate::train::{Teller, train_failure};
 use clap::ValueEnum;
-use data::{ImageSource, SourceSpec, Split};
+use data::{SourceSpec, Split};
 use diffusion::{BetaSchedule, DiffusionError, NormalCdf, Prediction};
 use eval::MeasureError;
 use eval::ablation::{AblationTable, Budget, Objective, Outcome, QualityScore, Variant, VariantResult};
@@ -24,7 +24,6 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use train::{Config, Job, StopCause, TrainError, config_text};
 
 /// Train what the paper compares, and compare it (Table 2)
@@ -181,17 +180,13 @@ impl Args {
             Some(spec) => spec.clone(),
             None => base.data.source.parse::<SourceSpec>().map_err(Failure::input)?.with_split(Split::Test),
         };
-        let source = open_images(&spec, base)?;
+        let source = base.data.open(&spec).map_err(Failure::input)?;
         let (images, all) = (self.n.get(), source.len());
         if images > all && !source.is_endless() {
             return Err(Failure::input(format!("--n {images}: {spec} has only {all} images")));
         }
         Ok(ImageGroup { name: spec.split_name().unwrap_or("data").into(), source, images })
     }
-}
-
-fn open_images(spec: &SourceSpec, base: &Config) -> Result<Arc<dyn ImageSource>, Failure> {
-    data::open(spec, &base.data.image_options()).map_err(Failure::input)
 }
 
 impl Ablation<'_> {
@@ -252,7 +247,7 @@ impl Ablation<'_> {
         let quality =
             before.filter(|_| self.args.samples > 0).map_or_else(String::new, |table| table.budget.quality);
         Ok(Budget {
-            data: open_images(&spec, &self.base)?.description(),
+            data: self.base.data.open(&spec).map_err(Failure::input)?.description(),
             test_data: self.test.source.description(),
             parameters: Unet::layout(&self.base.unet()).len(),
             steps: train.steps,
@@ -405,7 +400,8 @@ impl Ablation<'_> {
         }
         let spec: SourceSpec = self.base.data.source.parse().map_err(Failure::input)?;
         let limit = self.args.reference_n.map(NonZeroU64::get);
-        let mut reference = SourceImages::new(open_images(&spec, &self.base)?, limit, Unreadable::Refuse);
+        let mut reference =
+            SourceImages::new(self.base.data.open(&spec).map_err(Failure::input)?, limit, Unreadable::Refuse);
         let features = Features {
             inception: self.args.inception.as_deref(),
             dims: self.args.dims,

@@ -13,6 +13,7 @@ use codec::progressive::{self, CurvePoint, Limit};
 use codec::{CodecError, lossless};
 use data::{ImageOptions, ImageSource};
 use diffusion::Denoiser;
+use diffusion::pixels::{PIXEL_VALUES_PER_UNIT, from_bytes};
 use engine::ImageShape;
 use serde_json::{Value, json};
 use std::num::{NonZeroU64, NonZeroUsize};
@@ -79,7 +80,7 @@ pub fn run(args: &Args, global: &Global) -> Result<Report, Failure> {
     let mut opened = model::open(&args.model, args.batch.get(), global.cpu())?;
     let process = opened.process()?;
     let image = opened.denoiser.image_shape();
-    let pixels = args.pixels(image)?;
+    let pixels = args.pixels(image, &opened.image_options()?)?;
     let count = pixels.len() / image.len();
     let seed = global.seed.unwrap_or(0);
     let limit = match (args.target_rate, args.target_psnr) {
@@ -94,7 +95,7 @@ pub fn run(args: &Args, global: &Global) -> Result<Report, Failure> {
     let mut progress = None;
     let mut watch =
         |done, total| coding::show(&mut progress, "compressing", done, total, global.quiet, &signals);
-    let x_start: Vec<f32> = pixels.iter().map(|&byte| f32::from(byte) / 127.5 - 1.0).collect();
+    let x_start = from_bytes(&pixels);
     let coded = match args.lossless {
         true => lossless::encode(&mut model, &pixels, seed, &mut watch).map(File::Lossless),
         false => progressive::encode(&mut model, &x_start, seed, limit, &mut watch).map(File::Progressive),
@@ -130,7 +131,7 @@ impl File {
 
 /// Root mean squared error on the 0–255 scale.
 fn rmse(squared_error: f64) -> f64 {
-    127.5 * squared_error.sqrt()
+    PIXEL_VALUES_PER_UNIT * squared_error.sqrt()
 }
 
 fn table(curve: &[CurvePoint], numbers: usize) -> String {
@@ -198,10 +199,10 @@ fn of_lossless(file: &lossless::Encoded, images: usize, numbers: usize) -> (Stri
 
 impl Args {
     /// The bytes of all images, in the network's shape.
-    fn pixels(&self, image: ImageShape) -> Result<Vec<u8>, Failure> {
+    fn pixels(&self, image: ImageShape, options: &ImageOptions) -> Result<Vec<u8>, Failure> {
         let mut pixels = Vec::new();
         for name in &self.images {
-            let source = open(name, image)?;
+            let source = open(name, options)?;
             let all = if source.is_endless() { u64::MAX } else { source.len() };
             let count = match self.n.map(NonZeroU64::get) {
                 Some(n) if n > all => {
@@ -229,10 +230,8 @@ impl Args {
 }
 
 /// A source, or an image file, or a folder of such.
-fn open(name: &str, image: ImageShape) -> Result<Arc<dyn ImageSource>, Failure> {
-    let options =
-        ImageOptions { size: Some(image.height), channels: Some(image.channels), ..ImageOptions::default() };
+fn open(name: &str, options: &ImageOptions) -> Result<Arc<dyn ImageSource>, Failure> {
     let spec = measured::source_spec(name).map_err(Failure::input)?;
     let spec = spec.ok_or_else(|| Failure::input(format!("{name}: is a model, where images are needed")))?;
-    data::open(&spec, &options).map_err(Failure::input)
+    data::open(&spec, options).map_err(Failure::input)
 }

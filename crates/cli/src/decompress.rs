@@ -12,13 +12,13 @@ use clap::ValueEnum;
 use codec::progressive::{self, Decoded, Extent, Reconstruction};
 use codec::{CodecError, Header, Kind, lossless};
 use diffusion::Denoiser;
+use diffusion::pixels::to_bytes;
 use engine::ImageShape;
 use serde_json::{Value, json};
 use std::io::Read;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
-use train::sampling::to_bytes;
 
 /// Bytes of a file that are read, at most.
 const MAX_BYTES: u64 = 1 << 30;

@@ -140,8 +140,8 @@ pub fn run(args: &Args, global: &Global) -> Result<Report, Failure> {
     };
     let specs = args.data.splits();
     let mut sets = Vec::new();
+    let options = model.image_options()?;
     for spec in &specs {
-        let options = model.image_options()?;
         let source = data::open(spec, &options).map_err(Failure::input)?;
         let all = (!source.is_endless()).then(|| source.len());
         let images = args.likelihood_n.map_or_else(|| args.protocol.likelihood_images(all), NonZeroU64::get);

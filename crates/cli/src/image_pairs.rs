@@ -52,11 +52,11 @@ pub struct ImagePair {
 }
 
 impl PairArgs {
-    /// Reads the pairs for a model of `image`.
+    /// Reads the pairs for a model of `image`; `options` bring images to it.
     ///
     /// # Errors
     /// If none is named, one cannot be read, or is not of the model's size.
-    pub fn read(&self, image: ImageShape) -> Result<Vec<ImagePair>, Failure> {
+    pub fn read(&self, image: ImageShape, options: &ImageOptions) -> Result<Vec<ImagePair>, Failure> {
         if self.data.is_none() && (self.pairs.is_some() || !self.members.is_empty()) {
             return Err(Failure::input(
                 "--members and --pairs are images of a data source: give it by --data SRC",
@@ -64,20 +64,19 @@ impl PairArgs {
         }
         match (&self.first, &self.second, &self.data) {
             (Some(first), Some(second), _) => {
-                let read = |path| self.read_file(path, image);
+                let read = |path| self.read_file(path, image, options);
                 let names = [first, second].map(|path| path.display().to_string());
                 Ok(vec![ImagePair { pixels: [read(first)?, read(second)?], names }])
             }
-            (_, _, Some(spec)) => self.read_members(spec, image),
+            (_, _, Some(spec)) => self.read_members(spec, options),
             _ => Err(Failure::input(
                 "which images? give two files, or --data SRC with --members I,J or --pairs COUNT",
             )),
         }
     }
 
-    fn read_file(&self, path: &Path, image: ImageShape) -> Result<Vec<u8>, Failure> {
-        let size = self.fit.then_some(image.height);
-        let options = ImageOptions { size, channels: Some(image.channels), ..ImageOptions::default() };
+    fn read_file(&self, path: &Path, image: ImageShape, options: &ImageOptions) -> Result<Vec<u8>, Failure> {
+        let options = ImageOptions { size: options.size.filter(|_| self.fit), ..*options };
         let (found, pixels) = read_image(path, &options).map_err(Failure::input)?;
         match found == image {
             true => Ok(pixels),
@@ -92,7 +91,7 @@ impl PairArgs {
         }
     }
 
-    fn read_members(&self, spec: &SourceSpec, image: ImageShape) -> Result<Vec<ImagePair>, Failure> {
+    fn read_members(&self, spec: &SourceSpec, options: &ImageOptions) -> Result<Vec<ImagePair>, Failure> {
         let members: Vec<(u64, u64)> = match self.pairs {
             Some(pairs) => (0..pairs.get()).map(|pair| (2 * pair, 2 * pair + 1)).collect(),
             None => self.members.clone(),
@@ -102,9 +101,7 @@ impl PairArgs {
                 "which images of {spec}? give --members I,J or --pairs COUNT"
             )));
         }
-        let (size, channels) = (Some(image.height), Some(image.channels));
-        let options = ImageOptions { size, channels, ..ImageOptions::default() };
-        let source = data::open(spec, &options).map_err(Failure::input)?;
+        let source = data::open(spec, options).map_err(Failure::input)?;
         let read = |number: u64| {
             if number >= source.len() && !source.is_endless() {
                 let problem =

@@ -12,6 +12,7 @@ use crate::report::Report;
 use crate::signals::Signals;
 use clap::ValueEnum;
 use data::ImageOptions;
+use diffusion::pixels::{from_bytes, to_bytes};
 use diffusion::{Denoiser, Interpolation, LAMBDAS, Member, Mixing, Pair};
 use engine::ImageShape;
 use eval::image_distances::{feature_distance, pixel_rmse};
@@ -20,7 +21,6 @@ use eval::reconstruction::{Distance, Reconstructions};
 use serde_json::json;
 use std::path::{Path, PathBuf};
 use train::grid::{self, Picture};
-use train::sampling::{from_bytes, to_bytes};
 
 /// Pixels of a mask from this value on are interpolated.
 const MASK_FROM: u8 = 128;
@@ -132,7 +132,7 @@ pub fn run(args: &Args, global: &Global) -> Result<Report, Failure> {
     if let Some(t) = levels.iter().find(|&&t| t > timesteps) {
         return Err(Failure::input(format!("--t {t}: the model's process has the steps 0 to {timesteps}")));
     }
-    let pairs = args.pairs.read(image)?;
+    let pairs = args.pairs.read(image, &model.image_options()?)?;
     let region = args.mask.as_deref().map(|path| read_mask(path, image)).transpose()?;
     let way = Interpolation {
         process,

@@ -8,6 +8,7 @@ use crate::progress::Progress;
 use crate::report::Report;
 use crate::signals::Signals;
 use data::ImageOptions;
+use diffusion::pixels::{from_bytes, to_bytes};
 use diffusion::{DdimInversion, Denoiser, GaussianDiffusion, SamplerKind, Sampling};
 use engine::ImageShape;
 use eval::image_distances::pixel_rmse;
@@ -16,7 +17,6 @@ use serde_json::json;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use train::grid;
-use train::sampling::{from_bytes, to_bytes};
 
 /// Images that go through the network at once.
 const BATCH: usize = 4;
@@ -71,7 +71,7 @@ pub fn run(args: &Args, global: &Global) -> Result<Report, Failure> {
     let image = model.denoiser.image_shape();
     let way = Sampling { kind: SamplerKind::Ddim { eta: 0.0 }, steps: Some(args.steps), spacing: None };
     let process = way.respace(&model.unclipped_process()?).map_err(Failure::input)?;
-    let pixels = args.read_images(image)?;
+    let pixels = args.read_images(image, model.image_options()?)?;
     let round_trip = RoundTrip { args, process, image, signals: &signals };
     let (latents, back) = round_trip.run(&mut model, &pixels, global.quiet)?;
 
@@ -114,9 +114,8 @@ pub fn run(args: &Args, global: &Global) -> Result<Report, Failure> {
 
 impl Args {
     /// The pixels of all images.
-    fn read_images(&self, image: ImageShape) -> Result<Vec<u8>, Failure> {
-        let size = self.fit.then_some(image.height);
-        let options = ImageOptions { size, channels: Some(image.channels), ..ImageOptions::default() };
+    fn read_images(&self, image: ImageShape, options: ImageOptions) -> Result<Vec<u8>, Failure> {
+        let options = ImageOptions { size: options.size.filter(|_| self.fit), ..options };
         let mut pixels = Vec::new();
         for path in &self.images {
             let (shape, image_pixels) = read_image(path, &options).map_err(Failure::input)?;

@@ -4,7 +4,7 @@ use crate::failure::Failure;
 use checkpoint::{LocationKind, ModelLocation, StoredModel, Weights, weights_fingerprint};
 use clap::ValueEnum;
 use data::{ImageOptions, ResizeFilter};
-use diffusion::{Denoiser, DiffusionConfig, GaussianDiffusion};
+use diffusion::{Denoiser, GaussianDiffusion};
 use engine::{Cpu, CpuOptions, ImageShape};
 use eval::ModelFacts;
 use models::{Unet, UnetDenoiser};
@@ -179,12 +179,7 @@ impl Model {
     /// # Errors
     /// If its files do not say.
     pub fn unclipped_process(&self) -> Result<GaussianDiffusion, Failure> {
-        let clipped = self.process()?;
-        match self.stored.diffusion.clone() {
-            Some(config) => GaussianDiffusion::new(&DiffusionConfig { clip_denoised: false, ..config })
-                .map_err(Failure::input),
-            None => Ok(clipped),
-        }
+        self.process().map(GaussianDiffusion::unclipped)
     }
 
     /// What measurements say of it.

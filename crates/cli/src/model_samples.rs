@@ -2,6 +2,7 @@
 
 use crate::failure::Failure;
 use crate::model::Model;
+use diffusion::pixels::to_bytes;
 use diffusion::{Denoiser, GaussianDiffusion, SamplerKind, Sampling};
 use engine::ImageShape;
 use eval::MeasureError;
@@ -9,7 +10,6 @@ use eval::image_set::{ImageBatch, ImageSet};
 use eval::statistics::Samples;
 use models::UnetDenoiser;
 use std::sync::atomic::{AtomicBool, Ordering};
-use train::sampling::to_bytes;
 
 /// Samples number 0, 1, … of a seed and a stored model. Sample k is the same image whatever is drawn beside it.
 pub struct ModelSamples<'a> {

@@ -10,7 +10,8 @@ use crate::model::{self, Model};
 use crate::progress::{self, Progress};
 use crate::report::Report;
 use crate::signals::Signals;
-use data::{ImageOptions, ImageSource, SourceSpec};
+use data::{ImageSource, SourceSpec};
+use diffusion::pixels::{PIXEL_VALUES_PER_UNIT, from_bytes, to_bytes};
 use diffusion::{Denoiser, GaussianDiffusion, NormalCdf, Sampler, Sampling, branches, noise};
 use engine::ImageShape;
 use eval::frechet::frechet_distance;
@@ -23,14 +24,11 @@ use std::num::{NonZeroU64, NonZeroUsize};
 use std::path::PathBuf;
 use std::sync::Arc;
 use train::grid::{self, Picture};
-use train::sampling::{from_bytes, to_bytes};
 
 /// Samples shown in strip.png.
 const STRIP_SAMPLES: usize = 16;
 /// Samples shown in animation.png.
 const ANIMATED_SAMPLES: usize = 64;
-/// Pixel values (0 to 255) per unit of the [-1, 1] scale.
-const PIXEL_VALUES_PER_UNIT: f64 = 127.5;
 
 /// Show what a model makes of an image, step by step, and how good it is by then
 ///
@@ -124,12 +122,13 @@ pub fn run(args: &Args, global: &Global) -> Result<Report, Failure> {
     let mut model =
         model::open_at(&args.model, args.sampling.weights(), args.features.batch.get(), global.cpu())?;
     let work = Work::new(args, &model, global)?;
-    let source = args.data.as_ref().map(|spec| work.open_source(spec)).transpose()?;
+    let source = args.data.as_ref().map(|spec| work.open_source(spec, &model)).transpose()?;
     // The network of features first: if it is missing, that is known before the work.
-    let mut features = args.features.clone();
-    features.image_size = features.image_size.or(NonZeroUsize::new(work.image.height));
+    let input = args.model.to_string_lossy();
     let mut measuring = match args.fid {
-        true => Some(Measuring::new(&features, &args.sampling, global, &signals)?),
+        true => {
+            Some(Measuring::new(&args.features, &args.sampling, global, &signals)?.beside_models(&[&input])?)
+        }
         false => None,
     };
     if work.shared.is_empty() && args.shared_n > 0 && !global.quiet {
@@ -299,10 +298,8 @@ impl<'a> Work<'a> {
         self.taken.network_timestep(self.frames[frame]) + 1
     }
 
-    fn open_source(&self, spec: &SourceSpec) -> Result<Arc<dyn ImageSource>, Failure> {
-        let (size, channels) = (Some(self.image.height), Some(self.image.channels));
-        let options = ImageOptions { size, channels, ..ImageOptions::default() };
-        let source = data::open(spec, &options).map_err(Failure::input)?;
+    fn open_source(&self, spec: &SourceSpec, model: &Model) -> Result<Arc<dyn ImageSource>, Failure> {
+        let source = data::open(spec, &model.image_options()?).map_err(Failure::input)?;
         if !source.is_endless() && source.len() < self.args.n.get() as u64 {
             let problem = format!("{spec} has only {} images: give fewer by --n", source.len());
             return Err(Failure::input(problem));

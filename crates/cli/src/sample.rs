@@ -9,6 +9,7 @@ use crate::sample_output::{self, Output, Plan};
 use crate::sampler_args::SamplerArgs;
 use crate::signals::Signals;
 use checkpoint::weights_fingerprint;
+use diffusion::pixels::to_bytes;
 use diffusion::{Denoiser, GaussianDiffusion, Sampling};
 use engine::ImageShape;
 use numpy::npz::NpzFile;
@@ -16,7 +17,6 @@ use serde_json::{Value, json};
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
-use train::sampling::to_bytes;
 
 /// Pixels of a batch when its size is not given: 16 images of 32×32.
 const BATCH_PIXELS: usize = 16 * 32 * 32;

@@ -129,12 +129,12 @@ impl QualityProbe {
         })?;
         let statistics = store.statistics(samples.len(), &samples.description())?;
         let fid = frechet_distance(&statistics, &self.reference)?;
+        let names = score_names(self.reference.dims(), samples.len());
         let mut scores = vec![(fid, None)];
-        if let Some(classifier) = self.classifier.as_mut().filter(|_| samples.len() >= SPLITS as u64) {
+        if let Some(classifier) = self.classifier.as_mut().filter(|_| names.len() > scores.len()) {
             let score = inception_score(&store, samples.len(), store.rows(), SPLITS, classifier)?;
             scores.push((score.mean, Some(score.std)));
         }
-        let names = score_names(self.reference.dims(), samples.len());
         let scores = names.into_iter().zip(scores);
         Ok(scores.map(|(name, (value, deviation))| QualityScore { name, value, deviation }).collect())
     }

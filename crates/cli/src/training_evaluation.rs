@@ -6,7 +6,7 @@ use crate::model_samples::NetworkSamples;
 use crate::progress::Progress;
 use crate::sample_quality::{Features, QualityProbe};
 use checkpoint::weights_fingerprint;
-use data::{ImageSource, SourceSpec, Split};
+use data::{SourceSpec, Split};
 use diffusion::{GaussianDiffusion, NormalCdf};
 use engine::Cpu;
 use eval::ablation::QualityScore;
@@ -15,7 +15,6 @@ use eval::likelihood::{ImageGroup, LikelihoodJob};
 use eval::{MeasureError, ModelFacts};
 use models::UnetDenoiser;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use train::evaluation::EvaluationError;
 use train::sampling::sampling_in;
@@ -55,7 +54,11 @@ impl TrainingEvaluation {
         let probe = match log.evaluate_samples {
             0 => None,
             _ => {
-                let mut reference = SourceImages::new(open(&spec, config)?, None, Unreadable::Refuse);
+                let mut reference = SourceImages::new(
+                    config.data.open(&spec).map_err(Failure::input)?,
+                    None,
+                    Unreadable::Refuse,
+                );
                 let total = eval::image_set::ImageSet::len(&reference);
                 let features = Features {
                     inception,
@@ -78,7 +81,7 @@ impl TrainingEvaluation {
             0 => None,
             images => {
                 let spec = spec.with_split(Split::Test);
-                let source = open(&spec, config)?;
+                let source = config.data.open(&spec).map_err(Failure::input)?;
                 if images > source.len() && !source.is_endless() {
                     let problem = format!("log.evaluate_images = {images}: {spec} has only {}", source.len());
                     return Err(Failure::input(problem));
@@ -166,9 +169,4 @@ impl Evaluator for TrainingEvaluation {
 
 fn is_stop(error: &(dyn std::error::Error + Send + Sync + 'static)) -> bool {
     matches!(error.downcast_ref::<MeasureError>(), Some(MeasureError::Stopped { .. }))
-}
-
-/// The images of `spec` as training sees them.
-fn open(spec: &SourceSpec, config: &Config) -> Result<Arc<dyn ImageSource>, Failure> {
-    data::open(spec, &config.data.image_options()).map_err(Failure::input)
 }

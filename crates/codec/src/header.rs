@@ -78,6 +78,21 @@ impl Header {
         Self::parse(&mut Cursor { bytes, position: 0 })
     }
 
+    /// Reads the fixed part of the header of a file of this kind, made with the model of this identity.
+    ///
+    /// # Errors
+    /// As [`Self::read`]; [`CodecError::OtherKind`], [`CodecError::WrongModel`].
+    pub(crate) fn expect(cursor: &mut Cursor, kind: Kind, model: u32) -> Result<Self, CodecError> {
+        let header = Self::parse(cursor)?;
+        if header.kind != kind {
+            return Err(CodecError::OtherKind);
+        }
+        if header.model != model {
+            return Err(CodecError::WrongModel { in_file: header.model, given: model });
+        }
+        Ok(header)
+    }
+
     pub(crate) fn parse(cursor: &mut Cursor) -> Result<Self, CodecError> {
         // Of what is too short for a header, what is there must still be right.
         if !MAGIC.starts_with(&cursor.bytes[..cursor.bytes.len().min(MAGIC.len())]) || cursor.bytes.is_empty()

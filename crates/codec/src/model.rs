@@ -1,6 +1,7 @@
 //! The model that both sides have.
 
 use crate::error::CodecError;
+use crate::header::MAX_IMAGES;
 use diffusion::{Denoiser, GaussianDiffusion, Prediction};
 use engine::Level;
 
@@ -74,6 +75,19 @@ impl<'a> Model<'a> {
     /// Numbers of an image.
     pub(crate) fn image_len(&self) -> usize {
         self.denoiser.image_shape().len()
+    }
+
+    /// How many images `numbers` elements are.
+    ///
+    /// # Errors
+    /// [`CodecError::Images`] if not a whole number from 1 to [`MAX_IMAGES`].
+    pub(crate) fn images_in(&self, numbers: usize) -> Result<usize, CodecError> {
+        let images = numbers / self.image_len();
+        if !numbers.is_multiple_of(self.image_len()) || !(1..=MAX_IMAGES).contains(&images) {
+            let image = self.denoiser.image_shape();
+            return Err(CodecError::Images { found: numbers, most: MAX_IMAGES, image });
+        }
+        Ok(images)
     }
 
     /// What the network says of each x_t, each at its own t.

@@ -66,6 +66,7 @@ pub mod likelihood;
 pub mod model_output;
 pub mod noise;
 pub mod objective;
+pub mod pixels;
 pub mod process;
 pub mod respace;
 pub mod sampler;

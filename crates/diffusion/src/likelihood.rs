@@ -6,10 +6,8 @@ use crate::denoiser::Denoiser;
 use crate::error::DiffusionError;
 use crate::gaussian::{GaussianTerm, NormalCdf, decoder_nll, normal_kl};
 use crate::noise;
+use crate::pixels::PIXEL_VALUES_PER_UNIT;
 use crate::process::{GaussianDiffusion, ReverseTransition, sample_len};
-
-/// Pixel values (0 to 255) per unit of the [-1, 1] scale.
-const PIXEL_VALUES_PER_UNIT: f64 = 127.5;
 
 /// One term of a sample's bound.
 #[derive(Clone, Copy, PartialEq, Debug)]

@@ -132,6 +132,12 @@ impl GaussianDiffusion {
         self.clip_denoised
     }
 
+    /// The same process without that clipping.
+    #[must_use]
+    pub fn unclipped(self) -> Self {
+        Self { clip_denoised: false, ..self }
+    }
+
     /// The t by which the network knows step `t`: the same, unless the process is [respaced](Self::respace).
     pub fn network_timestep(&self, t: usize) -> usize {
         self.timestep_map[t]

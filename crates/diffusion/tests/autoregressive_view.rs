@@ -1,11 +1,18 @@
 //! Eq. 16: the bound is what p gets wrong about each step, plus what there is to know.
 
+#[path = "support/linear_signal.rs"]
+mod linear_signal;
+#[path = "support/of_gaussians.rs"]
+mod of_gaussians;
+
 use diffusion::{
     BoundEvaluation, DenoiseError, Denoiser, DiffusionConfig, GaussianDiffusion, NormalCdf, Prediction,
     RewrittenBoundEvaluation, Variance,
 };
 use engine::ImageShape;
 use engine::random::{Purpose, Stream};
+use linear_signal::linear_signal;
+use of_gaussians::OfGaussians;
 use std::f64::consts::{E, TAU};
 
 fn normals(sample: u64, count: usize) -> Vec<f32> {
@@ -135,41 +142,8 @@ fn with_the_best_network_the_bound_is_near_the_entropy_and_nearer_with_more_step
     assert!(fine > -0.05 && fine < 0.6 * coarse, "{coarse} {fine}");
 }
 
-/// The best network for x_0 ~ N(m, s² I).
-struct OfGaussians {
-    signal: Vec<f64>,
-    image: ImageShape,
-}
-
 const MEAN: f64 = 0.1;
 const STD: f64 = 0.2;
-
-impl OfGaussians {
-    fn gain(&self, t: usize) -> f64 {
-        let signal = self.signal[t];
-        signal.sqrt() * STD * STD / (signal * STD * STD + 1.0 - signal)
-    }
-}
-
-impl Denoiser for OfGaussians {
-    fn image_shape(&self) -> ImageShape {
-        self.image
-    }
-
-    fn output_channels(&self) -> usize {
-        self.image.channels
-    }
-
-    fn denoise(&mut self, x_t: &[f32], timesteps: &[f32], output: &mut [f32]) -> Result<(), DenoiseError> {
-        let len = self.image.len();
-        for ((x_t, output), &t) in x_t.chunks(len).zip(output.chunks_mut(len)).zip(timesteps) {
-            let gain = self.gain(t as usize);
-            let offset = MEAN * (1.0 - gain * self.signal[t as usize].sqrt());
-            output.iter_mut().zip(x_t).for_each(|(out, &x)| *out = (gain * f64::from(x) + offset) as f32);
-        }
-        Ok(())
-    }
-}
 
 #[test]
 fn on_gaussian_data_both_forms_agree() {
@@ -184,13 +158,9 @@ fn on_gaussian_data_both_forms_agree() {
 
     for variance in [Variance::FixedSmall, Variance::FixedLarge] {
         let config = DiffusionConfig { beta_start: 0.01, beta_end: 0.2, ..config(50, variance) };
-        let signal: Vec<f64> = (0..50)
-            .scan(1.0, |product, t| {
-                *product *= 1.0 - (0.01 + (0.2 - 0.01) * f64::from(t) / 49.0);
-                Some(*product)
-            })
-            .collect();
-        let mut network = OfGaussians { signal: signal.clone(), image: IMAGE };
+        let signal = linear_signal(&config);
+        let mut network =
+            OfGaussians { signal: signal.clone(), mean: MEAN, variance: STD * STD, image: IMAGE };
 
         // Eq. 16 in closed form, of one dimension in nats. q(x_T) and q(x_{t-1} | x_t) are Gaussians with p's means.
         let last = signal[49];

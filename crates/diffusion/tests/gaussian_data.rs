@@ -4,29 +4,22 @@
 //! recursion; and with the best variance too, p is the true reverse process: samples are distributed like the data after
 //! however few steps, and the bound is their entropy.
 
+#[path = "support/linear_signal.rs"]
+mod linear_signal;
+
 use diffusion::{
     AncestralSampler, BoundEvaluation, DdimSampler, DenoiseError, Denoiser, DiffusionConfig,
     GaussianDiffusion, Loss, NormalCdf, Prediction, Sampler, Spacing, Variance,
 };
 use engine::ImageShape;
 use engine::random::{Purpose, Stream};
+use linear_signal::linear_signal;
 
 const MEAN: f64 = 0.1;
 const STD: f64 = 0.2;
 const IMAGE: ImageShape = ImageShape::new(16, 32, 2);
 const SAMPLES: usize = 24;
 const N: f64 = (IMAGE.len() * SAMPLES) as f64;
-
-/// ᾱ of every step of a linear schedule, on its own.
-fn signal(config: &DiffusionConfig) -> Vec<f64> {
-    let step = (config.beta_end - config.beta_start) / (config.timesteps - 1) as f64;
-    (0..config.timesteps)
-        .scan(1.0, |product, t| {
-            *product *= 1.0 - config.beta_start - step * t as f64;
-            Some(*product)
-        })
-        .collect()
-}
 
 fn config(prediction: Prediction, variance: Variance) -> DiffusionConfig {
     DiffusionConfig {
@@ -118,7 +111,7 @@ struct BestDenoiser {
 impl BestDenoiser {
     fn new(config: &DiffusionConfig) -> Self {
         let learned = config.variance == Variance::Learned;
-        Self { steps: steps(&signal(config)), prediction: config.prediction, learned }
+        Self { steps: steps(&linear_signal(config)), prediction: config.prediction, learned }
     }
 }
 
@@ -199,7 +192,7 @@ fn with_a_fixed_variance_samples_have_the_moments_of_the_recursion() {
             (step.xprev(), noise)
         }))
     };
-    let all = steps(&signal(&config(Prediction::Eps, Variance::FixedSmall)));
+    let all = steps(&linear_signal(&config(Prediction::Eps, Variance::FixedSmall)));
     let small = variance_of(Variance::FixedSmall, &all).1;
     let large = variance_of(Variance::FixedLarge, &all).1;
     assert!(small < 0.9 * STD * STD && large > 1.1 * STD * STD, "the test tells them apart: {small} {large}");
@@ -214,7 +207,7 @@ fn with_a_fixed_variance_samples_have_the_moments_of_the_recursion() {
 
             if prediction != Prediction::Xprev {
                 let kept = Spacing::Trailing.kept_steps(config.timesteps, 7).unwrap();
-                let signal = signal(&config);
+                let signal = linear_signal(&config);
                 let signal: Vec<_> = kept.iter().map(|&t| signal[t]).collect();
                 let (mean, expected) = variance_of(variance, &steps(&signal));
                 let process = process.respace(7, Spacing::Trailing).unwrap();
@@ -229,7 +222,7 @@ fn with_a_fixed_variance_samples_have_the_moments_of_the_recursion() {
 fn ddim_samples_have_the_moments_of_the_recursion() {
     let config = config(Prediction::Eps, Variance::FixedLarge);
     let process = GaussianDiffusion::new(&config).unwrap();
-    let all = steps(&signal(&config));
+    let all = steps(&linear_signal(&config));
     for eta in [0.0, 0.5, 1.0] {
         let (mean, variance) = chain_moments(all.iter().rev().map(|&step| {
             let noise = eta * eta * step.posterior_variance();
@@ -289,7 +282,7 @@ fn the_bound_is_its_closed_form() {
         let average =
             |f: &dyn Fn(&diffusion::BitsPerDim) -> f64| bounds.iter().map(f).sum::<f64>() / SAMPLES as f64;
 
-        let steps = steps(&signal(&config));
+        let steps = steps(&linear_signal(&config));
         let (mut total, mut total_error) = (0.0, 0.0);
         for (t, &step) in steps.iter().enumerate() {
             let what = format!("{prediction} {variance:?} {cdf:?}, t = {t}");

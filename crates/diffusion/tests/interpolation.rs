@@ -1,12 +1,19 @@
 //! Latents that are shared, mixed and held: what must be equal is equal to the bit, and what is random is distributed as it
 //! must be.
 
+#[path = "support/linear_signal.rs"]
+mod linear_signal;
+#[path = "support/of_gaussians.rs"]
+mod of_gaussians;
+
 use diffusion::{
     DenoiseError, Denoiser, DiffusionConfig, DiffusionError, GaussianDiffusion, Interpolation, KnownRegion,
     Member, Mixing, Pair, Prediction, SamplerKind, Sampling, Variance, branches, noise,
 };
 use engine::ImageShape;
 use engine::random::{Purpose, Stream};
+use linear_signal::linear_signal;
+use of_gaussians::OfGaussians;
 
 const IMAGE: ImageShape = ImageShape::new(4, 3, 2);
 const LEN: usize = IMAGE.len();
@@ -268,42 +275,6 @@ fn branches_go_on_where_the_chain_is() {
     }
 }
 
-/// The best network for x_0 ~ N(m, s² I) predicts x_0 as an affine function of x_t.
-struct OfGaussians {
-    signal: Vec<f64>,
-    mean: f64,
-    variance: f64,
-    image: ImageShape,
-}
-
-impl OfGaussians {
-    /// E[x_0 | x_t] = gain x_t + offset.
-    fn affine(&self, t: usize) -> (f64, f64) {
-        let signal = self.signal[t];
-        let gain = signal.sqrt() * self.variance / (signal * self.variance + 1.0 - signal);
-        (gain, self.mean * (1.0 - gain * signal.sqrt()))
-    }
-}
-
-impl Denoiser for OfGaussians {
-    fn image_shape(&self) -> ImageShape {
-        self.image
-    }
-
-    fn output_channels(&self) -> usize {
-        self.image.channels
-    }
-
-    fn denoise(&mut self, x_t: &[f32], timesteps: &[f32], output: &mut [f32]) -> Result<(), DenoiseError> {
-        let samples = x_t.chunks(self.image.len()).zip(output.chunks_mut(self.image.len()));
-        for ((x_t, output), &t) in samples.zip(timesteps) {
-            let (gain, offset) = self.affine(t as usize);
-            output.iter_mut().zip(x_t).for_each(|(out, &x)| *out = (gain * f64::from(x) + offset) as f32);
-        }
-        Ok(())
-    }
-}
-
 #[test]
 fn on_gaussian_data_mixtures_have_the_moments_of_the_recursion() {
     const MANY: ImageShape = ImageShape::new(64, 64, 1);
@@ -316,12 +287,7 @@ fn on_gaussian_data_mixtures_have_the_moments_of_the_recursion() {
         clip_denoised: false,
         ..DiffusionConfig::default()
     };
-    let signal: Vec<f64> = (0..T)
-        .scan(1.0, |product, s| {
-            *product *= 1.0 - (1e-4 + (0.2 - 1e-4) * s as f64 / (T - 1) as f64);
-            Some(*product)
-        })
-        .collect();
+    let signal = linear_signal(&config);
     let mut best = OfGaussians { signal: signal.clone(), mean, variance, image: MANY };
     let data = |sample| {
         let mut values = vec![0.0; MANY.len()];

@@ -6,6 +6,7 @@
 
 use checkpoint::{ModelLocation, StoredModel};
 use data::{ImageOptions, SourceSpec};
+use diffusion::pixels::from_bytes;
 use diffusion::{Denoiser, GaussianDiffusion, NormalCdf, RewrittenBound, RewrittenBoundEvaluation, Spacing};
 use engine::Cpu;
 use eval::chart::{Axis, Chart, Figure, Scale, Series};
@@ -41,7 +42,7 @@ fn measure(
     for (number, pixels) in pixels.chunks_exact_mut(image.len()).enumerate() {
         source.read(number as u64, pixels)?;
     }
-    let x_start = pixels.iter().map(|&pixel| f32::from(pixel) / 127.5 - 1.0).collect();
+    let x_start = from_bytes(&pixels);
     let evaluation = RewrittenBoundEvaluation::new(process.clone(), x_start, images, 0, NormalCdf::Tanh);
     let bound = evaluation.finish(&mut denoiser)?;
     Ok((bound, (0..steps).map(|step| process.network_timestep(step) + 1).collect()))

@@ -1,12 +1,12 @@
 //! A trained model, and the images it draws.
 
 use checkpoint::ModelLocation;
+use diffusion::pixels::to_bytes;
 use diffusion::{Denoiser, DiffusionError, GaussianDiffusion, Sampling};
 use engine::{BackendError, Cpu, CpuOptions, ImageShape};
 use models::{Unet, UnetDenoiser};
 use std::path::{Path, PathBuf};
 use train::grid::{EncodeError, grid};
-use train::sampling::to_bytes;
 
 /// Images drawn at once.
 const BATCH: usize = 4;

@@ -3,10 +3,11 @@
 //! Keys left out of a file have the paper's values for CIFAR-10. Where the text comes from and how its mistakes
 //! are explained is [`crate::config_text`]'s matter, what values make sense is [`crate::validate`]'s.
 
-use data::{ImageOptions, ResizeFilter};
+use data::{DataError, ImageOptions, ImageSource, ResizeFilter, SourceSpec};
 use diffusion::DiffusionConfig;
 use models::{Conventions, UnetConfig};
 use serde::{Deserialize, Serialize};
+use std::sync::Arc;
 
 /// A training run, complete.
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
@@ -202,6 +203,14 @@ impl Config {
 }
 
 impl DataConfig {
+    /// The images of `spec`, brought to what the configuration says.
+    ///
+    /// # Errors
+    /// What [`data::open`] reports.
+    pub fn open(&self, spec: &SourceSpec) -> Result<Arc<dyn ImageSource>, DataError> {
+        data::open(spec, &self.image_options())
+    }
+
     /// The shape that images are brought to.
     pub fn image_options(&self) -> ImageOptions {
         ImageOptions { size: Some(self.image_size), channels: Some(self.channels), filter: self.resize }

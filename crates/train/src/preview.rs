@@ -2,7 +2,8 @@
 
 use crate::config::Config;
 use crate::grid::{Picture, grid};
-use crate::sampling::{sampling_in, to_bytes};
+use crate::sampling::sampling_in;
+use diffusion::pixels::to_bytes;
 use diffusion::{DiffusionError, GaussianDiffusion, Sampling};
 use engine::{Backend, BackendError};
 use models::UnetDenoiser;

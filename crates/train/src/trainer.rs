@@ -143,7 +143,7 @@ fn run<'a>(
 
 fn open_data(config: &Config) -> Result<Arc<dyn ImageSource>, DataError> {
     let spec: SourceSpec = config.data.source.parse()?;
-    data::open(&spec, &config.data.image_options())
+    config.data.open(&spec)
 }
 
 /// Whether something that happens every `every` updates happens after `completed`; `every` = 0: never.

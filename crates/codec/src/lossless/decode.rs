@@ -22,13 +22,7 @@ use crate::schedule::Schedule;
 /// No network is asked before the file has been checked.
 pub fn decode(model: &mut Model, bytes: &[u8], watch: Watch, take: Take<u8>) -> Result<usize, CodecError> {
     let mut cursor = Cursor { bytes, position: 0 };
-    let header = Header::parse(&mut cursor)?;
-    if header.kind != Kind::Lossless {
-        return Err(CodecError::OtherKind);
-    }
-    if header.model != model.identity {
-        return Err(CodecError::WrongModel { in_file: header.model, given: model.identity });
-    }
+    let header = Header::expect(&mut cursor, Kind::Lossless, model.identity)?;
     if !header::is_intact(bytes) {
         return Err(CodecError::Checksum);
     }

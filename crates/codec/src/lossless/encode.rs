@@ -4,12 +4,13 @@ use super::ans::{Empty, Stack};
 use super::chain::LatentChain;
 use super::{draw, push, values};
 use crate::error::CodecError;
-use crate::header::{self, Header, Kind, MAX_IMAGES, push_varint};
+use crate::header::{self, Header, Kind, push_varint};
 use crate::measured_curve::measure;
 use crate::model::Model;
 use crate::progress::{Progress, Watch};
 use crate::progressive::Sender;
 use crate::schedule::Schedule;
+use diffusion::pixels::from_bytes;
 
 /// Images whose errors the chain is planned from, at most.
 const MEASURED_IMAGES: usize = 32;
@@ -37,13 +38,9 @@ pub struct Encoded {
 /// [`CodecError::Images`], [`CodecError::Stopped`] when `watch` says so, and the network's.
 pub fn encode(model: &mut Model, pixels: &[u8], seed: u64, watch: Watch) -> Result<Encoded, CodecError> {
     let len = model.image_len();
-    let images = pixels.len() / len;
-    if !pixels.len().is_multiple_of(len) || images == 0 || images > MAX_IMAGES {
-        let image = model.denoiser.image_shape();
-        return Err(CodecError::Images { found: pixels.len(), most: MAX_IMAGES, image });
-    }
+    let images = model.images_in(pixels.len())?;
     let mut progress = Progress::new(watch);
-    let x_start: Vec<f32> = pixels.iter().map(|&pixel| f32::from(pixel) / 127.5 - 1.0).collect();
+    let x_start = from_bytes(pixels);
     let measured = &x_start[..images.min(MEASURED_IMAGES) * len];
     let curve = measure(model, measured, seed, &mut || progress.proceed())?;
     let schedule = Schedule::new(model.process, &curve, len);

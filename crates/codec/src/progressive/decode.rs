@@ -113,13 +113,7 @@ struct Contents {
 impl Contents {
     fn read(model: &Model, bytes: &[u8], extent: Extent) -> Result<Self, CodecError> {
         let mut cursor = Cursor { bytes, position: 0 };
-        let header = Header::parse(&mut cursor)?;
-        if header.kind != Kind::Progressive {
-            return Err(CodecError::OtherKind);
-        }
-        if header.model != model.identity {
-            return Err(CodecError::WrongModel { in_file: header.model, given: model.identity });
-        }
+        let header = Header::expect(&mut cursor, Kind::Progressive, model.identity)?;
         let curve = cursor.curve()?;
         let all_steps = cursor.varint()?;
         let mut schedule = Schedule::new(model.process, &curve, model.image_len());

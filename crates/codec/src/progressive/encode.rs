@@ -4,7 +4,7 @@ use crate::bits::BitWriter;
 use crate::chain::{Walker, chunks};
 use crate::error::CodecError;
 use crate::error_curve::ErrorCurve;
-use crate::header::{self, Header, Kind, MAX_IMAGES, push_varint};
+use crate::header::{self, Header, Kind, push_varint};
 use crate::itinerary::{Event, LARGEST_CHANGE, Order, Place};
 use crate::jump::Jump;
 use crate::measured_curve::{measure, squared_error};
@@ -90,11 +90,7 @@ pub fn encode(
     watch: Watch,
 ) -> Result<Encoded, CodecError> {
     let len = model.image_len();
-    let images = x_start.len() / len;
-    if !x_start.len().is_multiple_of(len) || images == 0 || images > MAX_IMAGES {
-        let image = model.denoiser.image_shape();
-        return Err(CodecError::Images { found: x_start.len(), most: MAX_IMAGES, image });
-    }
+    let images = model.images_in(x_start.len())?;
     if let Limit::BitsPerDim(value) | Limit::Psnr(value) = limit
         && !(value > 0.0 && value.is_finite())
     {

@@ -3,6 +3,7 @@
 use super::strata::Strata;
 use super::term_file::{TermFile, TermFileError};
 use data::{DataError, EpochOrder, ImageSource};
+use diffusion::pixels::from_bytes;
 use diffusion::{BoundTerm, Denoiser, DiffusionError, GaussianDiffusion, NormalCdf, noise};
 use engine::ImageShape;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -181,7 +182,7 @@ impl<'a> Measurement<'a> {
     fn read(&self, image: u64) -> Result<Vec<f32>, DataError> {
         let mut pixels = vec![0; self.source.shape().len()];
         self.source.read(image, &mut pixels)?;
-        Ok(pixels.iter().map(|&pixel| f32::from(pixel) / 127.5 - 1.0).collect())
+        Ok(from_bytes(&pixels))
     }
 
     fn evaluate(

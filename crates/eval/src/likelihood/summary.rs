@@ -4,10 +4,8 @@ use super::strata::{Strata, Stratum};
 use super::term_file::{TermFile, TermFileError};
 use crate::estimate::{Estimate, RunningMean};
 use diffusion::BoundTerm;
+use diffusion::pixels::PIXEL_VALUES_PER_UNIT;
 use serde::{Deserialize, Serialize};
-
-/// Pixel values (0 to 255) per unit of the [-1, 1] scale.
-const PIXEL_VALUES_PER_UNIT: f64 = 127.5;
 
 /// The bound of one image, in bits/dim.
 #[derive(Clone, Copy, PartialEq, Debug)]
