@@ -128,6 +128,21 @@ fn targets_are_met() {
 }
 
 #[test]
+fn only_whole_images_are_coded() {
+    coins::with_model(IMAGE, |model| {
+        let x_start = coins::images(2, IMAGE.len());
+        for numbers in [0, 1, IMAGE.len() - 1, IMAGE.len() + 1] {
+            let watch = &mut |_, _| ControlFlow::Continue(());
+            let refused = encode(model, &x_start[..numbers], 0, Limit::None, watch);
+            assert!(matches!(refused, Err(CodecError::Images { found, .. }) if found == numbers));
+            let watch = &mut |_, _| ControlFlow::Continue(());
+            let refused = codec::lossless::encode(model, &vec![7; numbers], 0, watch);
+            assert!(matches!(refused, Err(CodecError::Images { found, .. }) if found == numbers));
+        }
+    });
+}
+
+#[test]
 fn work_can_be_stopped() {
     let x_start = coins::images(2, IMAGE.len());
     coins::with_model(IMAGE, |model| {
