@@ -49,7 +49,7 @@ pub(crate) fn forward_scratch(shape: Shape, tiles: Tiles) -> Scratch {
 pub(crate) fn gradient_scratch(shape: Shape, tiles: Tiles) -> Scratch {
     let products = Products::new(shape, tiles);
     let Products { n, l, plain, transposed, .. } = products;
-    Scratch { prepared: 0, workspace: n * (3 * plain.len() + transposed.len() + l * l + 4 * l) }
+    Scratch { prepared: 0, workspace: n * (3 * plain.len() + transposed.len() + l * l) }
 }
 
 /// y and the probabilities from q, k, v.
@@ -116,7 +116,7 @@ pub(crate) fn gradient(
     let (keys, rest) = rest.split_at_mut(n * plain.len());
     let (queries, rest) = rest.split_at_mut(n * plain.len());
     let (output_gradients, rest) = rest.split_at_mut(n * plain.len());
-    let (score_gradients, pointers) = rest.split_at_mut(n * l * l);
+    let score_gradients = &mut rest[..n * l * l];
     let sample = |data, i: usize| -> &[f32] {
         let data: &[f32] = data;
         &data[i * l * c..][..l * c]
@@ -149,16 +149,7 @@ pub(crate) fn gradient(
         multiply_rows(tiles, ds, plain, &keys[i * plain.len()..], dq);
     });
 
-    // Row pointers of dS and P, for products with their transposes.
-    let pointers = pointers.as_mut_ptr().cast::<*const f32>();
-    for row in 0..n * l {
-        // SAFETY: the workspace has room for 2 · n · l pointers.
-        unsafe {
-            *pointers.add(row) = score_gradients[row * l..].as_ptr();
-            *pointers.add(n * l + row) = probabilities[row * l..].as_ptr();
-        }
-    }
-    let pointers = pointers as usize;
+    let score_gradients = &*score_gradients;
     let (queries, output_gradients) = (&*queries, &*output_gradients);
     dk.fill(0.0);
     dv.fill(0.0);
@@ -167,18 +158,18 @@ pub(crate) fn gradient(
     for_each_task(2 * n * panels, |task| {
         let (which, rest) = (task / (n * panels), task % (n * panels));
         let (i, panel) = (rest / panels, rest % panels);
-        let (right, result) = if which == 0 { (queries, dk) } else { (output_gradients, dv) };
+        let (left, right, result) =
+            if which == 0 { (score_gradients, queries, dk) } else { (probabilities, output_gradients, dv) };
         let tile = ColumnTile {
             depth: l,
-            a: (pointers as *const *const f32).wrapping_add(which * n * l + i * l),
-            a_offset: 0,
-            ahead: 2 * tiles.height - 1,
+            a: left[i * l * l..][..l * l].as_ptr(),
+            a_stride: l,
             b: right[i * plain.len() + panel * plain.stride() + plain.width..].as_ptr(),
             c: result.pointer(i * l * c + panel * plain.width),
             c_stride: c,
             columns: plain.columns_of(panel),
         };
-        // SAFETY: the pointers lead to rows of `l` elements; these columns of this sample are this task's.
+        // SAFETY: the left factor has `l` rows of `l` elements; these columns of this sample are this task's.
         unsafe { tiles.columns(&tile, l) };
     });
 }

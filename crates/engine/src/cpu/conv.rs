@@ -7,7 +7,7 @@
 use super::panel::{Panels, Source};
 use super::parallel::{Shared, for_each_task, thread_index};
 use super::simd::Level;
-use super::tile::{ColumnTile, RowTile, Tiles};
+use super::tile::{ColumnTile, GROUP, RowTile, Tiles};
 use crate::kernel::Scratch;
 use crate::ops::Conv;
 use crate::shape::Shape;
@@ -17,8 +17,8 @@ use rayon::prelude::*;
 const BLOCK: usize = 96;
 /// Pixels summed at a time in a weight gradient, so that they stay in cache for all filter elements.
 const PIXELS: usize = 256;
-/// Input channels that one task of a weight gradient handles: a multiple of every tile height.
-const CHANNELS: usize = 96;
+/// Input channels that one task of a weight gradient handles at most.
+const CHANNELS: usize = 128;
 
 /// Pixels of the result along one axis that share their taps, and where their sources lie:
 /// pixel `j` is at `phase + j · step`, its tap `i` reads `j · source_step + shift + i · shift_step` and is filter position `tap + i · tap_step`.
@@ -256,7 +256,6 @@ fn gather_class(gather: &mut Gather, panels: Panels, rows: Axis, columns: Axis) 
                     // SAFETY: a panel begins with its initial row.
                     b: unsafe { base.add(panels.width) },
                     init: base,
-                    next: base,
                     c: targets[start..].as_ptr(),
                     c_offset: panel * panels.width,
                     rows: (count - start).min(tiles.height),
@@ -271,16 +270,18 @@ fn gather_class(gather: &mut Gather, panels: Panels, rows: Axis, columns: Axis) 
     });
 }
 
-/// Scratch for [`weight_gradient`]: zeros, then per thread the pointers of [`PIXELS`] pixels and a strip of dy.
-pub(crate) fn weight_gradient_scratch(x: Shape, tiles: Tiles, threads: usize) -> Scratch {
-    Scratch { prepared: 0, workspace: zeros_len(x.c) + threads * weight_gradient_workspace(tiles) }
+/// Scratch for [`weight_gradient`]: per thread a block of pixels of a chunk of x, and of dy.
+pub(crate) fn weight_gradient_scratch(dy: Shape, tiles: Tiles, threads: usize) -> Scratch {
+    Scratch { prepared: 0, workspace: threads * weight_gradient_workspace(dy, tiles) }
 }
 
-fn weight_gradient_workspace(tiles: Tiles) -> usize {
-    PIXELS * (2 + tiles.width)
+fn weight_gradient_workspace(dy: Shape, tiles: Tiles) -> usize {
+    PIXELS * (CHANNELS + dy.c.next_multiple_of(tiles.width))
 }
 
 /// Adds to `dw[tap][c][o]` the sum over pixels, in order, of `x[pixel at tap][c] · dy[pixel][o]`.
+///
+/// A task takes a tap and a chunk of x's channels. It packs a block of pixels, which then stay in its second-level cache for all products.
 pub(crate) fn weight_gradient(
     conv: Conv,
     tiles: Tiles,
@@ -291,66 +292,95 @@ pub(crate) fn weight_gradient(
 ) {
     let width = tiles.width;
     let panels = dy_shape.c.div_ceil(width);
-    let chunks = x_shape.c.div_ceil(CHANNELS);
-    // A strip of dy is packed per task, so one task takes all channels unless there are few tasks.
-    let groups = if panels * conv.taps() >= 16 { 1 } else { chunks };
+    // As many tasks for each thread; the cut does not change an element's chain.
+    let chunks = x_shape.c.div_ceil(CHANNELS).next_multiple_of(rayon::current_num_threads());
+    let chunk_len = x_shape.c.div_ceil(chunks).next_multiple_of(GROUP);
+    let chunks = x_shape.c.div_ceil(chunk_len);
     let pixels = dy_shape.n * dy_shape.pixels();
-    let (zeros, workspace) = workspace.split_at_mut(zeros_len(x_shape.c));
-    zeros.fill(0.0);
-    let zeros = &*zeros;
     let workspace = Shared::new(workspace);
     let dw = Shared::new(dw);
+    let rows = Axis::forward(dy_shape.h, x_shape.h, conv.kernel_h, conv.stride, conv.padding.top);
+    let columns = Axis::forward(dy_shape.w, x_shape.w, conv.kernel_w, conv.stride, conv.padding.left);
 
-    for_each_task(panels * conv.taps() * groups, |task| {
-        let (panel, rest) = (task / (conv.taps() * groups), task % (conv.taps() * groups));
-        let (tap, group) = (rest / groups, rest % groups);
+    for_each_task(conv.taps() * chunks, |task| {
+        let (tap, chunk) = (task / chunks, task % chunks);
         let (tap_y, tap_x) = (tap / conv.kernel_w, tap % conv.kernel_w);
-        let rows = Axis::forward(dy_shape.h, x_shape.h, conv.kernel_h, conv.stride, conv.padding.top);
-        let columns = Axis::forward(dy_shape.w, x_shape.w, conv.kernel_w, conv.stride, conv.padding.left);
-        let first_column = panel * width;
-        let panel_columns = width.min(dy_shape.c - first_column);
-        let len = weight_gradient_workspace(tiles);
+        let first_channel = chunk * chunk_len;
+        let channels = chunk_len.min(x_shape.c - first_channel);
+        let len = weight_gradient_workspace(dy_shape, tiles);
         // SAFETY: each thread has its own part.
-        let (pointers, strip) =
-            unsafe { workspace.slice(thread_index() * len, len) }.split_at_mut(2 * PIXELS);
-        let pointers = pointers.as_mut_ptr().cast::<*const f32>();
+        let own = unsafe { workspace.slice(thread_index() * len, len) };
+        let (xs, dys) = own.split_at_mut(PIXELS * CHANNELS);
 
         for first in (0..pixels).step_by(PIXELS) {
             let count = PIXELS.min(pixels - first);
-            for (k, row) in strip.chunks_exact_mut(width).take(count).enumerate() {
-                let pixel = first + k;
-                let (n, rest) = (pixel / dy_shape.pixels(), pixel % dy_shape.pixels());
-                let source =
-                    (rows.source(rest / dy_shape.w, tap_y), columns.source(rest % dy_shape.w, tap_x));
-                let pointer = match source {
-                    (Some(y), Some(x_)) => x[((n * x_shape.h + y) * x_shape.w + x_) * x_shape.c..].as_ptr(),
-                    _ => zeros.as_ptr(),
+            for (k, (n, y, x_)) in positions(dy_shape, first).take(count).enumerate() {
+                let source = match (rows.source(y, tap_y), columns.source(x_, tap_x)) {
+                    (Some(y), Some(x_)) => {
+                        let at = ((n * x_shape.h + y) * x_shape.w + x_) * x_shape.c + first_channel;
+                        Some(&x[at..at + channels])
+                    }
+                    _ => None,
                 };
-                // SAFETY: k < PIXELS.
-                unsafe { *pointers.add(k) = pointer };
-                row[..panel_columns]
-                    .copy_from_slice(&dy[pixel * dy_shape.c + first_column..][..panel_columns]);
-                row[panel_columns..].fill(0.0);
+                for from in (0..channels).step_by(GROUP) {
+                    let group = GROUP.min(channels - from);
+                    let target = &mut xs[from * count + k * group..][..group];
+                    match source {
+                        Some(source) => copy(&source[from..from + group], target),
+                        None => target.fill(0.0),
+                    }
+                }
+                let row = &dy[(first + k) * dy_shape.c..][..dy_shape.c];
+                for (panel, from) in row.chunks(width).enumerate() {
+                    let target = &mut dys[(panel * count + k) * width..][..width];
+                    copy(from, &mut target[..from.len()]);
+                    target[from.len()..].fill(0.0);
+                }
             }
-            let (first_channel, channels) = if groups == 1 {
-                (0, x_shape.c)
-            } else {
-                (group * CHANNELS, CHANNELS.min(x_shape.c - group * CHANNELS))
-            };
-            let tile = ColumnTile {
-                depth: count,
-                a: pointers,
-                a_offset: first_channel,
-                ahead: 2 * tiles.height - 1,
-                b: strip.as_ptr(),
-                c: dw.pointer((tap * x_shape.c + first_channel) * dy_shape.c + first_column),
-                c_stride: dy_shape.c,
-                columns: panel_columns,
-            };
-            // SAFETY: pointers lead to all channels of a pixel or to zeros; this part of dw is this task's.
-            unsafe { tiles.columns(&tile, channels) };
+            for panel in 0..panels {
+                for from in (0..channels).step_by(GROUP) {
+                    let group = GROUP.min(channels - from);
+                    let (row, column) = (tap * x_shape.c + first_channel + from, panel * width);
+                    let tile = ColumnTile {
+                        depth: count,
+                        a: xs[from * count..][..group * count].as_ptr(),
+                        a_stride: group,
+                        b: dys[panel * count * width..][..count * width].as_ptr(),
+                        c: dw.pointer(row * dy_shape.c + column),
+                        c_stride: dy_shape.c,
+                        columns: width.min(dy_shape.c - column),
+                    };
+                    // SAFETY: both factors are packed; this part of dw is this task's.
+                    unsafe { tiles.columns(&tile, group) };
+                }
+            }
         }
     });
+}
+
+/// Image, row and column of the pixels from `first` on: counted on, for divisions would take longer than what is done with a pixel.
+fn positions(shape: Shape, first: usize) -> impl Iterator<Item = (usize, usize, usize)> {
+    let (n, rest) = (first / shape.pixels(), first % shape.pixels());
+    let start = (n, rest / shape.w, rest % shape.w);
+    std::iter::successors(Some(start), move |&(n, y, x)| {
+        Some(if x + 1 < shape.w {
+            (n, y, x + 1)
+        } else if y + 1 < shape.h {
+            (n, y + 1, 0)
+        } else {
+            (n + 1, 0, 0)
+        })
+    })
+}
+
+/// Copies a few vectors: cheaper than a call for so little.
+#[inline(always)]
+fn copy(from: &[f32], to: &mut [f32]) {
+    let ((from, from_rest), (to, to_rest)) = (from.as_chunks::<16>(), to.as_chunks_mut::<16>());
+    for (from, to) in from.iter().zip(to) {
+        *to = *from;
+    }
+    to_rest.copy_from_slice(from_rest);
 }
 
 /// Adds to `db[o]` the sum of `dy[pixel][o]` over all pixels, in order.

@@ -152,7 +152,7 @@ impl Backend for Cpu {
                 if self.conv.is_winograd(conv, inputs[0], inputs[1]) {
                     winograd::weight_gradient_scratch(inputs[0], inputs[1], tiles, threads)
                 } else {
-                    conv::weight_gradient_scratch(inputs[0], tiles, threads)
+                    conv::weight_gradient_scratch(inputs[1], tiles, threads)
                 }
             }
             Kernel::Attention(_) => attention::forward_scratch(inputs[0], tiles),

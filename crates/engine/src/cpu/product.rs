@@ -1,42 +1,26 @@
-//! The product of a block of contiguous rows with a packed factor.
+//! The product of contiguous rows with a packed factor.
 
 use super::panel::Panels;
-use super::tile::{RowTile, Tiles};
-
-/// Upper bound of the tile heights.
-const MAX_HEIGHT: usize = 16;
+use super::tile::{Block, Tiles};
 
 /// `result = left · right`: left `[rows][depth]`, right packed, result `[rows][columns]`.
 pub(crate) fn multiply_rows(tiles: Tiles, left: &[f32], right: Panels, packed: &[f32], result: &mut [f32]) {
     let rows = left.len() / right.depth;
+    assert!(result.len() >= rows * right.columns);
     for panel in 0..right.count() {
-        let base = packed[panel * right.stride()..][..right.stride()].as_ptr();
-        let mut start = 0;
-        while start < rows {
-            let count = (rows - start).min(tiles.height);
-            let mut sources = [std::ptr::null(); MAX_HEIGHT];
-            let mut targets = [std::ptr::null_mut(); MAX_HEIGHT];
-            for row in 0..MAX_HEIGHT {
-                sources[row] = left[(start + row.min(count - 1)) * right.depth..].as_ptr();
-                targets[row] = result[(start + row.min(count - 1)) * right.columns..].as_mut_ptr();
-            }
-            let tile = RowTile {
-                segments: 1,
-                depth: right.depth,
-                a: sources.as_ptr(),
-                taps: &0,
-                // SAFETY: a panel begins with its initial row.
-                b: unsafe { base.add(right.width) },
-                init: base,
-                next: base,
-                c: targets.as_ptr(),
-                c_offset: panel * right.width,
-                rows: count,
-                columns: right.columns_of(panel),
-            };
-            // SAFETY: every pointer leads to a whole row.
-            unsafe { tiles.rows(&tile) };
-            start += count;
-        }
+        let packed = &packed[panel * right.stride()..][..right.stride()];
+        let block = Block {
+            rows,
+            depth: right.depth,
+            a: left.as_ptr(),
+            // A panel begins with its initial row.
+            b: packed[right.width..].as_ptr(),
+            init: packed.as_ptr(),
+            c: result[panel * right.width..].as_mut_ptr(),
+            c_stride: right.columns,
+            columns: right.columns_of(panel),
+        };
+        // SAFETY: left, the panel and the result have these rows and columns.
+        unsafe { tiles.block(&block) };
     }
 }

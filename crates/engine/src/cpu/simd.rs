@@ -125,6 +125,22 @@ pub(crate) fn with_avx512<R>(body: impl FnOnce() -> R) -> R {
     unsafe { run(body) }
 }
 
+/// Elements of a cache line.
+pub(crate) const LINE: usize = 16;
+
+/// Calls what `address` leads to into the first-level cache, to be written to; any address will do. Without it the first store to a line
+/// that is not there waits until the line has been read.
+#[inline(always)]
+pub(crate) fn prefetch_for_writing(address: *const f32) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: a prefetch never faults.
+    unsafe {
+        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_ET0 }>(address.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = address;
+}
+
 /// Calls what `address` leads to into the first-level cache; any address will do.
 #[inline(always)]
 pub(crate) fn prefetch(address: *const f32) {

@@ -8,8 +8,8 @@ use super::filter::{Filter, piece_stride};
 use super::transform::{self, PLANES, RESULT, TILE};
 use super::{Tiling, chunk_offset, plane_stride};
 use crate::cpu::parallel::{Shared, for_each_task, thread_index};
-use crate::cpu::simd::{Level, Vector, prefetch, with_vectors};
-use crate::cpu::tile::{MAX_WIDTH, RowTile, Tiles};
+use crate::cpu::simd::{LINE, Level, Vector, prefetch, prefetch_for_writing, with_vectors};
+use crate::cpu::tile::{Block, MAX_WIDTH, Tiles};
 use crate::kernel::Scratch;
 use crate::shape::Shape;
 
@@ -20,8 +20,6 @@ const BLOCK_ELEMENTS: usize = 1 << 20;
 const STRETCH: usize = 96;
 /// Channels of the source, and rows of the filter, that are multiplied at a time.
 const PIECE: usize = 64;
-/// Upper bound of the register tiles' heights.
-const MAX_HEIGHT: usize = 16;
 static ZEROS: [f32; MAX_WIDTH] = [0.0; MAX_WIDTH];
 
 /// How a convolution is cut up. What an element's chain of operations is does not depend on it.
@@ -144,6 +142,14 @@ pub(crate) fn convolve(level: Level, tiles: Tiles, product: Product) {
                 let pixel = |offset| result.pointer(offset + first_column);
                 let pixels = result_tiling.pixels::<RESULT, _>(first + start + tile, 0, pixel, beyond);
                 let from = products[tile * tiles.width..].as_ptr();
+                if tile + 1 < rows {
+                    let next = result_tiling.pixels::<RESULT, _>(first + start + tile + 1, 0, pixel, beyond);
+                    for pixel in next.iter().flatten() {
+                        for line in (0..columns).step_by(LINE) {
+                            prefetch_for_writing(pixel.wrapping_add(line));
+                        }
+                    }
+                }
                 // SAFETY: every plane has the panel's channels of the tile; these channels of the tile's pixels are this task's.
                 with_vectors!(level, V => unsafe {
                     transform_output::<V>(from, cut.product_stride, columns, bias, &pixels)
@@ -157,32 +163,18 @@ pub(crate) fn convolve(level: Level, tiles: Tiles, product: Product) {
 fn multiply(tiles: Tiles, depth: usize, first: bool, (left, right): (&[f32], &[f32]), out: &mut [f32]) {
     let rows = left.len() / depth;
     assert!(right.len() >= depth * tiles.width && out.len() >= rows * tiles.width);
-    for start in (0..rows).step_by(tiles.height) {
-        let count = (rows - start).min(tiles.height);
-        let mut sources = [std::ptr::null(); MAX_HEIGHT];
-        let mut targets = [std::ptr::null_mut(); MAX_HEIGHT];
-        for row in 0..tiles.height {
-            // Rows beyond the last repeat it; they are not stored.
-            let actual = start + row.min(count - 1);
-            sources[row] = left[actual * depth..].as_ptr();
-            targets[row] = out[actual * tiles.width..].as_mut_ptr();
-        }
-        let tile = RowTile {
-            segments: 1,
-            depth,
-            a: sources.as_ptr(),
-            taps: &0,
-            b: right.as_ptr(),
-            init: if first { ZEROS.as_ptr() } else { std::ptr::null() },
-            next: left.as_ptr().wrapping_add((start + count) * depth),
-            c: targets.as_ptr(),
-            c_offset: 0,
-            rows: count,
-            columns: tiles.width,
-        };
-        // SAFETY: every pointer leads to a whole row.
-        unsafe { tiles.rows(&tile) };
-    }
+    let block = Block {
+        rows,
+        depth,
+        a: left.as_ptr(),
+        b: right.as_ptr(),
+        init: if first { ZEROS.as_ptr() } else { std::ptr::null() },
+        c: out.as_mut_ptr(),
+        c_stride: tiles.width,
+        columns: tiles.width,
+    };
+    // SAFETY: the slices have these rows.
+    unsafe { tiles.block(&block) };
 }
 
 /// Transforms one tile, all channels, into its place in every plane.
@@ -199,6 +191,12 @@ pub(super) unsafe fn transform_input<V: Vector>(
 ) {
     let mut c = 0;
     while c + V::LANES <= channels {
+        if c + 2 * V::LANES <= channels {
+            let next = place(c + V::LANES);
+            for plane in 0..PLANES {
+                prefetch_for_writing(next.wrapping_add(plane * stride));
+            }
+        }
         // SAFETY: the caller's.
         unsafe { transform_input_at::<V>(c, pixels, RESULT * channels, place(c), stride) };
         c += V::LANES;

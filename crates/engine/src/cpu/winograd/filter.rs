@@ -3,15 +3,13 @@
 //! about a hundred cycles and then multiplies 36 planes of dozens of tiles.
 
 use super::transform::{self, PLANES, TILE};
-use crate::cpu::simd::{Level, Vector, prefetch_second_level, with_vectors};
+use crate::cpu::simd::{LINE, Level, Vector, prefetch_second_level, with_vectors};
 use crate::cpu::tile::MAX_WIDTH;
 use crate::cpu::transpose::transpose;
 use std::ops::Range;
 
 /// Rows that pass through the buffer of taps at a time.
 const ROWS: usize = 16;
-/// Elements of a cache line.
-const LINE: usize = 16;
 
 /// A filter `[3, 3, in, out]`, as it is or as the input gradient needs it.
 #[derive(Clone, Copy)]

@@ -12,7 +12,7 @@ use super::transform::{self, PLANES, RESULT, TILE};
 use super::{Tiling, chunk_offset, plane_stride};
 use crate::cpu::parallel::{Shared, for_each_task, thread_index};
 use crate::cpu::simd::{Level, Vector, with_vectors};
-use crate::cpu::tile::{ColumnTile, Tiles};
+use crate::cpu::tile::{ColumnTile, GROUP, Tiles};
 use crate::kernel::Scratch;
 use crate::shape::Shape;
 
@@ -27,7 +27,7 @@ struct Cut {
     block: usize,
     /// Blocks of the batch.
     blocks: usize,
-    /// Transformed x: `[plane][chunk][tile][channel of the chunk]`, elements from plane to plane.
+    /// Transformed x: `[plane][group][tile][channel of the group]`, elements from plane to plane.
     x_stride: usize,
     /// Transformed dy, packed as right factors: `[plane][panel][tile][width]`, elements from plane to plane.
     dy_stride: usize,
@@ -67,12 +67,11 @@ impl Cut {
     }
 }
 
-/// Scratch: a pixel of zeros, a block's planes of both factors, pointers to x's tiles, and sums.
+/// Scratch: a pixel of zeros, a block's planes of both factors, and sums.
 pub(crate) fn weight_gradient_scratch(x: Shape, dy: Shape, tiles: Tiles, threads: usize) -> Scratch {
     let cut = Cut::new(x, dy, tiles);
-    let pointers = (4 * cut.block).next_multiple_of(16);
     let sums = cut.sums(threads) * PLANES * cut.sum_stride;
-    Scratch { prepared: 0, workspace: cut.zeros + PLANES * (cut.x_stride + cut.dy_stride) + pointers + sums }
+    Scratch { prepared: 0, workspace: cut.zeros + PLANES * (cut.x_stride + cut.dy_stride) + sums }
 }
 
 /// Adds the filter's gradient to `dw` `[3, 3, in, out]`.
@@ -92,19 +91,7 @@ pub(crate) fn weight_gradient(
     zeros.fill(0.0);
     let zeros = zeros.as_ptr() as usize;
     let (xs, rest) = rest.split_at_mut(PLANES * cut.x_stride);
-    let (dys, rest) = rest.split_at_mut(PLANES * cut.dy_stride);
-    let (pointers, sums) = rest.split_at_mut((4 * cut.block).next_multiple_of(16));
-    let pointers = pointers.as_mut_ptr().cast::<*const f32>();
-    // Of the chunks all but the last are equally wide, so there are two tables of pointers.
-    let last = x_shape.c - (cut.chunks - 1) * CHUNK;
-    for tile in 0..cut.block {
-        // SAFETY: there is room for two pointers for each tile.
-        unsafe {
-            *pointers.add(tile) = xs.as_ptr().wrapping_add(tile * CHUNK);
-            *pointers.add(cut.block + tile) = xs.as_ptr().wrapping_add(tile * last);
-        }
-    }
-    let pointers = pointers as usize;
+    let (dys, sums) = rest.split_at_mut(PLANES * cut.dy_stride);
     let (xs, dys, sums, dw) = (Shared::new(xs), Shared::new(dys), Shared::new(sums), Shared::new(dw));
 
     for first in (0..count).step_by(cut.block) {
@@ -113,7 +100,7 @@ pub(crate) fn weight_gradient(
             let zeros = zeros as *const f32;
             let pixels = x_tiling.pixels::<TILE, _>(first + tile, 1, |at| x[at..].as_ptr(), zeros);
             let dy_pixels = dy_tiling.pixels::<RESULT, _>(first + tile, 0, |at| dy[at..].as_ptr(), zeros);
-            let place = |c| xs.pointer(chunk_offset(c, tile, CHUNK, block, x_shape.c));
+            let place = |c| xs.pointer(chunk_offset(c, tile, GROUP, block, x_shape.c));
             // SAFETY: pixels have these channels; this tile's channels of every plane are this task's.
             with_vectors!(level, V => unsafe {
                 transform_input::<V>(x_shape.c, &pixels, place, cut.x_stride);
@@ -128,7 +115,6 @@ pub(crate) fn weight_gradient(
             let (panel, chunk) = (task / cut.chunks, task % cut.chunks);
             let first_channel = chunk * CHUNK;
             let channels = CHUNK.min(x_shape.c - first_channel);
-            let table = usize::from(chunk + 1 == cut.chunks);
             let place = if cut.blocks == 1 { thread_index() } else { task };
             // SAFETY: these sums are this task's.
             let sums = unsafe { sums.slice(place * PLANES * cut.sum_stride, PLANES * cut.sum_stride) };
@@ -136,18 +122,20 @@ pub(crate) fn weight_gradient(
                 sums.fill(0.0);
             }
             for plane in 0..PLANES {
-                let tile = ColumnTile {
-                    depth: block,
-                    a: (pointers as *const *const f32).wrapping_add(table * cut.block),
-                    ahead: 0,
-                    a_offset: plane * cut.x_stride + first_channel * block,
-                    b: dys.pointer(plane * cut.dy_stride + panel * cut.block * width),
-                    c: sums[plane * cut.sum_stride..].as_mut_ptr(),
-                    c_stride: width,
-                    columns: width,
-                };
-                // SAFETY: the planes are filled and nobody writes to them now.
-                unsafe { tiles.columns(&tile, channels) };
+                for from in (0..channels).step_by(GROUP) {
+                    let group = GROUP.min(channels - from);
+                    let tile = ColumnTile {
+                        depth: block,
+                        a: xs.pointer(plane * cut.x_stride + (first_channel + from) * block),
+                        a_stride: group,
+                        b: dys.pointer(plane * cut.dy_stride + panel * cut.block * width),
+                        c: sums[plane * cut.sum_stride + from * width..].as_mut_ptr(),
+                        c_stride: width,
+                        columns: width,
+                    };
+                    // SAFETY: the planes are filled and nobody writes to them now.
+                    unsafe { tiles.columns(&tile, group) };
+                }
             }
             if first + block < count {
                 return;

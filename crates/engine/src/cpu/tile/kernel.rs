@@ -1,0 +1,224 @@
+//! The loops inside a tile, written once over the vector. Each is compiled for a level where it is inlined.
+
+use super::{Block, ColumnTile, MAX_WIDTH, RowTile};
+use crate::cpu::simd::{LINE, Vector, prefetch};
+
+/// Reduction steps in one turn of the loops, whose own instructions compete with the multiply-adds for the same ports.
+const UNROLL: usize = 4;
+/// How many reduction steps before it is needed a row of a transposed factor is called into cache.
+const AHEAD: usize = 16;
+
+/// A [`RowTile`] of `MR` rows and `NV` vectors.
+///
+/// # Safety
+/// Pointers are valid for what its fields say; the processor has the vectors' instructions.
+#[inline(always)]
+pub(super) unsafe fn row_tile<V: Vector, const MR: usize, const NV: usize>(tile: &RowTile) {
+    let width = NV * V::LANES;
+    // SAFETY: the caller's: pointers are valid for the lengths the fields say.
+    unsafe {
+        let mut sums = [[V::splat(0.0); NV]; MR];
+        for row in &mut sums {
+            for (v, sum) in row.iter_mut().enumerate() {
+                *sum = V::load(tile.init.add(v * V::LANES));
+            }
+        }
+        for segment in 0..tile.segments {
+            let mut a = [std::ptr::null(); MR];
+            for (i, pointer) in a.iter_mut().enumerate() {
+                *pointer = *tile.a.add(segment * MR + i);
+            }
+            let mut b = tile.b.add(*tile.taps.add(segment) * tile.depth * width);
+            let mut k = 0;
+            while k + UNROLL <= tile.depth {
+                for step in 0..UNROLL {
+                    multiply_add(
+                        &mut sums,
+                        a.map(|pointer: *const f32| pointer.add(k + step)),
+                        b.add(step * width),
+                    );
+                }
+                b = b.add(UNROLL * width);
+                k += UNROLL;
+            }
+            while k < tile.depth {
+                multiply_add(&mut sums, a.map(|pointer: *const f32| pointer.add(k)), b);
+                b = b.add(width);
+                k += 1;
+            }
+        }
+        for (i, row) in sums.iter().enumerate().take(tile.rows) {
+            store_row(row, (*tile.c.add(i)).add(tile.c_offset), tile.columns);
+        }
+    }
+}
+
+/// Rows `first .. first + rows` of a [`Block`]; rows beyond repeat the last and are not stored.
+///
+/// # Safety
+/// As [`row_tile`].
+#[inline(always)]
+pub(super) unsafe fn block_tile<V: Vector, const MR: usize, const NV: usize>(
+    block: &Block,
+    first: usize,
+    rows: usize,
+) {
+    let width = NV * V::LANES;
+    // SAFETY: the caller's: pointers are valid for the lengths the fields say.
+    unsafe {
+        let start = block.a.add(first * block.depth);
+        let mut a = [start; MR];
+        for (i, pointer) in a.iter_mut().enumerate() {
+            *pointer = start.add(i.min(rows - 1) * block.depth);
+        }
+        let mut sums = [[V::splat(0.0); NV]; MR];
+        for (i, row) in sums.iter_mut().enumerate() {
+            let initial = if block.init.is_null() {
+                block.c.add((first + i.min(rows - 1)) * block.c_stride).cast_const()
+            } else {
+                block.init
+            };
+            for (v, sum) in row.iter_mut().enumerate() {
+                *sum = V::load(initial.add(v * V::LANES));
+            }
+        }
+        // The next tile's rows follow this one's.
+        let mut next = start.wrapping_add(rows * block.depth);
+        let mut b = block.b;
+        let mut k = 0;
+        while k + UNROLL <= block.depth {
+            for step in 0..UNROLL {
+                multiply_add(
+                    &mut sums,
+                    a.map(|pointer: *const f32| pointer.add(k + step)),
+                    b.add(step * width),
+                );
+                prefetch(next.wrapping_add(step * LINE));
+            }
+            next = next.wrapping_add(UNROLL * LINE);
+            b = b.add(UNROLL * width);
+            k += UNROLL;
+        }
+        while k < block.depth {
+            multiply_add(&mut sums, a.map(|pointer: *const f32| pointer.add(k)), b);
+            b = b.add(width);
+            k += 1;
+        }
+        for (i, row) in sums.iter().enumerate().take(rows) {
+            store_row(row, block.c.add((first + i) * block.c_stride), block.columns);
+        }
+    }
+}
+
+/// Adds the product of a column of `MR` elements and a row of `NV` vectors.
+#[inline(always)]
+unsafe fn multiply_add<V: Vector, const MR: usize, const NV: usize>(
+    sums: &mut [[V; NV]; MR],
+    left: [*const f32; MR],
+    right: *const f32,
+) {
+    // SAFETY: the caller's: all pointers are valid.
+    unsafe {
+        let mut vectors = [V::splat(0.0); NV];
+        for (v, vector) in vectors.iter_mut().enumerate() {
+            *vector = V::load(right.add(v * V::LANES));
+        }
+        for (row, pointer) in sums.iter_mut().zip(left) {
+            let left = V::splat(*pointer);
+            for (sum, vector) in row.iter_mut().zip(vectors) {
+                *sum = left.mul_add(vector, *sum);
+            }
+        }
+    }
+}
+
+/// Adds the product of the first `MR` elements at `a` and a row of `NV` vectors, and calls a later row into cache.
+#[inline(always)]
+unsafe fn multiply_column<V: Vector, const MR: usize, const NV: usize>(
+    sums: &mut [[V; NV]; MR],
+    a: *const f32,
+    stride: usize,
+    b: *const f32,
+) {
+    prefetch(a.wrapping_add(AHEAD * stride));
+    let mut left = [a; MR];
+    for (i, pointer) in left.iter_mut().enumerate() {
+        *pointer = a.wrapping_add(i);
+    }
+    // SAFETY: the caller's.
+    unsafe { multiply_add(sums, left, b) };
+}
+
+/// The first `MR` rows of a [`ColumnTile`]; gives `MR`.
+///
+/// # Safety
+/// As [`row_tile`].
+#[inline(always)]
+pub(super) unsafe fn column_tile<V: Vector, const MR: usize, const NV: usize>(tile: &ColumnTile) -> usize {
+    let width = NV * V::LANES;
+    // SAFETY: the caller's: pointers are valid for the lengths the fields say.
+    unsafe {
+        let mut sums = [[V::splat(0.0); NV]; MR];
+        for (i, row) in sums.iter_mut().enumerate() {
+            load_row(row, tile.c.add(i * tile.c_stride), tile.columns);
+        }
+        let (mut a, mut b) = (tile.a, tile.b);
+        let mut k = 0;
+        while k + UNROLL <= tile.depth {
+            for _ in 0..UNROLL {
+                multiply_column(&mut sums, a, tile.a_stride, b);
+                a = a.wrapping_add(tile.a_stride);
+                b = b.add(width);
+            }
+            k += UNROLL;
+        }
+        while k < tile.depth {
+            multiply_column(&mut sums, a, tile.a_stride, b);
+            a = a.wrapping_add(tile.a_stride);
+            b = b.add(width);
+            k += 1;
+        }
+        for (i, row) in sums.iter().enumerate() {
+            store_row(row, tile.c.add(i * tile.c_stride), tile.columns);
+        }
+    }
+    MR
+}
+
+/// Stores the first `columns` elements of a row of vectors.
+#[inline(always)]
+unsafe fn store_row<V: Vector, const NV: usize>(row: &[V; NV], target: *mut f32, columns: usize) {
+    // SAFETY: the caller's: `columns` elements at `target` are writable.
+    unsafe {
+        if columns == NV * V::LANES {
+            for (v, vector) in row.iter().enumerate() {
+                vector.store(target.add(v * V::LANES));
+            }
+        } else {
+            let mut whole = [0.0; MAX_WIDTH];
+            for (v, vector) in row.iter().enumerate() {
+                vector.store(whole.as_mut_ptr().add(v * V::LANES));
+            }
+            std::ptr::copy_nonoverlapping(whole.as_ptr(), target, columns);
+        }
+    }
+}
+
+/// Loads the first `columns` elements of a row of vectors, the others 0.
+#[inline(always)]
+unsafe fn load_row<V: Vector, const NV: usize>(row: &mut [V; NV], source: *const f32, columns: usize) {
+    // SAFETY: the caller's: `columns` elements at `source` are readable.
+    unsafe {
+        if columns == NV * V::LANES {
+            for (v, vector) in row.iter_mut().enumerate() {
+                *vector = V::load(source.add(v * V::LANES));
+            }
+        } else {
+            let mut whole = [0.0; MAX_WIDTH];
+            std::ptr::copy_nonoverlapping(source, whole.as_mut_ptr(), columns);
+            for (v, vector) in row.iter_mut().enumerate() {
+                *vector = V::load(whole.as_ptr().add(v * V::LANES));
+            }
+        }
+    }
+}
