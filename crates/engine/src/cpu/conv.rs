@@ -7,7 +7,7 @@
 use super::panel::{Panels, Source};
 use super::parallel::{Shared, for_each_task, thread_index};
 use super::simd::Level;
-use super::tile::{ColumnTile, GROUP, RowTile, Tiles};
+use super::tile::{Block, ColumnTile, GROUP, RowTile, Tiles};
 use crate::kernel::Scratch;
 use crate::ops::Conv;
 use crate::shape::Shape;
@@ -159,6 +159,9 @@ pub(crate) fn forward(gather: Gather) {
     let rows = Axis::forward(y.h, x.h, conv.kernel_h, conv.stride, conv.padding.top);
     let columns = Axis::forward(y.w, x.w, conv.kernel_w, conv.stride, conv.padding.left);
     let panels = forward_panels(x, y, conv, gather.tiles);
+    if conv == Conv::POINTWISE {
+        return pointwise(gather, panels);
+    }
     gather_class(&mut { gather }, panels, rows, columns);
 }
 
@@ -166,6 +169,9 @@ pub(crate) fn forward(gather: Gather) {
 pub(crate) fn input_gradient(mut gather: Gather) {
     let (conv, dy, dx) = (gather.conv, gather.source.1, gather.result.1);
     let panels = input_gradient_panels(dy, dx, conv, gather.tiles);
+    if conv == Conv::POINTWISE {
+        return pointwise(gather, panels);
+    }
     for phase_y in 0..conv.stride {
         let rows = Axis::input_gradient(dy.h, dx.h, conv.kernel_h, conv.stride, conv.padding.top, phase_y);
         for phase_x in 0..conv.stride {
@@ -176,14 +182,49 @@ pub(crate) fn input_gradient(mut gather: Gather) {
     }
 }
 
+/// How many tasks share the panels of a block of pixels. With few blocks the panels are shared out too: which task computes an
+/// element does not change it.
+fn panel_groups(blocks: usize, panels: Panels) -> usize {
+    if blocks >= 16 { 1 } else { panels.count().min(16usize.div_ceil(blocks.max(1))) }
+}
+
+/// A 1×1 convolution of stride 1: pixels need not be gathered.
+fn pointwise(gather: Gather, panels: Panels) {
+    let Gather { tiles, source: (source, shape), prepared, result: (result, result_shape), .. } = gather;
+    let pixels = shape.n * shape.pixels();
+    let blocks = pixels.div_ceil(BLOCK);
+    let groups = panel_groups(blocks, panels);
+    let packed = &prepared[zeros_len(shape.c)..];
+    let result = Shared::new(result);
+    for_each_task(blocks * groups, |task| {
+        let (first, group) = (task / groups * BLOCK, task % groups);
+        let rows = BLOCK.min(pixels - first);
+        for panel in (group..panels.count()).step_by(groups) {
+            let packed = &packed[panel * panels.stride()..][..panels.stride()];
+            let block = Block {
+                rows,
+                depth: shape.c,
+                a: source[first * shape.c..][..rows * shape.c].as_ptr(),
+                // A panel begins with its initial row.
+                b: packed[panels.width..].as_ptr(),
+                init: packed.as_ptr(),
+                c: result.pointer(first * result_shape.c + panel * panels.width),
+                c_stride: result_shape.c,
+                columns: panels.columns_of(panel),
+            };
+            // SAFETY: these columns of these pixels are this task's.
+            unsafe { tiles.block(&block) };
+        }
+    });
+}
+
 fn gather_class(gather: &mut Gather, panels: Panels, rows: Axis, columns: Axis) {
     let Gather { conv, tiles, source: (source, source_shape), prepared, .. } = *gather;
     let result_shape = gather.result.1;
     let depth = source_shape.c;
     let pixels = source_shape.n * rows.pixels * columns.pixels;
     let blocks = pixels.div_ceil(BLOCK);
-    // Few blocks: the panels are shared out too. Which task computes an element does not change it.
-    let groups = if blocks >= 16 { 1 } else { panels.count().min(16usize.div_ceil(blocks.max(1))) };
+    let groups = panel_groups(blocks, panels);
     let (zeros, packed) = prepared.split_at(zeros_len(depth));
     let result = Shared::new(gather.result.0);
     let workspace = Shared::new(gather.workspace);

@@ -1,7 +1,7 @@
 //! The loops inside a tile, written once over the vector. Each is compiled for a level where it is inlined.
 
 use super::{Block, ColumnTile, MAX_WIDTH, RowTile};
-use crate::cpu::simd::{LINE, Vector, prefetch};
+use crate::cpu::simd::{LINE, Vector, prefetch, prefetch_for_writing};
 
 /// Reduction steps in one turn of the loops, whose own instructions compete with the multiply-adds for the same ports.
 const UNROLL: usize = 4;
@@ -22,6 +22,11 @@ pub(super) unsafe fn row_tile<V: Vector, const MR: usize, const NV: usize>(tile:
             for (v, sum) in row.iter_mut().enumerate() {
                 *sum = V::load(tile.init.add(v * V::LANES));
             }
+        }
+        for i in 0..MR {
+            let row = (*tile.c.add(i.min(tile.rows - 1))).wrapping_add(tile.c_offset);
+            prefetch_for_writing(row);
+            prefetch_for_writing(row.wrapping_add(width - 1));
         }
         for segment in 0..tile.segments {
             let mut a = [std::ptr::null(); MR];
@@ -73,11 +78,10 @@ pub(super) unsafe fn block_tile<V: Vector, const MR: usize, const NV: usize>(
         }
         let mut sums = [[V::splat(0.0); NV]; MR];
         for (i, row) in sums.iter_mut().enumerate() {
-            let initial = if block.init.is_null() {
-                block.c.add((first + i.min(rows - 1)) * block.c_stride).cast_const()
-            } else {
-                block.init
-            };
+            let target = block.c.wrapping_add((first + i.min(rows - 1)) * block.c_stride);
+            prefetch_for_writing(target);
+            prefetch_for_writing(target.wrapping_add(width - 1));
+            let initial = if block.init.is_null() { target.cast_const() } else { block.init };
             for (v, sum) in row.iter_mut().enumerate() {
                 *sum = V::load(initial.add(v * V::LANES));
             }
