@@ -22,6 +22,7 @@ pub use simd::Level;
 
 use crate::backend::{Backend, BackendError};
 use crate::kernel::{Kernel, Run, Scratch, Slot, Step, View};
+use crate::ops::Conv;
 use crate::optimizer::AdamStep;
 use crate::profile::Profile;
 use crate::shape::Shape;
@@ -143,7 +144,7 @@ impl Backend for Cpu {
         match *kernel {
             Kernel::Conv(conv) | Kernel::ConvInputGrad(conv) => {
                 if self.conv.is_winograd(conv, inputs[0], outputs[0]) {
-                    winograd::scratch(inputs[0], tiles, threads)
+                    winograd::scratch(inputs[0], outputs[0], tiles, threads)
                 } else {
                     conv::gather_scratch(inputs[0], outputs[0], conv, tiles, threads)
                 }
@@ -285,10 +286,10 @@ impl Machine {
         let result = step.outputs[0].shape;
         match step.kernel {
             Kernel::Conv(conv) if self.conv.is_winograd(conv, shape, result) => {
-                winograd::convolve(level, tiles, self.winograd(step, false));
+                winograd::convolve(level, tiles, self.winograd(step, conv, false));
             }
             Kernel::ConvInputGrad(conv) if self.conv.is_winograd(conv, shape, result) => {
-                winograd::convolve(level, tiles, self.winograd(step, true));
+                winograd::convolve(level, tiles, self.winograd(step, conv, true));
             }
             Kernel::Conv(conv) => conv::forward(self.gather(step, conv)),
             Kernel::ConvInputGrad(conv) => conv::input_gradient(self.gather(step, conv)),
@@ -298,7 +299,15 @@ impl Machine {
                 let [dw] = self.outputs(step);
                 let workspace = self.scratch(step.workspace);
                 if self.conv.is_winograd(conv, x.1, dy.1) {
-                    winograd::weight_gradient(level, tiles, x, dy, workspace, dw);
+                    winograd::weight_gradient(
+                        level,
+                        tiles,
+                        winograd::before(conv, false),
+                        x,
+                        dy,
+                        workspace,
+                        dw,
+                    );
                 } else {
                     conv::weight_gradient(conv, tiles, x, dy, workspace, dw);
                 }
@@ -418,11 +427,12 @@ impl Machine {
         }
     }
 
-    fn winograd<'a>(&self, step: &Step, transposed: bool) -> winograd::Product<'a> {
+    fn winograd<'a>(&self, step: &Step, conv: Conv, transposed: bool) -> winograd::Product<'a> {
         winograd::Product {
             source: (self.input(step, 0), step.inputs[0].shape),
             weight: self.input(step, 1),
             transposed,
+            before: winograd::before(conv, transposed),
             bias: (!transposed).then(|| self.input(step, 2)),
             workspace: self.scratch(step.workspace),
             result: (self.write(step.outputs[0]), step.outputs[0].shape),
@@ -432,7 +442,7 @@ impl Machine {
 
 impl ConvMethod {
     /// Whether a convolution between images of these shapes goes by Winograd's way.
-    fn is_winograd(self, conv: crate::ops::Conv, source: Shape, result: Shape) -> bool {
-        self == Self::Fast && winograd::pays(conv, source.h, source.w, source.c, result.c)
+    fn is_winograd(self, conv: Conv, source: Shape, result: Shape) -> bool {
+        self == Self::Fast && winograd::pays(conv, source, result)
     }
 }

@@ -37,8 +37,8 @@ struct Cut {
 }
 
 impl Cut {
-    fn new(source: Shape, tiles: Tiles) -> Self {
-        let count = Tiling::new(source).count();
+    fn new(source: Shape, result: Shape, tiles: Tiles) -> Self {
+        let count = Tiling::new(source, result).count();
         let block = (BLOCK_ELEMENTS / (PLANES * source.c)).next_multiple_of(STRETCH).min(count);
         Self {
             block,
@@ -55,9 +55,9 @@ impl Cut {
     }
 }
 
-/// Scratch for a convolution from `source` to a result of the same height and width.
-pub(crate) fn scratch(source: Shape, tiles: Tiles, threads: usize) -> Scratch {
-    let cut = Cut::new(source, tiles);
+/// Scratch for a convolution from `source` to `result`.
+pub(crate) fn scratch(source: Shape, result: Shape, tiles: Tiles, threads: usize) -> Scratch {
+    let cut = Cut::new(source, result, tiles);
     Scratch { prepared: 0, workspace: cut.zeros + PLANES * cut.input_stride + threads * cut.per_thread() }
 }
 
@@ -68,6 +68,8 @@ pub(crate) struct Product<'a> {
     pub weight: &'a [f32],
     /// Whether this is the input gradient of the convolution.
     pub transposed: bool,
+    /// See [`super::before`].
+    pub before: usize,
     /// Added to every pixel of the result, if given.
     pub bias: Option<&'a [f32]>,
     pub workspace: &'a mut [f32],
@@ -76,11 +78,13 @@ pub(crate) struct Product<'a> {
 
 /// Convolves.
 pub(crate) fn convolve(level: Level, tiles: Tiles, product: Product) {
-    let Product { source: (source, source_shape), weight, transposed, bias, workspace, result } = product;
+    let Product { source: (source, source_shape), weight, transposed, before, bias, workspace, result } =
+        product;
     let (result, result_shape) = (Shared::new(result.0), result.1);
     let filter = Filter { weight, source: source_shape.c, result: result_shape.c, transposed };
-    let cut = Cut::new(source_shape, tiles);
-    let (source_tiling, result_tiling) = (Tiling::new(source_shape), Tiling::new(result_shape));
+    let cut = Cut::new(source_shape, result_shape, tiles);
+    let source_tiling = Tiling::new(source_shape, result_shape);
+    let result_tiling = Tiling::new(result_shape, result_shape);
     let count = source_tiling.count();
     let panels = result_shape.c.div_ceil(tiles.width);
     let (zeros, rest) = workspace.split_at_mut(cut.zeros);
@@ -95,7 +99,7 @@ pub(crate) fn convolve(level: Level, tiles: Tiles, product: Product) {
         for_each_task(block, |tile| {
             let pixels = source_tiling.pixels::<TILE, _>(
                 first + tile,
-                1,
+                before,
                 |offset| source[offset..].as_ptr(),
                 zeros.as_ptr(),
             );

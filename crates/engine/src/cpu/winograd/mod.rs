@@ -1,6 +1,6 @@
 //! Winograd's minimal filtering F(4×4, 3×3) for 3×3 convolutions of stride 1: 36 products for 16 results instead of 144.
 //!
-//! An image is covered by 6×6 tiles, 4 pixels apart. Each tile's channels are transformed to 36 planes; in each plane the
+//! The result is covered by 4×4 tiles, each from 6×6 pixels of the image. Each tile's channels are transformed to 36 planes; in each plane the
 //! channels are mixed by one matrix product over all tiles; the inverse transform gives 4×4 results. The error is about 1e-5 of
 //! the result's size where direct summation has 1e-7: see the constants' growth in [`transform`].
 //!
@@ -20,16 +20,25 @@ mod weight_gradient;
 pub(crate) use convolution::{Product, convolve, scratch};
 pub(crate) use weight_gradient::{weight_gradient, weight_gradient_scratch};
 
-use crate::ops::Conv;
+use crate::ops::{Conv, Padding};
 use crate::shape::Shape;
 use transform::{RESULT, TILE};
 
-/// Whether a convolution of images of `h × w` from `input` to `output` channels is faster this way.
+/// Whether a convolution, or its input gradient, of images of shape `source` to `result` is faster this way.
 ///
 /// A rule of shapes alone, never of the batch, so that a batch's split does not change bits. On maps below 4×4 a tile is mostly
 /// padding.
-pub(crate) fn pays(conv: Conv, h: usize, w: usize, input: usize, output: usize) -> bool {
-    conv == Conv::SAME_3X3 && h >= 4 && w >= 4 && input >= 16 && output >= 16
+pub(crate) fn pays(conv: Conv, source: Shape, result: Shape) -> bool {
+    let Conv { kernel_h, kernel_w, stride, padding } = conv;
+    let possible = (kernel_h, kernel_w, stride) == (3, 3, 1)
+        && padding.top <= 2
+        && padding == Padding::symmetric(padding.top, padding.top);
+    possible && [source, result].iter().all(|shape| shape.h >= 4 && shape.w >= 4 && shape.c >= 16)
+}
+
+/// Rows and columns of a tile before its first result: the convolution's padding, for its input gradient what is left of the filter.
+pub(crate) fn before(conv: Conv, input_gradient: bool) -> usize {
+    if input_gradient { 2 - conv.padding.top } else { conv.padding.top }
 }
 
 /// How tiles cover a batch of images.
@@ -41,8 +50,9 @@ struct Tiling {
 }
 
 impl Tiling {
-    fn new(shape: Shape) -> Self {
-        Self { shape, rows: shape.h.div_ceil(RESULT), columns: shape.w.div_ceil(RESULT) }
+    /// Images of `shape`, seen through the tiles that cover the results of a convolution.
+    fn new(shape: Shape, results: Shape) -> Self {
+        Self { shape, rows: results.h.div_ceil(RESULT), columns: results.w.div_ceil(RESULT) }
     }
 
     /// Tiles of the whole batch.

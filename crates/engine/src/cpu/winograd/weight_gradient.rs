@@ -42,7 +42,7 @@ struct Cut {
 impl Cut {
     fn new(x: Shape, dy: Shape, tiles: Tiles) -> Self {
         let panels = dy.c.div_ceil(tiles.width);
-        let count = Tiling::new(x).count();
+        let count = Tiling::new(x, dy).count();
         let blocks = count.div_ceil((BLOCK_ELEMENTS / (PLANES * (x.c + dy.c))).max(64));
         let block = count.div_ceil(blocks);
         Self {
@@ -74,10 +74,11 @@ pub(crate) fn weight_gradient_scratch(x: Shape, dy: Shape, tiles: Tiles, threads
     Scratch { prepared: 0, workspace: cut.zeros + PLANES * (cut.x_stride + cut.dy_stride) + sums }
 }
 
-/// Adds the filter's gradient to `dw` `[3, 3, in, out]`.
+/// Adds the filter's gradient to `dw` `[3, 3, in, out]`; `before` of the forward convolution.
 pub(crate) fn weight_gradient(
     level: Level,
     tiles: Tiles,
+    before: usize,
     (x, x_shape): (&[f32], Shape),
     (dy, dy_shape): (&[f32], Shape),
     workspace: &mut [f32],
@@ -85,7 +86,7 @@ pub(crate) fn weight_gradient(
 ) {
     let cut = Cut::new(x_shape, dy_shape, tiles);
     let width = tiles.width;
-    let (x_tiling, dy_tiling) = (Tiling::new(x_shape), Tiling::new(dy_shape));
+    let (x_tiling, dy_tiling) = (Tiling::new(x_shape, dy_shape), Tiling::new(dy_shape, dy_shape));
     let count = x_tiling.count();
     let (zeros, rest) = workspace.split_at_mut(cut.zeros);
     zeros.fill(0.0);
@@ -98,7 +99,7 @@ pub(crate) fn weight_gradient(
         let block = cut.block.min(count - first);
         for_each_task(block, |tile| {
             let zeros = zeros as *const f32;
-            let pixels = x_tiling.pixels::<TILE, _>(first + tile, 1, |at| x[at..].as_ptr(), zeros);
+            let pixels = x_tiling.pixels::<TILE, _>(first + tile, before, |at| x[at..].as_ptr(), zeros);
             let dy_pixels = dy_tiling.pixels::<RESULT, _>(first + tile, 0, |at| dy[at..].as_ptr(), zeros);
             let place = |c| xs.pointer(chunk_offset(c, tile, GROUP, block, x_shape.c));
             // SAFETY: pixels have these channels; this tile's channels of every plane are this task's.
