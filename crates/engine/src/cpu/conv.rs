@@ -201,10 +201,14 @@ fn pointwise(gather: Gather, panels: Panels) {
         let rows = BLOCK.min(pixels - first);
         for panel in (group..panels.count()).step_by(groups) {
             let packed = &packed[panel * panels.stride()..][..panels.stride()];
+            let a = source[first * shape.c..][..rows * shape.c].as_ptr();
+            // The same pixels for the next panel, after the last the next pixels.
+            let next = if panel + groups < panels.count() { a } else { a.wrapping_add(rows * shape.c) };
             let block = Block {
                 rows,
                 depth: shape.c,
-                a: source[first * shape.c..][..rows * shape.c].as_ptr(),
+                a,
+                next,
                 // A panel begins with its initial row.
                 b: packed[panels.width..].as_ptr(),
                 init: packed.as_ptr(),

@@ -13,6 +13,7 @@ pub(crate) fn multiply_rows(tiles: Tiles, left: &[f32], right: Panels, packed: &
             rows,
             depth: right.depth,
             a: left.as_ptr(),
+            next: left.as_ptr(),
             // A panel begins with its initial row.
             b: packed[right.width..].as_ptr(),
             init: packed.as_ptr(),

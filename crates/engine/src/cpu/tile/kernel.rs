@@ -86,8 +86,8 @@ pub(super) unsafe fn block_tile<V: Vector, const MR: usize, const NV: usize>(
                 *sum = V::load(initial.add(v * V::LANES));
             }
         }
-        // The next tile's rows follow this one's.
-        let mut next = start.wrapping_add(rows * block.depth);
+        let mut next =
+            if first + rows < block.rows { start.wrapping_add(rows * block.depth) } else { block.next };
         let mut b = block.b;
         let mut k = 0;
         while k + UNROLL <= block.depth {

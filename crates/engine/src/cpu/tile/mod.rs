@@ -45,6 +45,8 @@ pub(crate) struct Block {
     pub depth: usize,
     /// A's first element; rows are `depth` elements apart.
     pub a: *const f32,
+    /// The left factor that is read after this one: its first rows are called into cache; any address will do.
+    pub next: *const f32,
     /// Panel of the right factor, `[depth][width]`.
     pub b: *const f32,
     /// `width` initial values of every row; null: the block, which then has all its columns, is added to.

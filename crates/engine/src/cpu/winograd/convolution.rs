@@ -134,9 +134,12 @@ pub(crate) fn convolve(level: Level, tiles: Tiles, product: Product) {
                 for plane in 0..PLANES {
                     filter.prefetch_part(next.clone(), column, tiles.width, plane, PLANES);
                     let left = plane * cut.input_stride + from * block + start * piece.len();
+                    // Read next: the same rows of the next plane, after the last the first plane's of the next piece.
+                    let next = if plane + 1 < PLANES { left + cut.input_stride } else { piece.end * block };
+                    let next = inputs.as_ptr().wrapping_add(next);
                     let factors = (&inputs[left..][..rows * piece.len()], &planes[plane * stride..]);
                     let out = &mut products[plane * cut.product_stride..];
-                    multiply(tiles, piece.len(), from == 0, factors, out);
+                    multiply(tiles, piece.len(), from == 0, factors, next, out);
                 }
             }
             let bias = bias.map(|bias| &bias[first_column..]);
@@ -164,13 +167,21 @@ pub(crate) fn convolve(level: Level, tiles: Tiles, product: Product) {
 }
 
 /// Sets `out`, or adds to it unless `first`, the product of rows of `depth` elements and a panel of the right factor as wide as a tile.
-fn multiply(tiles: Tiles, depth: usize, first: bool, (left, right): (&[f32], &[f32]), out: &mut [f32]) {
+fn multiply(
+    tiles: Tiles,
+    depth: usize,
+    first: bool,
+    (left, right): (&[f32], &[f32]),
+    next: *const f32,
+    out: &mut [f32],
+) {
     let rows = left.len() / depth;
     assert!(right.len() >= depth * tiles.width && out.len() >= rows * tiles.width);
     let block = Block {
         rows,
         depth,
         a: left.as_ptr(),
+        next,
         b: right.as_ptr(),
         init: if first { ZEROS.as_ptr() } else { std::ptr::null() },
         c: out.as_mut_ptr(),
