@@ -1,6 +1,7 @@
 //! A zip of images, as StyleGAN2-ADA's and StyleGAN3's dataset tool writes it (`dataset.json` has the labels).
 
 use crate::bounded::{Bounded, content_error, read_all};
+use crate::error::member_path;
 use crate::fitted::{self, PictureSet, Place};
 use crate::image_folder::has_image_extension;
 use crate::picture::{DECODING, MAX_FILE_BYTES, Picture};
@@ -117,7 +118,7 @@ impl ZippedImages {
         let labels = match archive.index_for_name(LABELS) {
             None => None,
             Some(number) => {
-                let origin = path.join(LABELS);
+                let origin = member_path(path, LABELS);
                 let text = read_entry(&archive, number, &origin, MAX_LABELS_BYTES)?;
                 let parsed: Labels = serde_json::from_slice(&text)
                     .map_err(|error| DataError::damaged(&origin, None, error.to_string()))?;
@@ -133,7 +134,7 @@ impl ZippedImages {
 
     fn name(&self, index: u64) -> PathBuf {
         let name = self.archive.name_for_index(self.entries[index as usize]).and_then(Result::ok);
-        self.path.join(&*name.unwrap_or_default())
+        member_path(&self.path, &name.unwrap_or_default())
     }
 }
 
