@@ -166,7 +166,9 @@ mod tests {
         bytes
     }
 
-    fn entries(bytes: &[u8]) -> Result<Vec<(Vec<u8>, Vec<u8>)>, String> {
+    type Entry = (Vec<u8>, Vec<u8>);
+
+    fn entries(bytes: &[u8]) -> Result<Vec<Entry>, String> {
         let mut found = Vec::new();
         let result = for_each_entry(bytes, Path::new("x.index"), |key, value| {
             found.push((key.to_vec(), value.to_vec()));
