@@ -26,6 +26,7 @@ Operations and cases (paddings are top, bottom, left, right):
     upsample_nearest x2
     concat           4_7 (along channels, a first)
     add_per_sample   plain: y[n, h, w, c] = x[n, h, w, c] + v[n, c]
+    scale_shift      plain: y[n, h, w, c] = x[n, h, w, c] * (1 + v[n, c]) + v[n, 6 + c], of 6 channels
     add              plain
     max_pool         3x3_s2, 3x3_s1_p1 (all values negative: padding counts as -inf)
     avg_pool         3x3_s1_p1 (padding excluded from the mean)
@@ -223,6 +224,10 @@ def record_all():
     case(
         "add_per_sample/plain", lambda x, v: x + v[:, None, None, :],
         x=inputs("add_per_sample/x", (2, 3, 3, 6)), v=inputs("add_per_sample/v", (2, 6)),
+    )
+    case(
+        "scale_shift/plain", lambda x, v: x * (1 + v[:, None, None, :6]) + v[:, None, None, 6:],
+        x=inputs("scale_shift/x", (2, 3, 3, 6)), v=inputs("scale_shift/v", (2, 12)),
     )
     case("add/plain", lambda a, b: a + b, a=inputs("add/a", (2, 2, 3, 5)), b=inputs("add/b", (2, 2, 3, 5)))
 

@@ -15,6 +15,9 @@ diffusion_pytorch_model.bin                                the weights of fixtur
 ema_model-7.ckpt.gz                                        the averaged weights under pytorch_diffusion's names, by PyTorch
 ckpt.pt.gz, ckpt_output.npy                                a checkpoint as w86763777/pytorch-ddpm saves them, of the network
                                                            written down below, and what that network predicts in float64
+ema_0.9999_000007.pt.gz, improved_output.npy               a checkpoint as openai/improved-diffusion saves them, of the
+                                                           network written down below, and what it predicts in float64
+improved_thirds.npy                                        what it would predict with the other order of queries, keys, values
 """
 
 import argparse
@@ -258,6 +261,136 @@ def write_pytorch_ddpm(out):
     return {"torch": torch.__version__}
 
 
+def write_improved_diffusion(out):
+    """The network of openai/improved-diffusion, from its description: time scales and shifts what is normalised, one layer
+    gives queries, keys and values, attention has several heads, and a second half of the output says the variance.
+
+    Parameters are made as those of pytorch-ddpm are. t = 611 of 4000, which the network sees a quarter of.
+    """
+    import torch
+    from torch import nn
+    from torch.nn.functional import interpolate
+
+    width, multipliers, blocks, heads, attending = 32, (1, 2, 3), 1, 2, (1, 2)
+    state = {"thirds": False}
+
+    class Residual(nn.Module):
+        def __init__(self, inputs, outputs):
+            super().__init__()
+            self.in_layers = nn.Sequential(nn.GroupNorm(32, inputs), nn.SiLU(), nn.Conv2d(inputs, outputs, 3, padding=1))
+            self.emb_layers = nn.Sequential(nn.SiLU(), nn.Linear(4 * width, 2 * outputs))
+            self.out_layers = nn.Sequential(
+                nn.GroupNorm(32, outputs), nn.SiLU(), nn.Dropout(0), nn.Conv2d(outputs, outputs, 3, padding=1)
+            )
+            self.skip_connection = nn.Conv2d(inputs, outputs, 1) if inputs != outputs else nn.Identity()
+
+        def forward(self, x, time):
+            norm, rest = self.out_layers[0], self.out_layers[1:]
+            scale, shift = self.emb_layers(time)[:, :, None, None].chunk(2, dim=1)
+            return self.skip_connection(x) + rest(norm(self.in_layers(x)) * (1 + scale) + shift)
+
+    class Attention(nn.Module):
+        def __init__(self, channels):
+            super().__init__()
+            self.norm, self.qkv = nn.GroupNorm(32, channels), nn.Conv1d(channels, 3 * channels, 1)
+            self.proj_out = nn.Conv1d(channels, channels, 1)
+
+        def forward(self, x, time):
+            n, c, *size = x.shape
+            flat = x.flatten(2)
+            parts = self.qkv(self.norm(flat))
+            if state["thirds"]:
+                q, k, v = parts.reshape(n, 3, heads, c // heads, -1).unbind(1)
+            else:
+                q, k, v = parts.reshape(n, heads, 3, c // heads, -1).unbind(2)
+            scores = torch.einsum("nhcq,nhck->nhqk", q, k) / (c // heads) ** 0.5
+            h = torch.einsum("nhqk,nhck->nhcq", scores.softmax(-1), v).reshape(n, c, -1)
+            return (flat + self.proj_out(h)).reshape(n, c, *size)
+
+    class Down(nn.Module):
+        def __init__(self, channels):
+            super().__init__()
+            self.op = nn.Conv2d(channels, channels, 3, stride=2, padding=1)
+
+        def forward(self, x, time):
+            return self.op(x)
+
+    class Up(nn.Module):
+        def __init__(self, channels):
+            super().__init__()
+            self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+
+        def forward(self, x, time):
+            return self.conv(interpolate(x, scale_factor=2.0, mode="nearest"))
+
+    def block(*parts):
+        return nn.ModuleList(parts)
+
+    class Network(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.time_embed = nn.Sequential(nn.Linear(width, 4 * width), nn.SiLU(), nn.Linear(4 * width, 4 * width))
+            down, up, channels, skips = [block(nn.Conv2d(3, width, 3, padding=1))], [], width, [width]
+            for level, multiplier in enumerate(multipliers):
+                for _ in range(blocks):
+                    parts = [Residual(channels, width * multiplier)]
+                    channels = width * multiplier
+                    parts += [Attention(channels)] * (level in attending)
+                    down.append(block(*parts))
+                    skips.append(channels)
+                if level + 1 < len(multipliers):
+                    down.append(block(Down(channels)))
+                    skips.append(channels)
+            middle = block(Residual(channels, channels), Attention(channels), Residual(channels, channels))
+            for level, multiplier in reversed(list(enumerate(multipliers))):
+                for index in range(blocks + 1):
+                    parts = [Residual(channels + skips.pop(), width * multiplier)]
+                    channels = width * multiplier
+                    parts += [Attention(channels)] * (level in attending)
+                    parts += [Up(channels)] * (level > 0 and index == blocks)
+                    up.append(block(*parts))
+            self.input_blocks, self.middle_block, self.output_blocks = nn.ModuleList(down), middle, nn.ModuleList(up)
+            self.out = nn.Sequential(nn.GroupNorm(32, channels), nn.SiLU(), nn.Conv2d(channels, 6, 3, padding=1))
+
+        def forward(self, x, t):
+            half = width // 2
+            angle = (t * 1000 / 4000)[:, None] * 10000.0 ** (-torch.arange(half, dtype=torch.float64) / half)
+            time = self.time_embed(torch.cat([angle.cos(), angle.sin()], dim=1))
+            skips, h = [], x
+            for parts in self.input_blocks:
+                for part in parts:
+                    h = part(h) if isinstance(part, nn.Conv2d) else part(h, time)
+                skips.append(h)
+            for part in self.middle_block:
+                h = part(h, time)
+            for parts in self.output_blocks:
+                h = torch.cat([h, skips.pop()], dim=1)
+                for part in parts:
+                    h = part(h, time)
+            return self.out(h)
+
+    pattern = lambda k, n: torch.tensor(((7 * k + 13 * n) % 251 - 125) / 125, dtype=torch.float32)
+    network, values = Network().eval(), {}
+    for n, (name, tensor) in enumerate(network.state_dict().items()):
+        made = pattern(np.arange(tensor.numel()), n).reshape(tensor.shape)
+        if tensor.dim() > 1:
+            made = made / tensor[0].numel() ** 0.5
+        elif name.endswith("weight"):
+            made = 1 + made / 4
+        values[name] = made
+    network.load_state_dict(values)
+    network.double()
+    x, t = pattern(np.arange(3 * 32 * 32), 0).reshape(1, 3, 32, 32).double(), torch.tensor([611.0]).double()
+    with torch.no_grad():
+        for thirds, name in ((False, "improved_output.npy"), (True, "improved_thirds.npy")):
+            state["thirds"] = thirds
+            # Pixels in eight places of each row and column are enough to see any difference.
+            np.save(out / name, network(x, t).float().numpy()[:, :, ::4, ::4].copy())
+    torch.save(values, out / "ema_0.9999_000007.pt")
+    pack(out / "ema_0.9999_000007.pt")
+    return {"torch": torch.__version__}
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=OUT)
@@ -266,7 +399,7 @@ def main():
     record = out / "versions.json"
     versions = json.loads(record.read_text()) if record.exists() else {}
     versions |= {"python": platform.python_version(), "numpy": np.__version__}
-    for write in (write_tensorflow, write_torch, write_pytorch_ddpm):
+    for write in (write_tensorflow, write_torch, write_pytorch_ddpm, write_improved_diffusion):
         try:
             versions |= write(out)
         except ImportError as error:

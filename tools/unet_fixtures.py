@@ -72,10 +72,10 @@ def network(size, channels, blocks, attention, groups, image_channels=3, learned
     ), block_size
 
 
-def with_defaults(arguments, block):
-    """The same network with diffusers' own defaults, which are not the paper's."""
+def with_defaults(arguments, block, **more):
+    """The same network with diffusers' own defaults, which are not the paper's, and what else is given."""
     defaults = dict(norm_eps=1e-5, downsample_padding=1, flip_sin_to_cos=True, freq_shift=0, attention_head_dim=8)
-    return arguments | defaults, block
+    return arguments | defaults | more, block
 
 
 CONFIGURATIONS = {
@@ -86,6 +86,7 @@ CONFIGURATIONS = {
     "block_size_two": (network(16, (16, 32), 1, {4}, 8, learned=True, block_size=2), [500, 41], 1.0),
     # Small activations, so that the normalisations' larger epsilon shows.
     "diffusers_defaults": (with_defaults(*network(8, (32, 64), 1, {4}, 8)), [3, 917], 1 / 8),
+    "scale_shift": (with_defaults(*network(8, (32, 64), 1, {4}, 8), resnet_time_scale_shift="scale_shift", attn_norm_num_groups=8), [3, 917], 1 / 8),
     "cifar10": (network(32, (128, 256, 256, 256), 2, {16}, 32), [617], 1.0),
 }
 

@@ -31,6 +31,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         dropout: 0.1,
         block_size: 1,
         norm_groups: 32,
+        scale_shift_norm: false,
         conventions: models::Conventions::default(),
     };
     let layout = Unet::layout(&model);

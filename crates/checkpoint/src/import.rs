@@ -6,15 +6,14 @@ use crate::diffusers::{ParameterMismatch, file_shape, is_shape_of, load_paramete
 use crate::key_map::{Depth, KeyMap, Order};
 use crate::model_dir::Weights;
 use crate::weights_file::WeightsFile;
+use diffusion::Variance;
 use engine::{ParamLayout, ParamSpec};
-use models::{Unet, UnetConfig};
+use models::{Conventions, Unet, UnetConfig};
 use std::collections::HashSet;
 use std::path::Path;
 
 /// What TensorFlow's moving averages are called behind the variable's own name.
 const EMA_SUFFIX: &str = "/ExponentialMovingAverage";
-/// The feature map that the paper's networks attend at: from it follows the image's size.
-const ATTENTION_SIZE: usize = 16;
 const MAX_LEVELS: usize = 16;
 const MAX_BLOCKS: usize = 64;
 /// Longest table of the time embedding, in numbers.
@@ -23,18 +22,45 @@ const MAX_TABLE: usize = 1 << 22;
 const TIME_LAYER: &str = "time_embedding.linear_1.weight";
 
 /// Keys that tell networks of another kind, whose they are, and why they cannot be read.
-const FOREIGN: [(&str, &str); 3] = [
-    (
-        "input_blocks.0.0.weight",
-        "openai's improved-diffusion or guided-diffusion, another network: the time embedding scales and shifts what is \
-         normalised, and no tensor tells how many heads attention has",
-    ),
+const FOREIGN: [(&str, &str); 2] = [
     (
         "init_conv.weight",
         "lucidrains' denoising-diffusion-pytorch, another network: linear attention, other normalisation",
     ),
     ("down_blocks.0.attentions.0.transformer_blocks.0.norm1.weight", "a text-to-image network of diffusers"),
 ];
+
+/// What is wanted of a file, and what it does not say.
+#[derive(Clone, Copy, Default, Debug)]
+pub struct ImportOptions {
+    /// The kind of weights; `None`: the averaged ones where there are both.
+    pub weights: Option<Weights>,
+    /// Height and width of the images, in pixels; `None`: what puts attention at the feature maps that usually have it.
+    pub image_size: Option<usize>,
+    /// Heads of attention; `None`: as many as the program has by default.
+    pub heads: Option<Heads>,
+    /// How one layer of queries, keys and values is ordered, in programs that have one.
+    pub qkv_order: QkvOrder,
+}
+
+/// How many heads attention has.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Heads {
+    /// The same number everywhere.
+    Number(usize),
+    /// As many as there are times so many channels.
+    OfChannels(usize),
+}
+
+/// The order of the outputs of one layer that gives queries, keys and values.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub enum QkvOrder {
+    /// For each head its queries, keys and values.
+    #[default]
+    ByHead,
+    /// The queries of all heads, then all keys, then all values: guided-diffusion's `use_new_attention_order`.
+    Thirds,
+}
 
 /// A model found in a file.
 #[derive(Debug)]
@@ -51,12 +77,19 @@ pub struct ForeignModel {
     pub step: Option<u64>,
     /// Steps of the diffusion process, where the file says.
     pub timesteps: Option<usize>,
+    /// The variance, if the network gives one.
+    pub learned_variance: Variance,
+    /// The number of steps that t is scaled to, whatever their number, if the program does that.
+    pub rescaled_timesteps: Option<usize>,
+    /// Whether the number of heads was not said, and the program's default taken.
+    pub heads_are_assumed: bool,
     /// Tensors that are not part of these weights: the optimiser's, the other kind's.
     pub ignored: Vec<String>,
     file: WeightsFile,
     map: KeyMap,
     prefix: String,
     suffix: &'static str,
+    qkv_order: QkvOrder,
 }
 
 /// One set of weights in a file: what stands before and behind the program's own names.
@@ -69,18 +102,24 @@ struct Candidate {
 
 impl ForeignModel {
     /// Opens a PyTorch file (`.bin`, `.ckpt`, `.pt`, `.pth`), a safetensors file or a TensorFlow checkpoint (its name with or
-    /// without `.index`), and finds the network in it: with weights of the `wanted` kind, or else of the averaged kind where
-    /// there are both. `image_size` is needed where attention does not tell it.
+    /// without `.index`), and finds the network in it.
     ///
     /// # Errors
-    /// If the file is damaged, the network is of another kind, or the weights are not there.
-    pub fn open(path: &Path, wanted: Option<Weights>, image_size: Option<usize>) -> Result<Self, Error> {
+    /// If the file is damaged, the network is of another kind, the weights are not there, or it takes options to tell what
+    /// the network is.
+    pub fn open(path: &Path, options: &ImportOptions) -> Result<Self, Error> {
+        let wanted = options.weights;
         let file = WeightsFile::open(path)?;
         let names: Vec<String> = file.tensors().into_iter().map(|tensor| tensor.name).collect();
         let maps = match &file {
             WeightsFile::Bundle(_) => vec![KeyMap::tensorflow()],
             WeightsFile::Safetensors(_) | WeightsFile::Torch(_) => {
-                vec![KeyMap::pytorch_diffusion(), KeyMap::pytorch_ddpm(), KeyMap::diffusers()]
+                vec![
+                    KeyMap::pytorch_diffusion(),
+                    KeyMap::pytorch_ddpm(),
+                    KeyMap::openai(),
+                    KeyMap::diffusers(),
+                ]
             }
         };
         let found = maps.into_iter().find_map(|map| {
@@ -88,6 +127,11 @@ impl ForeignModel {
             (!candidates.is_empty()).then_some((map, candidates))
         });
         let Some((map, candidates)) = found else { return Err(unknown(path, &names)) };
+        let refusal = map.refusals.iter().find(|(end, _)| names.iter().any(|name| name.ends_with(end)));
+        if let Some((_, why)) = refusal {
+            let problem = format!("a model of {}, but {why}; it cannot be read here", map.program);
+            return Err(Error::NoModel { path: path.to_owned(), problem });
+        }
         let has = |kind| candidates.iter().any(|candidate| candidate.weights == Some(kind));
         let has_both = has(Weights::Ema) && has(Weights::Raw);
         let preferred = wanted.or(has(Weights::Ema).then_some(Weights::Ema));
@@ -119,24 +163,37 @@ impl ForeignModel {
                 dropout: 0.0,
                 block_size: 1,
                 norm_groups: 32,
+                scale_shift_norm: false,
                 conventions: map.conventions(),
             },
             weights: weights.or(wanted),
             has_both,
             step,
             timesteps: None,
+            learned_variance: map.learned_variance(),
+            rescaled_timesteps: map.rescaled_timesteps(),
+            heads_are_assumed: options.heads.is_none() && map.heads() > 1,
             ignored: Vec::new(),
             file,
             map,
             prefix,
             suffix,
+            qkv_order: options.qkv_order,
         };
-        model.unet = model.infer_network(path, image_size)?;
+        model.unet = model.infer_network(path, options.image_size)?;
+        model.unet = match options.heads.unwrap_or(Heads::Number(model.map.heads())) {
+            Heads::Number(heads) => model.unet.with_heads(heads.max(1)),
+            Heads::OfChannels(channels) => {
+                let conventions = Conventions { head_channels: Some(channels), ..model.unet.conventions };
+                UnetConfig { conventions, ..model.unet }
+            }
+        };
         model
             .unet
             .validate()
             .map_err(|error| Error::damaged(path, format!("its tensors make no network: {error}")))?;
         let layout = Unet::layout(&model.unet);
+        model.file.check_holds(layout.len())?;
         let used: HashSet<String> = model.match_names(path, &layout)?.into_iter().collect();
         if let Some(table) = model.time_table() {
             model.timesteps = model.check_time_table(path, &table)?;
@@ -158,9 +215,13 @@ impl ForeignModel {
             match self.map.order {
                 Order::Hwio => self.file.read(&name, out)?,
                 Order::Oihw => {
-                    stored.resize(spec.len(), 0.0);
+                    let third = self.map.third(&spec.name);
+                    stored.resize(spec.len() * if third.is_some() { 3 } else { 1 }, 0.0);
                     self.file.read(&name, &mut stored)?;
-                    load_parameter(spec, &stored, out);
+                    match third {
+                        Some(third) => load_parameter(spec, &self.third_of(&stored, spec, third), out),
+                        None => load_parameter(spec, &stored, out),
+                    }
                 }
             }
             if spec.name == TIME_LAYER && self.map.is_interleaved() {
@@ -168,6 +229,18 @@ impl ForeignModel {
             }
         }
         Ok(parameters)
+    }
+
+    /// The rows of a layer of queries, keys and values that are those of `spec`.
+    fn third_of(&self, stored: &[f32], spec: &ParamSpec, third: usize) -> Vec<f32> {
+        let channels = spec.shape[spec.shape.len() - 1];
+        let row_len = spec.len() / channels;
+        let head = match self.qkv_order {
+            QkvOrder::ByHead => channels / self.unet.conventions.heads_of(channels),
+            QkvOrder::Thirds => channels,
+        };
+        let place = |row: usize| (row / head * 3 + third) * head + row % head;
+        (0..channels).flat_map(|row| &stored[place(row) * row_len..][..row_len]).copied().collect()
     }
 
     /// What the parameter `name` is called in the file.
@@ -216,7 +289,7 @@ impl ForeignModel {
 
     fn shape(&self, name: &str, blocks: usize) -> Option<&[usize]> {
         // Names on the way down do not depend on the number of levels.
-        self.file.shape(&self.key(name, Depth { levels: 0, blocks })?)
+        self.file.shape(&self.key(name, Depth::down(blocks))?)
     }
 
     /// (in, out) channels of a convolution on the way down, where there are so many `blocks` a level.
@@ -256,9 +329,11 @@ impl ForeignModel {
             48 => (3, 4),
             _ => return Err(incomplete(&format!("{inputs} input channels are no image"))),
         };
-        let sample_size = match (image_size, attention.as_slice()) {
+        let usual = self.map.attention();
+        let adjoin = attention.windows(2).all(|pair| pair[1] == pair[0] + 1);
+        let sample_size = match (image_size, attention.first()) {
             (Some(size), _) => size / block_size,
-            (None, [level]) => ATTENTION_SIZE << level,
+            (None, Some(level)) if adjoin && attention.len() <= usual.len() => usual[0] << level,
             (None, _) => {
                 return Err(Error::damaged(
                     path,
@@ -266,6 +341,11 @@ impl ForeignModel {
                 ));
             }
         };
+        let projection = self.shape("down_blocks.0.resnets.0.time_emb_proj.weight", blocks);
+        let projected = projection.and_then(|shape| match self.map.order {
+            Order::Hwio => shape.last(),
+            Order::Oihw => shape.first(),
+        });
         Ok(UnetConfig {
             image_size: sample_size * block_size,
             image_channels,
@@ -277,6 +357,7 @@ impl ForeignModel {
             dropout: 0.0,
             block_size,
             norm_groups: 32,
+            scale_shift_norm: projected.is_some_and(|&outputs| widths[0].checked_mul(2) == Some(outputs)),
             conventions: self.map.conventions(),
         })
     }
@@ -284,7 +365,7 @@ impl ForeignModel {
     /// The name in the file of each parameter, in the layout's order.
     fn match_names(&self, path: &Path, layout: &ParamLayout) -> Result<Vec<String>, Error> {
         let (mut mismatch, mut names) = (ParameterMismatch::default(), Vec::new());
-        let depth = Depth { levels: self.unet.channel_mult.len(), blocks: self.unet.num_res_blocks };
+        let depth = Depth::of(&self.unet);
         for spec in layout.specs() {
             let name = self.key(&spec.name, depth).unwrap_or_else(|| spec.name.clone());
             match self.file.shape(&name) {
@@ -292,7 +373,7 @@ impl ForeignModel {
                 Some(shape) if !self.is_shape_of(spec, shape) => {
                     let expected = match self.map.order {
                         Order::Hwio => spec.shape.clone(),
-                        Order::Oihw => file_shape(spec),
+                        Order::Oihw => file_shape(&self.stored_spec(spec)),
                     };
                     mismatch.misshapen.push((name.clone(), shape.to_vec(), expected));
                 }
@@ -334,15 +415,26 @@ impl ForeignModel {
                 stored == spec.shape
                     || matches!(spec.shape[..], [1, 1, inputs, outputs] if *stored == [inputs, outputs])
             }
-            Order::Oihw => is_shape_of(spec, stored),
+            Order::Oihw => is_shape_of(&self.stored_spec(spec), stored),
         }
+    }
+
+    /// The parameter as it lies in the file: with two others, where one layer has three.
+    fn stored_spec(&self, spec: &ParamSpec) -> ParamSpec {
+        let mut spec = spec.clone();
+        if self.map.third(&spec.name).is_some()
+            && let Some(outputs) = spec.shape.last_mut()
+        {
+            *outputs *= 3;
+        }
+        spec
     }
 }
 
 /// The sets of weights in a file, told by the first convolution and a layer that only this program names so.
 fn candidates(map: &KeyMap, names: &[String], path: &Path) -> Vec<Candidate> {
     let all: HashSet<&str> = names.iter().map(String::as_str).collect();
-    let key = |name| map.key(name, Depth { levels: 0, blocks: 0 }).unwrap_or_default();
+    let key = |name| map.key(name, Depth::down(0)).unwrap_or_default();
     let (first, typical) = (key("conv_in.weight"), key(TIME_LAYER));
     let mut found = Vec::new();
     for suffix in ["", EMA_SUFFIX] {

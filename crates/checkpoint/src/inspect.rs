@@ -81,15 +81,17 @@ pub fn inspect(path: &Path) -> Result<Summary, Error> {
 
 fn summarise(model: &StoredModel) -> Result<WeightsSummary, Error> {
     let file = model.file();
-    let bytes = std::fs::metadata(file.path()).map_err(Error::read(file.path()))?.len();
+    let bytes = file.bytes()?;
     let tensors = file.tensors();
-    let elements = |tensor: &StoredTensor| tensor.shape.iter().product::<usize>() as u64;
+    let elements = |tensor: &StoredTensor| {
+        tensor.shape.iter().fold(1u64, |product, &len| product.saturating_mul(len as u64))
+    };
     Ok(WeightsSummary {
         path: file.path().to_owned(),
         bytes,
         weights: model.weights,
         step: model.step,
-        parameters: tensors.iter().map(elements).sum(),
+        parameters: tensors.iter().map(elements).fold(0, u64::saturating_add),
         dtypes: tensors.iter().map(|tensor| tensor.dtype.clone()).collect(),
         labels: file.labels().clone(),
         tensors,

@@ -3,16 +3,26 @@
 //! A line is a parameter's name here and there, without its last part, which settings at the file's head translate
 //! (`norm.weight` is the weight of a normalisation). `{level}`, `{block}` and the like stand for any one part of the name;
 //! `{-level}` counts levels from the other end; `{down}` and `{up}` count blocks through all levels of the way, and what
-//! changes the size after a level's blocks along with them. `order` says how convolutions lie, `time_embedding`
-//! whether sines and cosines alternate (`interleaved`), `time_table` what a table of them is called, the settings of
-//! [`Conventions`] what else is not as here, and `#` begins a comment.
+//! changes the size after a level's blocks along with them; `{input}` is `{down}` counted from 1, `{output}` counts blocks on
+//! the way up alone, `{last}` is the last of a level, and `{behind}` the place behind all other parts of it.
+//!
+//! `order` says how convolutions lie; `time_embedding` whether sines and cosines alternate (`interleaved`) or cosines come
+//! first; `time_table` what a table of them is called; `qkv` that one layer gives queries, keys and values, in turn for each
+//! head (`by_head`); `heads` how many heads there are where nothing is said; `attention` the sizes of feature maps that attend,
+//! the largest first; `learned_variance` what a second half of output channels is (`range`, or the log variance);
+//! `rescale_timesteps` the number of steps that t is scaled to; `refuse` ends of names that make it another network, and in
+//! what. The settings of [`Conventions`] say what else is not as here, and `#` begins a comment.
 
-use models::Conventions;
+use diffusion::Variance;
+use models::{Conventions, UnetConfig};
 use std::collections::HashMap;
 
 const TENSORFLOW: &str = include_str!("key_maps/tensorflow.map");
 const PYTORCH_DIFFUSION: &str = include_str!("key_maps/pytorch_diffusion.map");
 const PYTORCH_DDPM: &str = include_str!("key_maps/pytorch_ddpm.map");
+const OPENAI: &str = include_str!("key_maps/openai.map");
+/// The feature maps that the paper's networks attend at.
+const PAPERS_ATTENTION: &[usize] = &[16];
 
 /// How the weights of a convolution lie in a file.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -30,6 +40,22 @@ pub(crate) struct Depth {
     pub levels: usize,
     /// Residual blocks a level on the way down.
     pub blocks: usize,
+    /// Which levels attend, a bit each, the highest resolution's the lowest; 0 will do for names on the way down.
+    pub attention: u32,
+}
+
+impl Depth {
+    /// That of a network.
+    pub(crate) fn of(unet: &UnetConfig) -> Self {
+        let levels = unet.channel_mult.len();
+        let attention = (0..levels).map(|level| u32::from(unet.attends(level)) << level).sum();
+        Self { levels, blocks: unet.num_res_blocks, attention }
+    }
+
+    /// What will do for names on the way down.
+    pub(crate) fn down(blocks: usize) -> Self {
+        Self { levels: 0, blocks, attention: 0 }
+    }
 }
 
 /// The names of one program.
@@ -40,6 +66,8 @@ pub(crate) struct KeyMap {
     /// How its convolutions lie.
     pub order: Order,
     settings: HashMap<&'static str, &'static str>,
+    /// Ends of names that are of another network, and in what it differs.
+    pub refusals: Vec<(&'static str, &'static str)>,
     /// Patterns of names here, and templates of names there.
     rules: Vec<(&'static str, &'static str)>,
 }
@@ -60,13 +88,18 @@ impl KeyMap {
         Self::parse("w86763777/pytorch-ddpm", PYTORCH_DDPM)
     }
 
+    /// The names of openai/improved-diffusion.
+    pub(crate) fn openai() -> Self {
+        Self::parse("openai/improved-diffusion", OPENAI)
+    }
+
     /// diffusers' own names, which are those here, in a file of their own.
     pub(crate) fn diffusers() -> Self {
         Self::parse("diffusers", "order oihw")
     }
 
     fn parse(program: &'static str, text: &'static str) -> Self {
-        const SETTINGS: [&str; 12] = [
+        const SETTINGS: [&str; 17] = [
             "prefix",
             "separator",
             "order",
@@ -79,13 +112,22 @@ impl KeyMap {
             "downsample_padding",
             "time_embedding",
             "time_table",
+            "qkv",
+            "heads",
+            "attention",
+            "learned_variance",
+            "rescale_timesteps",
         ];
         let lines = text.lines().filter(|line| !line.starts_with('#'));
         let pairs = lines.filter_map(|line| line.split_once(' ')).map(|(left, right)| (left, right.trim()));
-        let (settings, rules): (Vec<_>, Vec<_>) = pairs.partition(|(left, _)| SETTINGS.contains(left));
+        let (refusals, pairs): (Vec<_>, Vec<_>) = pairs.partition(|(left, _)| *left == "refuse");
+        let refusals = refusals.into_iter().filter_map(|(_, rest)| rest.split_once(' '));
+        let refusals = refusals.map(|(end, why)| (end, why.trim())).collect();
+        let (settings, rules): (Vec<_>, Vec<_>) =
+            pairs.into_iter().partition(|(left, _)| SETTINGS.contains(left));
         let settings: HashMap<_, _> = settings.into_iter().collect();
         let order = if settings.get("order") == Some(&"hwio") { Order::Hwio } else { Order::Oihw };
-        Self { program, order, settings, rules }
+        Self { program, order, settings, refusals, rules }
     }
 
     /// What its networks do otherwise.
@@ -94,6 +136,7 @@ impl KeyMap {
         Conventions {
             norm_eps: self.number("norm_eps").unwrap_or(paper.norm_eps),
             freq_shift: self.number("freq_shift").unwrap_or(paper.freq_shift),
+            cosines_first: self.settings.get("time_embedding") == Some(&"cosines_first"),
             downsample_padding: self.number("downsample_padding").unwrap_or(paper.downsample_padding),
             ..paper
         }
@@ -101,6 +144,37 @@ impl KeyMap {
 
     fn number<T: std::str::FromStr>(&self, setting: &str) -> Option<T> {
         self.settings.get(setting)?.parse().ok()
+    }
+
+    /// Heads of attention, where the program's users do not say.
+    pub(crate) fn heads(&self) -> usize {
+        self.number("heads").unwrap_or(1)
+    }
+
+    /// The sizes of the feature maps that usually attend, the largest first.
+    pub(crate) fn attention(&self) -> Vec<usize> {
+        let sizes = self.settings.get("attention");
+        sizes.map_or(PAPERS_ATTENTION.to_vec(), |sizes| sizes.split(',').flat_map(str::parse).collect())
+    }
+
+    /// The variance of a network whose output has a second half of channels.
+    pub(crate) fn learned_variance(&self) -> Variance {
+        match self.settings.get("learned_variance") {
+            Some(&"range") => Variance::LearnedRange,
+            _ => Variance::Learned,
+        }
+    }
+
+    /// The number of steps that t is scaled to, whatever their number.
+    pub(crate) fn rescaled_timesteps(&self) -> Option<usize> {
+        self.number("rescale_timesteps")
+    }
+
+    /// Of parameters that lie in one tensor of three: which third it is.
+    pub(crate) fn third(&self, name: &str) -> Option<usize> {
+        self.settings.get("qkv")?;
+        let layer = name.rsplit('.').nth(1)?;
+        ["to_q", "to_k", "to_v"].iter().position(|part| *part == layer)
     }
 
     /// Whether sines and cosines alternate in the time embedding.
@@ -125,15 +199,21 @@ impl KeyMap {
         let mut key = (*template).to_owned();
         let number = |name| captures.iter().find(|(found, _)| *found == name)?.1.parse::<usize>().ok();
         if let Some(level) = number("level") {
-            let Depth { levels, blocks } = depth;
+            let Depth { levels, blocks, attention } = depth;
             let counted = |of_level: usize| {
                 // Without a number of its own: what comes after the level's blocks.
                 let block = number("block").unwrap_or(of_level);
                 level.saturating_mul(of_level + 1).saturating_add(block).to_string()
             };
             key = key.replace("{down}", &counted(blocks)).replace("{up}", &counted(blocks + 1));
+            let on_way_up = level.saturating_mul(blocks + 1);
+            let block = number("block").unwrap_or(blocks);
+            key = key.replace("{input}", &on_way_up.saturating_add(block + 1).to_string());
+            key = key.replace("{output}", &on_way_up.saturating_add(block).to_string());
+            key = key.replace("{last}", &on_way_up.saturating_add(blocks).to_string());
             if let Some(mirrored) = levels.checked_sub(level + 1) {
                 key = key.replace("{-level}", &mirrored.to_string());
+                key = key.replace("{behind}", &(1 + (attention >> mirrored & 1)).to_string());
             }
         }
         for (placeholder, part) in &captures {
@@ -169,7 +249,7 @@ fn captures<'a>(pattern: &'static str, name: &'a str) -> Option<Vec<(&'static st
 mod tests {
     use super::*;
 
-    const DEPTH: Depth = Depth { levels: 4, blocks: 2 };
+    const DEPTH: Depth = Depth { levels: 4, blocks: 2, attention: 0b0010 };
 
     #[test]
     fn names_are_translated() {
@@ -229,6 +309,28 @@ mod tests {
     }
 
     #[test]
+    fn what_changes_the_size_comes_behind_the_other_parts_of_a_block() {
+        let key = |name| KeyMap::openai().key(name, DEPTH).unwrap();
+        for (ours, theirs) in [
+            ("conv_in.weight", "input_blocks.0.0.weight"),
+            ("down_blocks.0.resnets.1.conv1.weight", "input_blocks.2.0.in_layers.2.weight"),
+            ("down_blocks.0.downsamplers.0.conv.bias", "input_blocks.3.0.op.bias"),
+            ("down_blocks.3.resnets.0.norm2.weight", "input_blocks.10.0.out_layers.0.weight"),
+            ("mid_block.resnets.1.time_emb_proj.bias", "middle_block.2.emb_layers.1.bias"),
+            ("up_blocks.0.resnets.2.conv_shortcut.weight", "output_blocks.2.0.skip_connection.weight"),
+            ("up_blocks.0.upsamplers.0.conv.weight", "output_blocks.2.1.conv.weight"),
+            ("up_blocks.2.attentions.1.to_k.weight", "output_blocks.7.1.qkv.weight"),
+            ("up_blocks.2.upsamplers.0.conv.weight", "output_blocks.8.2.conv.weight"),
+            ("conv_norm_out.bias", "out.0.bias"),
+        ] {
+            assert_eq!(key(ours), theirs);
+        }
+        assert_eq!(KeyMap::openai().third("up_blocks.2.attentions.1.to_k.weight"), Some(1));
+        assert_eq!(KeyMap::openai().third("up_blocks.2.attentions.1.to_out.0.weight"), None);
+        assert_eq!(KeyMap::pytorch_ddpm().third("mid_block.attentions.0.to_k.weight"), None);
+    }
+
+    #[test]
     fn every_parameter_of_the_papers_networks_has_one_name_of_its_own() {
         let config = models::UnetConfig {
             image_size: 256,
@@ -241,13 +343,17 @@ mod tests {
             dropout: 0.0,
             block_size: 1,
             norm_groups: 32,
+            scale_shift_norm: false,
             conventions: models::Conventions::default(),
         };
         let layout = models::Unet::layout(&config);
-        let depth = Depth { levels: 6, blocks: 2 };
-        for map in [KeyMap::tensorflow(), KeyMap::pytorch_diffusion(), KeyMap::pytorch_ddpm()] {
+        let depth = Depth::of(&config);
+        for map in
+            [KeyMap::tensorflow(), KeyMap::pytorch_diffusion(), KeyMap::pytorch_ddpm(), KeyMap::openai()]
+        {
+            let key = |name: &String| (map.key(name, depth).expect(name), map.third(name));
             let keys: std::collections::HashSet<_> =
-                layout.specs().iter().map(|spec| map.key(&spec.name, depth).expect(&spec.name)).collect();
+                layout.specs().iter().map(|spec| key(&spec.name)).collect();
             assert_eq!(keys.len(), layout.specs().len());
         }
     }

@@ -36,7 +36,7 @@ pub use diffusers::{LabelledWeights, ModelDescription, export, replace_export};
 pub use dtype::Dtype;
 pub use error::Error;
 pub use hash::{layout_fingerprint, weights_fingerprint};
-pub use import::ForeignModel;
+pub use import::{ForeignModel, Heads, ImportOptions, QkvOrder};
 pub use inspect::{Summary, WeightsSummary, inspect};
 pub use manifest::Manifest;
 pub use model_dir::{LocationKind, ModelLocation, StoredModel, Weights};

@@ -174,8 +174,8 @@ impl StoredModel {
     /// # Errors
     /// If tensors are missing, unexpected, of another shape or an unsupported type, or a weight is NaN or infinite.
     pub fn read_parameters(&mut self, layout: &ParamLayout) -> Result<Vec<f32>, Error> {
-        // Before the buffer is allocated: its length then is no more than the file's.
         self.check_parameters(layout)?;
+        self.file.check_holds(layout.len())?;
         let mut parameters = vec![0.0; layout.len()];
         diffusers::read_parameters(&mut self.file, layout, &mut parameters)?;
         Ok(parameters)

@@ -13,6 +13,12 @@ const MAGIC: u64 = 0xdb47_7524_8b80_fb57;
 const TRAILER_BYTES: usize = 5;
 /// Largest block after unpacking, in bytes.
 const MAX_BLOCK_BYTES: usize = 16 << 20;
+/// Most bytes of all blocks after unpacking: a table can refer to a block any number of times.
+const MAX_TABLE_BYTES: usize = 64 << 20;
+/// Most entries; a checkpoint has some for each tensor.
+const MAX_ENTRIES: usize = 1 << 18;
+/// Longest key, in bytes. An entry of few bytes can repeat a long one.
+const MAX_KEY_BYTES: usize = 1 << 10;
 
 /// Calls `visit` with every key and value of the table in `bytes`, in order. `path` is for messages.
 ///
@@ -40,8 +46,18 @@ pub(crate) fn for_each_entry(
         blocks.push(handle);
         Ok(())
     })?;
+    let (mut bytes_left, mut entries_left) = (MAX_TABLE_BYTES, MAX_ENTRIES);
     for handle in blocks {
-        for_each_in_block(&block(bytes, handle, path)?, path, &mut visit)?;
+        let block = block(bytes, handle, path)?;
+        bytes_left = bytes_left.checked_sub(block.len()).ok_or_else(|| {
+            Error::damaged(path, format!("its blocks have more than {MAX_TABLE_BYTES} bytes together"))
+        })?;
+        for_each_in_block(&block, path, |key, value| {
+            entries_left = entries_left
+                .checked_sub(1)
+                .ok_or_else(|| Error::damaged(path, format!("it has more than {MAX_ENTRIES} entries")))?;
+            visit(key, value)
+        })?;
     }
     Ok(())
 }
@@ -104,7 +120,81 @@ fn for_each_in_block(
         }
         key.truncate(shared);
         key.extend_from_slice(own);
+        if key.len() > MAX_KEY_BYTES {
+            return Err(damaged("a key is longer than any name of a tensor"));
+        }
         visit(&key, value)?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use protobuf::push_varint;
+
+    /// A block of these entries (bytes shared with the key before, the rest of the key, value) as it is stored.
+    fn block_of(entries: &[(u64, &[u8], &[u8])]) -> Vec<u8> {
+        let mut block = Vec::new();
+        for (shared, own, value) in entries {
+            [*shared, own.len() as u64, value.len() as u64].iter().for_each(|&n| push_varint(&mut block, n));
+            block.extend(*own);
+            block.extend(*value);
+        }
+        block.extend([0, 0, 0, 0, 1, 0, 0, 0]);
+        block
+    }
+
+    /// A table whose root refers to one block `times` over.
+    fn table(block: &[u8], times: usize) -> Vec<u8> {
+        let (mut bytes, mut place) = (Vec::new(), Vec::new());
+        let mut append = |content: &[u8]| {
+            place.clear();
+            push_varint(&mut place, bytes.len() as u64);
+            push_varint(&mut place, content.len() as u64);
+            bytes.extend(content);
+            bytes.push(0);
+            bytes.extend(masked_crc(&[content, &[0]]).to_le_bytes());
+            place.clone()
+        };
+        let handle = append(block);
+        let root = append(&block_of(&vec![(0, &b""[..], &handle[..]); times]));
+        let mut footer = [vec![0, 0], root].concat();
+        footer.resize(FOOTER_BYTES - 8, 0);
+        bytes.extend(footer);
+        bytes.extend(MAGIC.to_le_bytes());
+        bytes
+    }
+
+    type Entry = (Vec<u8>, Vec<u8>);
+
+    fn entries(bytes: &[u8]) -> Result<Vec<Entry>, String> {
+        let mut found = Vec::new();
+        let result = for_each_entry(bytes, Path::new("x.index"), |key, value| {
+            found.push((key.to_vec(), value.to_vec()));
+            Ok(())
+        });
+        result.map(|()| found).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn keys_leave_out_what_they_share() {
+        let found = entries(&table(&block_of(&[(0, b"conv/b", b"1"), (5, b"w", b"2")]), 1)).unwrap();
+        assert_eq!(found, [(b"conv/b".to_vec(), b"1".to_vec()), (b"conv/w".to_vec(), b"2".to_vec())]);
+        assert!(entries(&table(&block_of(&[(1, b"", b"")]), 1)).unwrap_err().contains("shares more"));
+    }
+
+    #[test]
+    fn few_bytes_cannot_ask_for_much_memory() {
+        // A key that is long once and repeated for three bytes each time.
+        let long = vec![b'k'; 2000];
+        let error = entries(&table(&block_of(&[(0, &long, b""), (2000, b"", b"")]), 1)).unwrap_err();
+        assert!(error.contains("longer than any name"), "{error}");
+        // A block that is referred to again and again.
+        let error = entries(&table(&block_of(&vec![(0, &b""[..], &b""[..]); 100]), 3000)).unwrap_err();
+        assert!(error.contains("more than 262144 entries"), "{error}");
+        let large = vec![7; 1 << 20];
+        let error = entries(&table(&block_of(&[(0, b"a", &large)]), 70)).unwrap_err();
+        assert!(error.contains("67108864 bytes together"), "{error}");
+    }
 }

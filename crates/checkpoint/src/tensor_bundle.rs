@@ -13,6 +13,8 @@ use std::path::{Path, PathBuf};
 const MAX_INDEX_BYTES: u64 = 64 << 20;
 /// Most shards of a bundle.
 const MAX_SHARDS: u64 = 10_000;
+/// Most dimensions of a tensor.
+const MAX_DIMENSIONS: usize = 8;
 /// Longest tensor read, in bytes.
 const MAX_TENSOR_BYTES: u64 = 1 << 30;
 
@@ -136,8 +138,21 @@ impl TensorBundle {
         }
     }
 
+    /// The length of all data files together, in bytes.
+    pub(crate) fn bytes_of_shards(&self) -> Result<u64, Error> {
+        (0..self.shards).try_fold(0, |sum, shard| {
+            let path = self.shard_path(shard);
+            let len = std::fs::metadata(&path).map_err(Error::read(&path))?.len();
+            Ok(len.saturating_add(sum))
+        })
+    }
+
+    fn shard_path(&self, shard: u64) -> PathBuf {
+        self.path.with_extension(format!("data-{shard:05}-of-{:05}", self.shards))
+    }
+
     fn bytes(&self, name: &str, entry: &Entry) -> Result<Vec<u8>, Error> {
-        let path = self.path.with_extension(format!("data-{:05}-of-{:05}", entry.shard, self.shards));
+        let path = self.shard_path(entry.shard);
         let mut file = File::open(&path).map_err(Error::read(&path))?;
         let len = file.metadata().map_err(Error::read(&path))?.len();
         let end = entry.offset.checked_add(entry.bytes).filter(|end| *end <= len);
@@ -216,6 +231,9 @@ fn parse_shape(message: &[u8]) -> Result<Vec<usize>, &'static str> {
                 if let (1, Value::Varint(value)) = field {
                     size = usize::try_from(value).map_err(|_| "a dimension that cannot be")?;
                 }
+            }
+            if shape.len() == MAX_DIMENSIONS {
+                return Err("a tensor of more dimensions than any weight has");
             }
             shape.push(size);
         }

@@ -26,6 +26,12 @@ const MAX_PICKLE_BYTES: u64 = 32 << 20;
 const MAX_ELEMENTS: usize = 1 << 28;
 /// Dictionaries inside dictionaries that are followed (`state_dict` in a checkpoint, say).
 const MAX_DEPTH: usize = 4;
+/// Most entries of all dictionaries together. A pickle can hold a dictionary once and refer to it any number of times.
+const MAX_ENTRIES: usize = 1 << 18;
+/// Longest key of an entry or a storage, in bytes.
+const MAX_KEY_BYTES: usize = 256;
+/// Most dimensions of a tensor.
+const MAX_DIMENSIONS: usize = 8;
 /// What a file of before PyTorch 1.6 begins with: 0x1950a86a20f9469cfc6c.
 const LEGACY_MAGIC: [u8; 10] = [0x6c, 0xfc, 0x9c, 0x46, 0xf9, 0x20, 0x6a, 0xa8, 0x50, 0x19];
 const REMEDY: &str = "get the file again, or save it as safetensors";
@@ -255,12 +261,16 @@ impl Tensor {
             return None;
         };
         let Value::Global(kind) = pickle.value(kind) else { return None };
+        let is_short = [shape, strides]
+            .into_iter()
+            .all(|sizes| pickle.tuple(sizes).is_some_and(|sizes| sizes.len() <= MAX_DIMENSIONS));
+        let key = pickle.text(key).filter(|key| is_short && key.len() <= MAX_KEY_BYTES)?;
         let whole = rest.iter().all(|&view| pickle.value(view) == &Value::None);
         if pickle.text(tag) != Some("storage") || !whole {
             return None;
         }
         let tensor = Self {
-            storage: pickle.text(key)?.to_owned(),
+            storage: key.to_owned(),
             kind: kind.strip_prefix("torch ")?.to_owned(),
             storage_elements: pickle.size(elements)?,
             offset: pickle.size(offset)?,
@@ -313,9 +323,14 @@ fn collect_tensors(path: &Path, pickle: &Pickle) -> Result<BTreeMap<String, Tens
     if pickle.entries(pickle.root()).is_none() {
         return Err(Error::damaged(path, "not a dictionary of tensors; save the model's state_dict()"));
     }
+    let mut entries_left = MAX_ENTRIES;
     while let Some((dictionary, prefix, depth)) = dictionaries.pop() {
-        for (key, value) in pickle.entries(dictionary).unwrap_or_default() {
-            let Some(key) = pickle.text(key) else { continue };
+        let entries = pickle.entries(dictionary).unwrap_or_default();
+        entries_left = entries_left.checked_sub(entries.len()).ok_or_else(|| {
+            Error::damaged(path, format!("its dictionaries have more than {MAX_ENTRIES} entries; {REMEDY}"))
+        })?;
+        for (key, value) in entries {
+            let Some(key) = pickle.text(key).filter(|key| key.len() <= MAX_KEY_BYTES) else { continue };
             let name = format!("{prefix}{key}");
             match pickle.value(value) {
                 Value::Call { name: call, arguments, .. } if call.starts_with("torch._utils ") => {

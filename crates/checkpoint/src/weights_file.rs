@@ -42,6 +42,27 @@ impl WeightsFile {
         }
     }
 
+    /// The length of the file, or of the files of a TensorFlow checkpoint, in bytes.
+    ///
+    /// # Errors
+    /// If it cannot be told.
+    pub fn bytes(&self) -> Result<u64, Error> {
+        match self {
+            Self::Safetensors(file) => Ok(file.bytes()),
+            Self::Torch(file) => Ok(std::fs::metadata(file.path()).map_err(Error::read(file.path()))?.len()),
+            Self::Bundle(file) => file.bytes_of_shards(),
+        }
+    }
+
+    /// Refuses a file that is too short for so many parameters, whatever it says of their shapes: before memory is asked for.
+    pub(crate) fn check_holds(&self, parameters: usize) -> Result<(), Error> {
+        if parameters as u64 <= self.bytes()? {
+            return Ok(());
+        }
+        let problem = format!("truncated: it is too short for the {parameters} parameters that it names");
+        Err(Error::damaged(self.path(), problem))
+    }
+
     /// The labels inside the file, which only safetensors have.
     pub fn labels(&self) -> &BTreeMap<String, String> {
         match self {

@@ -221,6 +221,7 @@ fn unets() -> impl Strategy<Value = UnetConfig> {
         prop::collection::vec(0u32..4, 0..3),
         prop::sample::select(vec![1usize, 2, 4]),
         0u8..10,
+        (any::<bool>(), prop::sample::select(vec![1usize, 2, 4]), any::<bool>()),
         conventions(),
     )
         .prop_map(
@@ -232,11 +233,12 @@ fn unets() -> impl Strategy<Value = UnetConfig> {
                 levels,
                 block_size,
                 dropout,
+                (count_heads, heads, scale_shift_norm),
                 conventions,
             )| {
                 let reached = levels.iter().filter(|level| **level as usize <= mult.len());
                 let attention_resolutions = reached.map(|level| 16 >> level).collect();
-                UnetConfig {
+                let config = UnetConfig {
                     image_size: 16 * block_size,
                     image_channels,
                     learned_variance,
@@ -247,8 +249,10 @@ fn unets() -> impl Strategy<Value = UnetConfig> {
                     dropout: f32::from(dropout) / 10.0,
                     block_size,
                     norm_groups: 4,
+                    scale_shift_norm,
                     conventions,
-                }
+                };
+                if count_heads { config.with_heads(heads) } else { config }
             },
         )
 }
@@ -256,13 +260,16 @@ fn unets() -> impl Strategy<Value = UnetConfig> {
 fn conventions() -> impl Strategy<Value = Conventions> {
     // Heads narrower than any level.
     let head_channels = prop::sample::select(vec![None, Some(2), Some(4)]);
-    (1e-7f32..1e-3, 0usize..2, any::<bool>(), 0usize..2, head_channels).prop_map(
-        |(norm_eps, freq_shift, cosines_first, downsample_padding, head_channels)| Conventions {
+    let time_scale = prop_oneof![Just(1.0f32), 1e-3f32..10.0];
+    (1e-7f32..1e-3, 0usize..2, any::<bool>(), 0usize..2, head_channels, time_scale).prop_map(
+        |(norm_eps, freq_shift, cosines_first, downsample_padding, head_channels, time_scale)| Conventions {
             norm_eps,
             freq_shift,
             cosines_first,
             downsample_padding,
             head_channels,
+            heads: None,
+            time_scale,
         },
     )
 }

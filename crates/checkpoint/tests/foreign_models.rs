@@ -116,7 +116,13 @@ fn refused() -> Vec<(&'static str, &'static str, Value, &'static str)> {
         (UNET, "mid_block_type", json!(null), "UNetMidBlock2D"),
         (UNET, "norm_eps", json!(0.0), "(0, 1)"),
         (UNET, "norm_num_groups", json!(3), "channels of level 0"),
-        (UNET, "resnet_time_scale_shift", json!("scale_shift"), "default"),
+        (UNET, "resnet_time_scale_shift", json!("ada_group"), "default and scale_shift"),
+        // The middle's attention would have no normalisation.
+        (UNET, "resnet_time_scale_shift", json!("scale_shift"), "attn_norm_num_groups"),
+        (UNET, "attention_head_dim", json!([null, 3]), "same number of heads"),
+        (UNET, "attention_head_dim", json!([null]), "same number of heads"),
+        (UNET, "time_embedding_type", json!("positional*0"), "positional"),
+        (UNET, "time_embedding_type", json!("positional*x"), "positional"),
         (UNET, "sample_size", json!(9), "halved"),
         (UNET, "sample_size", json!([8, 4]), "whole number"),
         (UNET, "sample_size", json!(null), "whole number"),
@@ -183,6 +189,7 @@ fn keys_left_out_have_the_defaults_of_diffusers_not_ours() {
         downsample_padding: 1,
         // 8, which is the width of every block that attends.
         head_channels: None,
+        ..Conventions::default()
     };
     assert_eq!(found, expected);
 }
@@ -194,6 +201,7 @@ fn equivalent_settings_are_accepted() {
     for (file, key, value) in [
         (unet, "sample_size", json!([8, 8])),
         (unet, "attention_head_dim", json!(8)),
+        (unet, "attention_head_dim", json!([null, 8])),
         (unet, "time_embedding_dim", json!(16)),
         (unet, "attn_norm_num_groups", json!(4)),
         (unet, "a_later_invention", json!(null)),

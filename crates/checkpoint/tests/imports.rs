@@ -1,12 +1,13 @@
 //! Checkpoints that TensorFlow and PyTorch wrote (`tools/import_fixtures.py`): the same parameters from all, damage found.
 
-use checkpoint::{ForeignModel, TensorBundle, Weights};
+use checkpoint::{ForeignModel, Heads, ImportOptions, QkvOrder, TensorBundle, Weights};
 use diffusion::Denoiser;
 use engine::{ConvMethod, Cpu, CpuOptions, ParamLayout};
 use flate2::read::GzDecoder;
-use models::{Unet, UnetDenoiser};
+use models::{Conventions, Unet, UnetConfig, UnetDenoiser};
 use proptest::prelude::*;
 use proptest::sample::Index;
+use safetensors::tensor::TensorView;
 use std::collections::BTreeMap;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -15,6 +16,7 @@ const INDEX: &str = "model.ckpt-7.index";
 const DATA: &str = "model.ckpt-7.data-00000-of-00001";
 const TORCH: &str = "ema_model-7.ckpt";
 const PYTORCH_DDPM: &str = "ckpt.pt";
+const OPENAI: &str = "ema_0.9999_000007.pt";
 
 fn fixture(name: &str) -> Vec<u8> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/imports");
@@ -32,7 +34,7 @@ fn fixture(name: &str) -> Vec<u8> {
 /// All files of the fixtures in a folder of their own.
 fn unpacked() -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
-    for name in [INDEX, DATA, TORCH, PYTORCH_DDPM] {
+    for name in [INDEX, DATA, TORCH, PYTORCH_DDPM, OPENAI] {
         std::fs::write(dir.path().join(name), fixture(name)).unwrap();
     }
     dir
@@ -42,7 +44,14 @@ fn read(
     path: PathBuf,
     wanted: Option<Weights>,
 ) -> Result<(ForeignModel, ParamLayout, Vec<f32>), checkpoint::Error> {
-    let mut model = ForeignModel::open(&path, wanted, None)?;
+    read_with(path, &ImportOptions { weights: wanted, ..ImportOptions::default() })
+}
+
+fn read_with(
+    path: PathBuf,
+    options: &ImportOptions,
+) -> Result<(ForeignModel, ParamLayout, Vec<f32>), checkpoint::Error> {
+    let mut model = ForeignModel::open(&path, options)?;
     let layout = Unet::layout(&model.unet);
     let parameters = model.read_parameters(&layout)?;
     Ok((model, layout, parameters))
@@ -125,6 +134,93 @@ fn pytorch_conversions_have_the_same_parameters() {
     assert_eq!(read(renamed, Some(Weights::Raw)).unwrap().0.weights, Some(Weights::Raw));
 }
 
+/// The largest difference of what the network predicts at `t` from what is in `file`, where every `step`th row and column
+/// is, over the rms of that. The input is as the script has it.
+fn error_of(unet: &UnetConfig, parameters: &[f32], t: f32, file: &str, step: usize) -> f32 {
+    let cpu = Cpu::with_options(CpuOptions { conv: ConvMethod::Direct, ..CpuOptions::default() }).unwrap();
+    let mut network = UnetDenoiser::new(unet, parameters, 1, Box::new(cpu)).unwrap();
+    let (channels, size) = (3, 32);
+    let pixels = size * size;
+    let mut x_t = vec![0.0; channels * pixels];
+    for k in 0..x_t.len() {
+        x_t[k % pixels * channels + k / pixels] = ((7 * k % 251) as f32 - 125.0) / 125.0;
+    }
+    let outputs = network.output_channels();
+    let mut ours = vec![0.0; outputs * pixels];
+    network.denoise(&x_t, &[t], &mut ours).unwrap();
+    let rows = || (0..size).step_by(step);
+    let places = (0..outputs).flat_map(|channel| {
+        rows().flat_map(move |y| rows().map(move |x| (y * size + x) * outputs + channel))
+    });
+    let ours: Vec<f32> = places.map(|place| ours[place]).collect();
+    // The numbers are the last of the file, planes of single precision.
+    let stored = fixture(file);
+    let numbers = &stored[stored.len() - 4 * ours.len()..];
+    let theirs: Vec<f32> = numbers.as_chunks().0.iter().map(|&bytes| f32::from_le_bytes(bytes)).collect();
+    let rms = (theirs.iter().map(|value| value * value).sum::<f32>() / theirs.len() as f32).sqrt();
+    ours.iter().zip(&theirs).map(|(ours, theirs)| (ours - theirs).abs()).fold(0.0, f32::max) / rms
+}
+
+#[test]
+fn improved_diffusion_predicts_what_we_predict() {
+    let dir = unpacked();
+    let path = dir.path().join(OPENAI);
+    let options = |heads, qkv_order| ImportOptions { heads, qkv_order, ..ImportOptions::default() };
+    let two = Some(Heads::Number(2));
+    for (order, file) in
+        [(QkvOrder::ByHead, "improved_output.npy"), (QkvOrder::Thirds, "improved_thirds.npy")]
+    {
+        let (model, _, parameters) = read_with(path.clone(), &options(two, order)).unwrap();
+        let unet = &model.unet;
+        assert_eq!((model.weights, model.heads_are_assumed), (Some(Weights::Ema), false));
+        assert_eq!((unet.channels, &unet.channel_mult[..], unet.num_res_blocks), (32, &[1, 2, 3][..], 1));
+        assert_eq!((unet.image_size, &unet.attention_resolutions[..]), (32, &[16, 8][..]));
+        assert!(unet.learned_variance && unet.scale_shift_norm && model.ignored.is_empty());
+        assert_eq!((model.rescaled_timesteps, unet.conventions.heads), (Some(1000), Some(2)));
+        let conventions = Conventions { time_scale: 0.25, ..unet.conventions };
+        let unet = UnetConfig { conventions, ..unet.clone() };
+        let error = error_of(&unet, &parameters, 611.0, file, 4);
+        assert!(error <= 2e-5, "{order:?}: {error} of the rms");
+    }
+    // Nothing is said: four heads. Of 16 channels: as many as fit.
+    let (model, ..) = read(path.clone(), None).unwrap();
+    assert_eq!((model.heads_are_assumed, model.unet.conventions.heads), (true, Some(4)));
+    let (model, ..) =
+        read_with(path.clone(), &options(Some(Heads::OfChannels(16)), QkvOrder::ByHead)).unwrap();
+    assert_eq!(model.unet.conventions.head_channels, Some(16));
+    for heads in [Heads::Number(5), Heads::OfChannels(20)] {
+        let error = read_with(path.clone(), &options(Some(heads), QkvOrder::ByHead)).unwrap_err().to_string();
+        assert!(error.contains("must divide the 64 channels"), "{error}");
+    }
+}
+
+#[test]
+fn a_file_too_short_for_its_shapes_is_refused_before_memory_is_asked_for() {
+    let dir = unpacked();
+    let data = std::fs::OpenOptions::new().write(true).open(dir.path().join(DATA)).unwrap();
+    data.set_len(100).unwrap();
+    let error = ForeignModel::open(&dir.path().join("model.ckpt-7"), &ImportOptions::default()).unwrap_err();
+    assert!(error.is_input() && error.to_string().contains("too short for the"), "{error}");
+}
+
+#[test]
+fn networks_of_openai_that_are_others_are_refused_by_name() {
+    for (key, word) in [
+        ("label_emb.weight", "conditioned on classes"),
+        ("output_blocks.1.1.in_layers.0.weight", "resblock_updown"),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("model.safetensors");
+        // Names are enough to tell.
+        let names = ["input_blocks.0.0.weight", "time_embed.0.weight", key];
+        let tensor = || TensorView::new(safetensors::Dtype::F32, vec![1], &[0; 4]).unwrap();
+        let bytes = safetensors::serialize(names.map(|name| (name, tensor())), None).unwrap();
+        std::fs::write(&path, bytes).unwrap();
+        let error = ForeignModel::open(&path, &ImportOptions::default()).unwrap_err().to_string();
+        assert!(error.contains(word) && error.contains("openai"), "{error}");
+    }
+}
+
 #[test]
 fn pytorch_ddpm_predicts_what_we_predict() {
     let dir = unpacked();
@@ -134,24 +230,8 @@ fn pytorch_ddpm_predicts_what_we_predict() {
     assert_eq!((unet.channels, &unet.channel_mult[..], unet.num_res_blocks), (32, &[1, 2][..], 1));
     assert_eq!((unet.image_size, &unet.attention_resolutions[..]), (32, &[16][..]));
     assert!(model.ignored.contains(&"net_model.head.weight".to_owned()));
-    let cpu = Cpu::with_options(CpuOptions { conv: ConvMethod::Direct, ..CpuOptions::default() }).unwrap();
-    let mut network = UnetDenoiser::new(unet, &parameters, 1, Box::new(cpu)).unwrap();
-    let (channels, pixels) = (3, 32 * 32);
-    let mut x_t = vec![0.0; channels * pixels];
-    for k in 0..x_t.len() {
-        x_t[k % pixels * channels + k / pixels] = ((7 * k % 251) as f32 - 125.0) / 125.0;
-    }
-    let mut ours = vec![0.0; x_t.len()];
-    network.denoise(&x_t, &[61.0], &mut ours).unwrap();
-    // The numbers are the last of the file, planes of single precision.
-    let stored = fixture("ckpt_output.npy");
-    let numbers = &stored[stored.len() - 4 * ours.len()..];
-    let theirs: Vec<f32> = numbers.as_chunks().0.iter().map(|&bytes| f32::from_le_bytes(bytes)).collect();
-    let rms = (theirs.iter().map(|value| value * value).sum::<f32>() / theirs.len() as f32).sqrt();
-    for (k, &theirs) in theirs.iter().enumerate() {
-        let ours = ours[k % pixels * channels + k / pixels];
-        assert!((ours - theirs).abs() <= 2e-5 * rms, "element {k}: {ours} instead of {theirs} (rms {rms})");
-    }
+    let error = error_of(unet, &parameters, 61.0, "ckpt_output.npy", 1);
+    assert!(error <= 2e-5, "{error} of the rms");
     let (raw, _, twice) = read(dir.path().join(PYTORCH_DDPM), Some(Weights::Raw)).unwrap();
     assert_eq!(raw.weights, Some(Weights::Raw));
     assert!(twice.iter().zip(&parameters).all(|(raw, ema)| *raw == 2.0 * ema));

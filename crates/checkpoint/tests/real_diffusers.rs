@@ -27,9 +27,7 @@ fn python() -> Option<PathBuf> {
 
 /// Lets diffusers open `directory` and, given an input, predict; returns its report.
 fn check(python: &Path, directory: &Path, arrays: Option<(&Path, &Path)>) -> Value {
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tools/check_diffusers.py");
-    let mut command = Command::new(python);
-    command.arg(script).arg(directory);
+    let mut command = command(python, directory);
     if let Some((input, output)) = arrays {
         command.arg("--input").arg(input).arg("--output").arg(output);
     }
@@ -37,6 +35,13 @@ fn check(python: &Path, directory: &Path, arrays: Option<(&Path, &Path)>) -> Val
     let (text, errors) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "diffusers complains: {text}\n{errors}");
     serde_json::from_str(text.lines().last().unwrap()).unwrap()
+}
+
+fn command(python: &Path, directory: &Path) -> Command {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tools/check_diffusers.py");
+    let mut command = Command::new(python);
+    command.arg(script).arg(directory);
+    command
 }
 
 /// A backend whose only error is that of rounding: differences then are about the files.
@@ -117,9 +122,11 @@ fn diffusers_predicts_what_we_predict() {
                 cosines_first: true,
                 downsample_padding: 1,
                 head_channels: Some(8),
+                ..Conventions::default()
             },
             ..small_unet()
         },
+        UnetConfig { channels: 32, norm_groups: 8, scale_shift_norm: true, ..small_unet() },
     ];
     for (index, model) in models.into_iter().enumerate() {
         let diffusion = match model.learned_variance {
@@ -131,6 +138,31 @@ fn diffusers_predicts_what_we_predict() {
         let weights = weights(&description);
         export(&directory, &description, &layout_of(&description), labelled(&weights), Dtype::F32).unwrap();
         assert_same_prediction(&python, &directory, &description.model, &weights);
+    }
+}
+
+#[test]
+fn diffusers_stops_at_what_it_would_compute_differently() {
+    let Some(python) = python() else { return };
+    let scaled = Conventions { time_scale: 0.25, ..Conventions::default() };
+    let wide = UnetConfig {
+        channels: 8,
+        channel_mult: vec![1, 2],
+        attention_resolutions: vec![8, 4],
+        ..small_unet()
+    };
+    let models = [UnetConfig { conventions: scaled, ..small_unet() }, wide.with_heads(2)];
+    for model in models {
+        let description = ModelDescription { model, ..small_model() };
+        description.model.validate().unwrap();
+        let (parent, weights) = (tempfile::tempdir().unwrap(), weights(&description));
+        let directory = parent.path().join("model");
+        export(&directory, &description, &layout_of(&description), labelled(&weights), Dtype::F32).unwrap();
+        // We read it, and as what it is.
+        let stored = checkpoint::ModelLocation::resolve(&directory).unwrap().open(None).unwrap();
+        assert_eq!(stored.unet, description.model);
+        let output = command(&python, &directory).output().unwrap();
+        assert!(!output.status.success(), "diffusers opens {:?}", description.model);
     }
 }
 

@@ -94,17 +94,61 @@ fn what_would_run_code_is_refused_by_name() {
         legacy.windows(29).position(|w| w == b"\x80\x02ccollections\nOrderedDict\nq\x00").unwrap();
     legacy.truncate(dictionary);
     legacy.extend(call);
-    let mut archive = zip::ZipWriter::new(std::io::Cursor::new(Vec::new()));
-    let stored = zip::write::SimpleFileOptions::default().compression_method(zip::CompressionMethod::Stored);
-    archive.start_file("archive/data.pkl", stored).unwrap();
-    std::io::Write::write_all(&mut archive, call).unwrap();
-    let zipped = archive.finish().unwrap().into_inner();
-    for bytes in [legacy, zipped] {
+    for bytes in [legacy, zipped(call)] {
         let written = written(&bytes);
         let error = TorchFile::open(&written.path).unwrap_err();
         let message = error.to_string();
         assert!(message.contains("`posix system`") && message.contains("never made"), "{message}");
         assert!(message.contains("weights.pth") && error.is_input(), "{message}");
+    }
+}
+
+/// A zip of this pickle alone.
+fn zipped(pickle: &[u8]) -> Vec<u8> {
+    let mut archive = zip::ZipWriter::new(std::io::Cursor::new(Vec::new()));
+    let stored = zip::write::SimpleFileOptions::default().compression_method(zip::CompressionMethod::Stored);
+    archive.start_file("archive/data.pkl", stored).unwrap();
+    std::io::Write::write_all(&mut archive, pickle).unwrap();
+    archive.finish().unwrap().into_inner()
+}
+
+#[test]
+fn what_a_pickle_refers_to_again_and_again_takes_no_memory() {
+    // Dictionaries of 200 references to one dictionary, four deep: 1.6 milliard tensors in 3 kB.
+    let mut pickle = b"\x80\x02}q\x00".to_vec();
+    for depth in 0u8..4 {
+        // A dictionary whose keys are "0" to "199" and whose values are all the one before.
+        pickle.extend(b"}(");
+        for key in 0..200 {
+            let key = format!("{key}");
+            pickle.extend(
+                [&b"X"[..], &(key.len() as u32).to_le_bytes(), key.as_bytes(), b"h", &[depth]].concat(),
+            );
+        }
+        pickle.extend([b'u', b'q', depth + 1]);
+    }
+    pickle.extend(b".");
+    let error = TorchFile::open(&written(&zipped(&pickle)).path).unwrap_err().to_string();
+    assert!(error.contains("more than 262144 entries"), "{error}");
+    // Tensors of 100,000 dimensions, and of storages with long names, are of no form that PyTorch writes.
+    let tensor = |key: &[u8], dimensions: usize| {
+        let text = |text: &[u8]| [&b"X"[..], &(text.len() as u32).to_le_bytes(), text].concat();
+        let sizes = [&b"("[..], &b"K\x01".repeat(dimensions), b"t"].concat();
+        let storage =
+            [&b"("[..], &text(b"storage"), b"ctorch\nFloatStorage\n", &text(key), &text(b"cpu"), b"K\x01tQ"];
+        let call =
+            [&b"ctorch._utils\n_rebuild_tensor_v2\n("[..], &storage.concat(), b"K\x00", &sizes, &sizes];
+        let call = [call.concat(), b"\x89}tR".to_vec()].concat();
+        zipped(&[&b"\x80\x02}"[..], &text(b"w"), &call, b"s."].concat())
+    };
+    let names = |bytes: Vec<u8>| {
+        let file = TorchFile::open(&written(&bytes).path).map_err(|error| error.to_string())?;
+        Ok::<_, String>(file.tensors().len())
+    };
+    assert_eq!(names(tensor(b"0", 4)), Ok(1));
+    for refused in [tensor(b"0", 100_000), tensor(&[b'0'; 1000], 4)] {
+        let error = names(refused).unwrap_err();
+        assert!(error.contains("`w` is a tensor of a form that is not read"), "{error}");
     }
 }
 

@@ -1,25 +1,33 @@
 //! `ddpm import`: a model of another program, as one of this.
 
 use crate::failure::Failure;
+use crate::inspect::word;
 use crate::model::{WeightsName, checkpoint_failure};
 use crate::report::Report;
-use checkpoint::{Dtype, ForeignModel, LabelledWeights, ModelDescription, ModelLocation, Weights};
+use checkpoint::{
+    Dtype, ForeignModel, Heads, ImportOptions, LabelledWeights, ModelDescription, ModelLocation, QkvOrder,
+    Weights,
+};
 use clap::ValueEnum;
-use diffusion::{DiffusionConfig, Variance};
-use models::{Unet, UnetConfig};
+use diffusion::{BetaSchedule, DiffusionConfig, Variance};
+use models::{Conventions, Unet, UnetConfig};
 use serde_json::json;
 use std::path::{Path, PathBuf};
 
 /// Read a model that another program wrote, and write it as one of this program's and diffusers'
 ///
 /// MODEL is a PyTorch state dictionary (.bin, .ckpt, .pt, .pth), a TensorFlow checkpoint (its name with or without .index)
-/// or a directory in diffusers' layout. A file says nothing of the diffusion process: the paper's is taken.
+/// or a directory in diffusers' layout. A file says nothing of the diffusion process: that of the program it is of is taken,
+/// which for openai's networks with a learned variance is known only to who trained them (--timesteps, --schedule).
 #[derive(clap::Args, Debug)]
 #[command(after_long_help = "Examples:
   ddpm import model.ckpt-790000 --out cifar10-ema                   the original code's, averaged weights
   ddpm import ema_diffusion_cifar10_model-790000.ckpt --out cifar10-ema
   ddpm import logs/DDPM_CIFAR10_EPS/ckpt.pt --out cifar10           w86763777/pytorch-ddpm's
   ddpm import ddpm-cifar10-32 --weights raw --out cifar10-raw       the hub's, which has the raw weights
+  ddpm import cifar10_uncond_50M_500K.pt --weights ema --timesteps 4000 --schedule cosine --out improved
+                                                                    openai's improved-diffusion
+  ddpm import lsun_uncond_100M_1200K_bs128.pt --weights ema --heads 1 --out bedroom
   ddpm import model.ckpt-790000 --dry-run                           what is in it")]
 pub struct Args {
     /// The file or directory
@@ -37,9 +45,33 @@ pub struct Args {
     #[arg(long, value_name = "PIXELS")]
     image_size: Option<usize>,
 
-    /// The variance when sampling [default: the paper's: fixed-large up to 32x32, else fixed-small]
+    /// The variance when sampling [default: the paper's: fixed-large up to 32x32, else fixed-small; openai's: fixed-large]
     #[arg(long, value_enum)]
     variance: Option<VarianceName>,
+
+    /// Steps of the diffusion process [default: 1000, or what the file says]
+    #[arg(long, value_name = "T")]
+    timesteps: Option<usize>,
+
+    /// How β grows; linear is from 1e-4 to 0.02, in openai's networks both times 1000 / T
+    #[arg(long, value_enum, default_value_t = ScheduleName::Linear)]
+    schedule: ScheduleName,
+
+    /// Heads of every attention; no tensor tells [default: 4 in openai's networks, else 1]
+    #[arg(long, value_name = "N", conflicts_with = "head_channels")]
+    heads: Option<usize>,
+
+    /// Channels of a head, where that is the same for all, instead of --heads
+    #[arg(long, value_name = "N")]
+    head_channels: Option<usize>,
+
+    /// The network was trained with guided-diffusion's use_new_attention_order
+    #[arg(long)]
+    new_attention_order: bool,
+
+    /// The network sees t itself (openai's rescale_timesteps was False); else theirs see t * 1000 / T
+    #[arg(long)]
+    keep_timesteps: bool,
 
     /// Say what is there, read and check it, and write nothing
     #[arg(long)]
@@ -54,6 +86,14 @@ enum VarianceName {
     FixedLarge,
 }
 
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+enum ScheduleName {
+    /// The paper's
+    Linear,
+    /// Nichol and Dhariwal's
+    Cosine,
+}
+
 /// What was found.
 struct Found {
     description: ModelDescription,
@@ -62,6 +102,8 @@ struct Found {
     step: Option<u64>,
     /// Whose, and what was left aside, in words.
     about: String,
+    /// What had to be assumed, a line each.
+    notes: String,
     ignored: usize,
 }
 
@@ -71,7 +113,7 @@ pub fn run(args: &Args) -> Result<Report, Failure> {
     let layout = Unet::layout(unet);
     let weights = found.weights.map_or_else(|| "unlabelled".to_owned(), |weights| weights.to_string());
     let mut words = format!(
-        "{}\n{} images, {} parameters, {weights} weights{}\nnetwork: {} channels times {:?}, {} blocks a level, attention at {:?}\n",
+        "{}\n{} images, {} parameters, {weights} weights{}\nnetwork: {} channels times {:?}, {} blocks a level, attention at {:?}{}{}\nprocess: {} steps, {} schedule, {} variance{}\n",
         found.about,
         unet.image_shape(),
         layout.len(),
@@ -80,7 +122,17 @@ pub fn run(args: &Args) -> Result<Report, Failure> {
         unet.channel_mult,
         unet.num_res_blocks,
         unet.attention_resolutions,
+        heads_in_words(unet),
+        if unet.scale_shift_norm { ", scaled and shifted by time" } else { "" },
+        found.description.diffusion.timesteps,
+        word(found.description.diffusion.schedule),
+        word(found.description.diffusion.variance),
+        match unet.conventions.time_scale {
+            1.0 => String::new(),
+            scale => format!(", of which the network sees t times {scale}"),
+        },
     );
+    words += &found.notes;
     if found.weights != Some(Weights::Ema) {
         words += "these are not known to be averaged weights: raw ones give worse images (CIFAR-10: FID about 12 instead of 3.2)\n";
     }
@@ -106,16 +158,35 @@ fn wanted(args: &Args) -> Option<Weights> {
     args.weights.map(Weights::from)
 }
 
+fn heads_in_words(unet: &UnetConfig) -> String {
+    let Conventions { heads, head_channels, .. } = unet.conventions;
+    match (heads, head_channels) {
+        (Some(heads), _) => format!(" ({heads} heads)"),
+        (None, Some(channels)) => format!(" (heads of {channels} channels)"),
+        (None, None) => String::new(),
+    }
+}
+
 fn from_file(args: &Args) -> Result<Found, Failure> {
-    let mut model =
-        ForeignModel::open(&args.model, wanted(args), args.image_size).map_err(checkpoint_failure)?;
+    let heads = args.heads.map(Heads::Number).or(args.head_channels.map(Heads::OfChannels));
+    if args.heads == Some(0) || args.head_channels == Some(0) {
+        return Err(Failure::input("--heads and --head-channels must be above 0"));
+    }
+    let order = if args.new_attention_order { QkvOrder::Thirds } else { QkvOrder::ByHead };
+    let options =
+        ImportOptions { weights: wanted(args), image_size: args.image_size, heads, qkv_order: order };
+    let mut model = ForeignModel::open(&args.model, &options).map_err(checkpoint_failure)?;
     let parameters = model.read_parameters(&Unet::layout(&model.unet)).map_err(checkpoint_failure)?;
     let both = if model.has_both { ", which has ema and raw weights" } else { "" };
     let about = format!("{}: a model of {}{both}", args.model.display(), model.program);
-    let mut diffusion = papers_process(&model.unet, args.variance);
-    diffusion.timesteps = model.timesteps.unwrap_or(diffusion.timesteps);
+    let diffusion = process_of(&model, args)?;
+    let mut unet = model.unet.clone();
+    if let Some(scaled_to) = model.rescaled_timesteps.filter(|_| !args.keep_timesteps) {
+        unet.conventions.time_scale = scaled_to as f32 / diffusion.timesteps as f32;
+    }
     Ok(Found {
-        description: ModelDescription { model: model.unet.clone(), diffusion },
+        notes: assumptions(&model, args),
+        description: ModelDescription { model: unet, diffusion },
         parameters,
         weights: model.weights,
         step: model.step,
@@ -124,21 +195,79 @@ fn from_file(args: &Args) -> Result<Found, Failure> {
     })
 }
 
-/// The process of the paper for such images.
-fn papers_process(unet: &UnetConfig, variance: Option<VarianceName>) -> DiffusionConfig {
-    let variance = match (unet.learned_variance, variance) {
-        (true, _) => Variance::Learned,
-        (false, Some(VarianceName::FixedSmall)) => Variance::FixedSmall,
-        (false, Some(VarianceName::FixedLarge)) => Variance::FixedLarge,
-        (false, None) if unet.image_size <= 32 => Variance::FixedLarge,
-        (false, None) => Variance::FixedSmall,
+/// What the file does not say and nobody said, in words.
+fn assumptions(model: &ForeignModel, args: &Args) -> String {
+    let mut notes = String::new();
+    if model.heads_are_assumed {
+        notes += "the file does not say how many heads attention has: taken as 4; if it is another number, say --heads\n";
+    }
+    if model.rescaled_timesteps.is_some() && args.timesteps.is_none() {
+        notes += "the file does not say its process: taken as 1000 steps; if it is another, say --timesteps and --schedule\n";
+    }
+    notes
+}
+
+/// The process that such a model is trained for, as far as nothing else is said.
+fn process_of(model: &ForeignModel, args: &Args) -> Result<DiffusionConfig, Failure> {
+    let timesteps = args.timesteps.or(model.timesteps).unwrap_or(DiffusionConfig::default().timesteps);
+    let is_openai = model.rescaled_timesteps.is_some();
+    let variance = match (model.unet.learned_variance, args.variance) {
+        (true, Some(_)) => {
+            return Err(Failure::input("the network gives the variance itself; leave out --variance"));
+        }
+        (true, None) => model.learned_variance,
+        (false, None) if is_openai => Variance::FixedLarge,
+        (false, variance) => fixed_variance(&model.unet, variance),
     };
+    let paper = DiffusionConfig::default();
+    let mut config = DiffusionConfig { timesteps, variance, loss: variance.usual_loss(), ..paper };
+    if is_openai {
+        // As openai's code scales them, so that the noise at the end is the same.
+        let scale = 1000.0 / timesteps.max(1) as f64;
+        config = DiffusionConfig {
+            beta_start: config.beta_start * scale,
+            beta_end: config.beta_end * scale,
+            ..config
+        };
+    }
+    if args.schedule == ScheduleName::Cosine {
+        // Its β do not depend on the ends.
+        config =
+            DiffusionConfig { schedule: BetaSchedule::Cosine, beta_start: 1e-4, beta_end: 0.02, ..config };
+    }
+    config.validate().map_err(Failure::input)?;
+    Ok(config)
+}
+
+fn fixed_variance(unet: &UnetConfig, variance: Option<VarianceName>) -> Variance {
+    match variance {
+        Some(VarianceName::FixedSmall) => Variance::FixedSmall,
+        Some(VarianceName::FixedLarge) => Variance::FixedLarge,
+        None if unet.image_size <= 32 => Variance::FixedLarge,
+        None => Variance::FixedSmall,
+    }
+}
+
+/// The process of the paper for such images.
+fn papers_process(unet: &UnetConfig) -> DiffusionConfig {
+    let variance = if unet.learned_variance { Variance::Learned } else { fixed_variance(unet, None) };
     DiffusionConfig { variance, loss: variance.usual_loss(), ..DiffusionConfig::default() }
 }
 
 fn from_directory(args: &Args) -> Result<Found, Failure> {
-    if args.image_size.is_some() || args.variance.is_some() {
-        return Err(Failure::input("a directory says itself what --image-size and --variance would"));
+    let is_said = [
+        args.image_size.is_some(),
+        args.variance.is_some(),
+        args.timesteps.is_some(),
+        args.schedule != ScheduleName::Linear,
+        args.heads.is_some(),
+        args.head_channels.is_some(),
+        args.new_attention_order,
+        args.keep_timesteps,
+    ];
+    if is_said.contains(&true) {
+        let what = "a directory says itself what --image-size, --variance, --timesteps, --schedule and those of heads would";
+        return Err(Failure::input(what));
     }
     let location = ModelLocation::resolve(&args.model).map_err(checkpoint_failure)?;
     // A directory without a label takes the one that is given.
@@ -149,13 +278,14 @@ fn from_directory(args: &Args) -> Result<Found, Failure> {
     };
     let parameters = stored.read_parameters(&Unet::layout(&stored.unet)).map_err(checkpoint_failure)?;
     let about = format!("{}: a model in diffusers' layout", location.directory.display());
-    let diffusion = stored.diffusion.clone().unwrap_or_else(|| papers_process(&stored.unet, None));
+    let diffusion = stored.diffusion.clone().unwrap_or_else(|| papers_process(&stored.unet));
     Ok(Found {
         description: ModelDescription { model: stored.unet.clone(), diffusion },
         parameters,
         weights: stored.weights.or(wanted(args)),
         step: stored.step,
         about: with_hub_note(about, &args.model),
+        notes: String::new(),
         ignored: 0,
     })
 }

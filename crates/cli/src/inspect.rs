@@ -106,7 +106,7 @@ fn describe_weights(out: &mut String, weights: &WeightsSummary, tensors: bool) -
 }
 
 /// The word that stands for a setting in configuration files.
-fn word(setting: impl serde::Serialize) -> String {
+pub fn word(setting: impl serde::Serialize) -> String {
     match serde_json::to_value(setting) {
         Ok(serde_json::Value::String(word)) => word,
         _ => "?".to_owned(),

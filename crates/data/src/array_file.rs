@@ -1,6 +1,7 @@
 //! NumPy arrays of images: `.npy`, and `.npz` as openai's evaluator and `ddpm sample` have it.
 
 use crate::bounded::content_error;
+use crate::error::member_path;
 use crate::fitted::{self, PictureSet, Place};
 use crate::image_layout::ImageLayout;
 use crate::picture::Picture;
@@ -140,7 +141,7 @@ fn open_npz(path: &Path) -> Result<ArrayImages, DataError> {
         let name = entry.name().map_err(damaged)?.into_owned();
         let Some(name) = name.strip_suffix(".npy").map(str::to_owned) else { continue };
         // An array of other numbers than are read anywhere is none of images.
-        let Ok((header, header_len)) = Header::read(entry, &path.join(&name)) else { continue };
+        let Ok((header, header_len)) = Header::read(entry, &member_path(path, &name)) else { continue };
         arrays.push((name, number, header, header_len));
     }
     let images = arrays.iter().filter(|(_, _, header, _)| image_layout(header).is_some());
@@ -153,7 +154,7 @@ fn open_npz(path: &Path) -> Result<ArrayImages, DataError> {
         let what = format!("no array of images is called arr_0 or images; there is {}", found.join(", "));
         return Err(DataError::malformed(path, None, what, REMEDY));
     };
-    let origin = path.join(name);
+    let origin = member_path(path, name);
     let mut set = {
         let entry = archive.by_index(*number).map_err(damaged)?;
         match (entry.compression(), entry.data_start()) {
@@ -176,7 +177,7 @@ fn open_npz(path: &Path) -> Result<ArrayImages, DataError> {
         && matches!(header.element, Element::U8 | Element::I32 { .. } | Element::I64 { .. })
     {
         let entry = archive.by_index(*number).map_err(damaged)?;
-        set.labels = Some(read_labels(entry, &path.join(name), header.element, set.layout.count)?);
+        set.labels = Some(read_labels(entry, &member_path(path, name), header.element, set.layout.count)?);
     }
     Ok(set)
 }

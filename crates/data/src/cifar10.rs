@@ -4,6 +4,7 @@
 mod python_batch;
 
 use crate::bounded::{content_error, open_unpacked, read_all};
+use crate::error::member_path;
 use crate::source::check_index;
 use crate::{DataError, ImageOptions, ImageSource, SourceKind, SourceSpec, Split, converted};
 use engine::ImageShape;
@@ -133,7 +134,7 @@ impl Cifar10 {
         for entry in tar.entries().map_err(archive_error)?.raw(true) {
             let mut entry = entry.map_err(archive_error)?;
             let Some((number, version)) = recognise(&entry.path_bytes(), &names) else { continue };
-            let member = archive.join(&*String::from_utf8_lossy(&entry.path_bytes()));
+            let member = member_path(archive, &String::from_utf8_lossy(&entry.path_bytes()));
             if entry.size() > MAX_BATCH_BYTES {
                 let what = format!("a batch of {} bytes is far too large", entry.size());
                 return Err(DataError::damaged(member, None, what));

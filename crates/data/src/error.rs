@@ -86,6 +86,12 @@ pub enum DataError {
     },
 }
 
+/// Where the member `name` of an archive is, for messages. Unlike [`Path::join`], it does not leave out the archive if the
+/// name is that of an absolute path.
+pub(crate) fn member_path(archive: &Path, name: &str) -> PathBuf {
+    archive.join(name.trim_start_matches('/'))
+}
+
 fn at_byte(offset: &Option<u64>) -> String {
     offset.map(|offset| format!(" at byte {offset}")).unwrap_or_default()
 }
@@ -117,6 +123,18 @@ impl DataError {
             offset: offset.into(),
             what: what.into(),
             remedy: remedy.into(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn members_are_inside_their_archive_whatever_they_are_called() {
+        for name in ["etc/x.png", "/etc/x.png", "//etc/x.png"] {
+            assert_eq!(member_path(Path::new("/data/a.zip"), name), Path::new("/data/a.zip/etc/x.png"));
         }
     }
 }

@@ -5,6 +5,11 @@
 
 use protobuf::{Fields, Value, push_bytes, push_varint};
 
+/// Most features of a record. One of a few bytes takes many in memory, as values do.
+const MAX_FEATURES: usize = 1 << 10;
+/// Most values of a feature.
+const MAX_VALUES: usize = 1 << 16;
+
 /// A feature's values.
 #[derive(Clone, PartialEq, Debug)]
 pub(crate) enum Feature<'a> {
@@ -50,8 +55,7 @@ pub(crate) fn parse_example(message: &[u8]) -> Result<Vec<(&str, Feature<'_>)>, 
                     _ => {}
                 }
             }
-            features.push((name, feature));
-            Ok(())
+            push(&mut features, (name, feature), MAX_FEATURES)
         })
     })?;
     Ok(features)
@@ -64,10 +68,7 @@ fn parse_feature(message: &[u8]) -> Result<Feature<'_>, &'static str> {
         match field {
             (1, Value::Bytes(list)) => {
                 let mut values = Vec::new();
-                for_each(list, 1, |value| {
-                    values.push(value);
-                    Ok(())
-                })?;
+                for_each(list, 1, |value| push(&mut values, value, MAX_VALUES))?;
                 feature = Feature::Bytes(values);
             }
             (3, Value::Bytes(list)) => feature = Feature::Integers(parse_integers(list)?),
@@ -83,17 +84,26 @@ fn parse_integers(list: &[u8]) -> Result<Vec<i64>, &'static str> {
     let mut fields = Fields::new(list);
     while let Some(field) = fields.next_field()? {
         match field {
-            (1, Value::Varint(value)) => values.push(value as i64),
+            (1, Value::Varint(value)) => push(&mut values, value as i64, MAX_VALUES)?,
             (1, Value::Bytes(packed)) => {
                 let mut packed = Fields::new(packed);
                 while !packed.is_empty() {
-                    values.push(packed.varint()? as i64);
+                    push(&mut values, packed.varint()? as i64, MAX_VALUES)?;
                 }
             }
             _ => {}
         }
     }
     Ok(values)
+}
+
+/// Appends a value to fewer than `most`.
+fn push<T>(values: &mut Vec<T>, value: T, most: usize) -> Result<(), &'static str> {
+    if values.len() == most {
+        return Err("more features or values than a record of an image has");
+    }
+    values.push(value);
+    Ok(())
 }
 
 /// Calls `visit` with each submessage or string of field `number`.
@@ -164,6 +174,15 @@ mod tests {
         // Feature { int64_list { value: 5 value: 300 } }, not packed.
         let list = [0x08, 5, 0x08, 0xac, 0x02];
         assert_eq!(parse_integers(&list), Ok(vec![5, 300]));
+    }
+
+    #[test]
+    fn more_than_an_image_needs_is_refused() {
+        let many = Feature::Integers(vec![0; MAX_VALUES + 1]);
+        assert!(parse_example(&encode_example(&[("x", many)])).unwrap_err().contains("more features"));
+        let many = vec![("x", Feature::Bytes(vec![])); MAX_FEATURES + 1];
+        assert!(parse_example(&encode_example(&many)).unwrap_err().contains("more features"));
+        assert!(parse_example(&encode_example(&many[1..])).is_ok());
     }
 
     proptest! {

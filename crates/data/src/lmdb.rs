@@ -1,5 +1,6 @@
 //! LMDB databases whose values are image files: LSUN as published, and what other programs export alike.
 
+use crate::error::member_path;
 use crate::fitted::{self, PictureSet, Place};
 use crate::lmdb_tree::Tree;
 use crate::picture::{DECODING, Picture};
@@ -56,7 +57,7 @@ impl PictureSet for LmdbImages {
         let entry = self.tree.entry(index)?;
         let bytes = self.tree.file().bytes_at(entry.offset, entry.len)?;
         // The key says more than the place.
-        let path = self.tree.file().path().join(&*String::from_utf8_lossy(&entry.key));
+        let path = member_path(self.tree.file().path(), &String::from_utf8_lossy(&entry.key));
         Picture::decode(&bytes, &path, entry.offset)
     }
 

@@ -41,6 +41,10 @@ pub enum Kernel {
     AddPerSample,
     /// x → sum over pixels, per sample and channel.
     SumPixels,
+    /// [`crate::ops::scale_shift`]: (x, vector per sample) → y.
+    ScaleShift,
+    /// (x, vector, dy) → (dx, vector gradient).
+    ScaleShiftGrad,
     /// [`crate::ops::upsample`]: nearest neighbour, twice the size.
     Upsample,
     /// dy → sum over each 2×2 block.

@@ -105,6 +105,8 @@ fn kernel_name(kernel: &Kernel) -> &'static str {
         Kernel::Accumulate => "accumulate",
         Kernel::AddPerSample => "add per sample",
         Kernel::SumPixels => "sum pixels",
+        Kernel::ScaleShift => "scale shift",
+        Kernel::ScaleShiftGrad => "scale shift grad",
         Kernel::Upsample => "upsample",
         Kernel::UpsampleGrad => "upsample grad",
         Kernel::Concat => "concat",

@@ -185,6 +185,9 @@ fn sums_and_layouts() {
     check("add per sample", &[shape, Shape::vectors(2, 8)], |graph, vars| {
         graph.add_per_sample(vars[0], vars[1])
     });
+    check("scale and shift", &[shape, Shape::vectors(2, 16)], |graph, vars| {
+        graph.scale_shift(vars[0], vars[1])
+    });
     check("upsample", &[shape], |graph, vars| graph.upsample(vars[0]));
     check("concat", &[shape, Shape { c: 3, ..shape }, shape], |graph, vars| graph.concat(vars));
     check("concat of one tensor twice", &[shape], |graph, vars| graph.concat(&[vars[0], vars[0]]));

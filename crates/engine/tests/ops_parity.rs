@@ -220,6 +220,7 @@ fn sums_and_rearrangements() {
     Case::new("add/plain").check(&["a", "b"], &[], 1e-6, |graph, x, _| graph.add(x[0], x[1]));
     Case::new("add_per_sample/plain")
         .check(&["x", "v"], &[], 1e-6, |graph, x, _| graph.add_per_sample(x[0], x[1]));
+    Case::new("scale_shift/plain").check(&["x", "v"], &[], 1e-6, |graph, x, _| graph.scale_shift(x[0], x[1]));
     Case::new("upsample_nearest/x2").check(&["x"], &[], 1e-6, |graph, x, _| graph.upsample(x[0]));
     Case::new("concat/4_7").check(&["a", "b"], &[], 0.0, |graph, x, _| graph.concat(x));
     for (name, block) in [("space_to_depth/block2", 2), ("space_to_depth/block4", 4)] {
@@ -255,7 +256,7 @@ fn squared_errors() {
 #[test]
 fn sinusoids() {
     for (name, channels) in [("sinusoid/32", 32), ("sinusoid/128", 128)] {
-        let sinusoid = Sinusoid { max_period: 10_000.0, shift: 1, cosines_first: false };
+        let sinusoid = Sinusoid { max_period: 10_000.0, shift: 1, cosines_first: false, scale: 1.0 };
         Case::new(name).check(&["t"], &[], 2e-6, |graph, x, _| graph.sinusoid(x[0], channels, sinusoid));
     }
 }

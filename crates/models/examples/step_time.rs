@@ -26,6 +26,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         dropout: 0.1,
         block_size: 1,
         norm_groups: 32,
+        scale_shift_norm: false,
         conventions: Conventions::default(),
     };
     let config = match argument(4, "cifar10").as_str() {

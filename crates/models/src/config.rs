@@ -31,6 +31,10 @@ pub struct UnetConfig {
     pub block_size: usize,
     /// Groups of every group normalisation; divides all channel counts.
     pub norm_groups: usize,
+    /// Whether the time embedding scales and shifts what a residual block's second normalisation gives, rather than being
+    /// added before it (Nichol & Dhariwal 2021).
+    #[serde(default)]
+    pub scale_shift_norm: bool,
     /// What other programs do otherwise.
     #[serde(default)]
     pub conventions: Conventions,
@@ -51,6 +55,10 @@ pub struct Conventions {
     pub downsample_padding: usize,
     /// Channels of each of attention's heads; `None`: one head has all.
     pub head_channels: Option<usize>,
+    /// Heads of every attention, where their channels differ from level to level; instead of `head_channels`.
+    pub heads: Option<usize>,
+    /// What t is multiplied by before its embedding, above 0.
+    pub time_scale: f32,
 }
 
 impl Default for Conventions {
@@ -61,7 +69,16 @@ impl Default for Conventions {
             cosines_first: false,
             downsample_padding: 0,
             head_channels: None,
+            heads: None,
+            time_scale: 1.0,
         }
+    }
+}
+
+impl Conventions {
+    /// Heads of an attention over `channels` channels.
+    pub fn heads_of(&self, channels: usize) -> usize {
+        self.heads.unwrap_or_else(|| self.head_channels.map_or(1, |head| channels / head))
     }
 }
 
@@ -101,6 +118,22 @@ impl UnetConfig {
     /// Whether attention follows the residual blocks of `level`.
     pub fn attends(&self, level: usize) -> bool {
         self.attention_resolutions.contains(&self.level_size(level))
+    }
+
+    /// The same network with `heads` heads in every attention.
+    #[must_use]
+    pub fn with_heads(mut self, heads: usize) -> Self {
+        let widths: Vec<usize> = self.attending().map(|level| self.level_channels(level)).collect();
+        let is_one = widths.iter().all(|width| *width == widths[0] && width.is_multiple_of(heads));
+        self.conventions.head_channels = (is_one && heads > 1).then(|| widths[0] / heads);
+        self.conventions.heads = (!is_one && heads > 1).then_some(heads);
+        self
+    }
+
+    /// The levels with attention; the middle, of the last level's channels, always has it.
+    fn attending(&self) -> impl Iterator<Item = usize> {
+        let last = self.channel_mult.len() - 1;
+        (0..=last).filter(move |&level| level == last || self.attends(level))
     }
 
     /// Checks that such a network can be built.
@@ -171,7 +204,9 @@ impl UnetConfig {
     fn validate_conventions(&self) -> Result<(), UnetConfigError> {
         let error =
             |value: String, reason: String| Err(UnetConfigError { key: "conventions", value, reason });
-        let Conventions { norm_eps, freq_shift, downsample_padding, head_channels, .. } = self.conventions;
+        let Conventions {
+            norm_eps, freq_shift, downsample_padding, head_channels, heads, time_scale, ..
+        } = self.conventions;
         if !(norm_eps > 0.0 && norm_eps < 1.0) {
             return error(format!("norm_eps {norm_eps}"), "must be in (0, 1)".into());
         }
@@ -180,9 +215,23 @@ impl UnetConfig {
                 return error(format!("{key} {value}"), "must be 0 or 1".into());
             }
         }
-        let last = self.channel_mult.len() - 1;
-        let attending = (0..=last).filter(|&level| level == last || self.attends(level));
-        for channels in attending.map(|level| self.level_channels(level)) {
+        if !(time_scale > 0.0 && time_scale.is_finite()) {
+            return error(format!("time_scale {time_scale}"), "must be above 0".into());
+        }
+        let widths: Vec<usize> = self.attending().map(|level| self.level_channels(level)).collect();
+        if let Some(heads) = heads {
+            let reason = match widths.iter().find(|&&width| heads == 0 || !width.is_multiple_of(heads)) {
+                Some(width) => format!("must divide the {width} channels of a level that attends"),
+                None if head_channels.is_some() || widths.iter().all(|width| *width == widths[0]) => {
+                    "one number of head_channels says it".into()
+                }
+                None => String::new(),
+            };
+            if !reason.is_empty() {
+                return error(format!("heads {heads}"), reason);
+            }
+        }
+        for channels in widths {
             if head_channels.is_some_and(|head| head == 0 || channels % head != 0) {
                 let reason = format!("must divide the {channels} channels of a level that attends");
                 return error(format!("head_channels {}", head_channels.unwrap_or(0)), reason);

@@ -122,8 +122,9 @@ impl Builder<'_> {
     /// SiLU of the embedding of t: every residual block begins with it.
     fn time_embedding(&mut self, timesteps: Var) -> Var {
         let width = 4 * self.config.channels;
-        let Conventions { freq_shift, cosines_first, .. } = self.config.conventions;
-        let sinusoid = Sinusoid { max_period: MAX_PERIOD, shift: freq_shift, cosines_first };
+        let Conventions { freq_shift, cosines_first, time_scale, .. } = self.config.conventions;
+        let sinusoid =
+            Sinusoid { max_period: MAX_PERIOD, shift: freq_shift, cosines_first, scale: time_scale };
         let h = self.graph.sinusoid(timesteps, self.config.channels, sinusoid);
         let h = self.linear("time_embedding.linear_1", h, width, GLOROT);
         let h = self.graph.silu(h);
@@ -131,13 +132,22 @@ impl Builder<'_> {
         self.graph.silu(h)
     }
 
-    /// GroupNorm, SiLU, conv; + time; GroupNorm, SiLU, dropout, conv; + input (projected when channels change).
+    /// GroupNorm, SiLU, conv; + time; GroupNorm, SiLU, dropout, conv; + input (projected when channels change). Or, instead of
+    /// being added, the time scales and shifts what the second GroupNorm gives.
     fn residual_block(&mut self, name: &str, x: Var, time: Var, channels: usize) -> Var {
         let h = self.norm(&format!("{name}.norm1"), x, true);
         let h = self.conv(&format!("{name}.conv1"), h, channels, Conv::SAME_3X3, GLOROT);
-        let time = self.linear(&format!("{name}.time_emb_proj"), time, channels, GLOROT);
-        let h = self.graph.add_per_sample(h, time);
-        let h = self.norm(&format!("{name}.norm2"), h, true);
+        let (projection, norm) = (format!("{name}.time_emb_proj"), format!("{name}.norm2"));
+        let h = if self.config.scale_shift_norm {
+            let time = self.linear(&projection, time, 2 * channels, GLOROT);
+            let h = self.norm(&norm, h, false);
+            let h = self.graph.scale_shift(h, time);
+            self.graph.silu(h)
+        } else {
+            let time = self.linear(&projection, time, channels, GLOROT);
+            let h = self.graph.add_per_sample(h, time);
+            self.norm(&norm, h, true)
+        };
         let h = self.graph.dropout(h, self.dropout);
         let h = self.conv(&format!("{name}.conv2"), h, channels, Conv::SAME_3X3, NEAR_ZERO);
         let x = if self.graph.shape(x).c == channels {
@@ -154,7 +164,7 @@ impl Builder<'_> {
         let h = self.norm(&format!("{name}.group_norm"), x, false);
         let [q, k, v] =
             ["to_q", "to_k", "to_v"].map(|part| self.linear(&format!("{name}.{part}"), h, channels, GLOROT));
-        let heads = self.config.conventions.head_channels.map_or(1, |head| channels / head);
+        let heads = self.config.conventions.heads_of(channels);
         let h = if heads == 1 {
             self.graph.attention(q, k, v)
         } else {
@@ -225,6 +235,7 @@ mod tests {
             dropout: 0.0,
             block_size,
             norm_groups: 32,
+            scale_shift_norm: false,
             conventions: Conventions::default(),
         }
     }
@@ -240,6 +251,15 @@ mod tests {
         assert_eq!(count(&paper(256, 192, &[1, 1, 2, 2, 4, 4], 1)), 255_677_955);
         let learned = UnetConfig { learned_variance: true, ..paper(32, 128, &[1, 2, 2, 2], 1) };
         assert_eq!(count(&learned), 35_746_307 + 3 * (9 * 128 + 1));
+        // openai's published CIFAR-10 network ("50M"): the two halves of the time's projections, and one block a level more.
+        let improved = UnetConfig {
+            learned_variance: true,
+            num_res_blocks: 3,
+            attention_resolutions: vec![16, 8],
+            scale_shift_norm: true,
+            ..paper(32, 128, &[1, 2, 2, 2], 1)
+        };
+        assert_eq!(count(&improved), 52_546_438);
         // Blocks of 2×2 pixels: 12 channels in and out instead of 3.
         assert_eq!(count(&paper(64, 128, &[1, 2, 2, 2], 2)), 35_746_307 + 9 * (9 * 128) * 2 + 9);
     }
@@ -248,7 +268,7 @@ mod tests {
     fn impossible_configurations_name_their_key() {
         let valid = paper(32, 128, &[1, 2, 2, 2], 1);
         type Change = fn(&mut UnetConfig);
-        let cases: [(&str, Change); 13] = [
+        let cases: [(&str, Change); 17] = [
             ("image_size", |c| c.image_size = 36),
             ("image_size", |c| c.image_size = 0),
             ("image_channels", |c| c.image_channels = 2),
@@ -262,6 +282,14 @@ mod tests {
             ("conventions", |c| c.conventions.norm_eps = f32::NAN),
             ("conventions", |c| c.conventions.freq_shift = 2),
             ("conventions", |c| c.conventions.head_channels = Some(48)),
+            ("conventions", |c| c.conventions.time_scale = 0.0),
+            ("conventions", |c| c.conventions.heads = Some(3)),
+            // All levels that attend have 256 channels.
+            ("conventions", |c| c.conventions.heads = Some(4)),
+            ("conventions", |c| {
+                c.channel_mult = vec![1, 2, 2, 3];
+                c.conventions = Conventions { heads: Some(4), head_channels: Some(64), ..c.conventions };
+            }),
         ];
         valid.validate().unwrap();
         for (key, change) in cases {

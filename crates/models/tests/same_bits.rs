@@ -17,6 +17,7 @@ fn config() -> UnetConfig {
         dropout: 0.2,
         block_size: 1,
         norm_groups: 4,
+        scale_shift_norm: false,
         conventions: models::Conventions::default(),
     }
 }

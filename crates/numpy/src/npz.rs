@@ -67,7 +67,8 @@ impl NpzFile {
             CompressionMethod::Deflated => Box::new(DeflateDecoder::new(packed)),
             other => return Err(broken(format!("`{name}` is compressed by {other:?}; use numpy.savez"))),
         };
-        let member_path = path.join(format!("{name}.npy"));
+        // A name that begins like an absolute path would stand alone.
+        let member_path = path.join(format!("{}.npy", name.trim_start_matches('/')));
         let mut content = Checked { inner: content, crc: Crc::new(), expected: crc };
         let (header, offset) = Header::read(&mut content, &member_path)?;
         Ok(Member { header, path: member_path, content, offset })
@@ -368,6 +369,18 @@ mod tests {
         let message = npz.member("mu").unwrap().read_f64().unwrap_err().to_string();
         assert!(message.contains("mu.npy") && message.contains("checksum"), "{message}");
         assert!(npz.member("sigma").unwrap().read_f64().is_ok());
+    }
+
+    #[test]
+    fn an_array_called_like_an_absolute_path_is_still_inside_its_archive() {
+        let mut bytes = Vec::new();
+        let mut writer = NpzWriter::new(&mut bytes);
+        writer.add_f64("/etc/x", &[1], &[1.0]).unwrap();
+        writer.finish().unwrap();
+        let (mut npz, file) = open(&bytes).unwrap();
+        assert_eq!(npz.names(), ["/etc/x"]);
+        let member = npz.member("/etc/x").unwrap();
+        assert_eq!(member.path(), file.path().join("etc/x.npy"));
     }
 
     proptest! {

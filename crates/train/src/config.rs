@@ -60,6 +60,9 @@ pub struct ModelConfig {
     pub block_size: usize,
     /// Groups of every group normalisation.
     pub norm_groups: usize,
+    /// Whether the time embedding scales and shifts after the second normalisation of a block (as improved-diffusion's
+    /// networks do) instead of being added before it.
+    pub scale_shift_norm: bool,
 }
 
 /// `[train]`: the optimisation.
@@ -141,6 +144,7 @@ impl Default for ModelConfig {
             dropout: 0.1,
             block_size: 1,
             norm_groups: 32,
+            scale_shift_norm: false,
         }
     }
 }
@@ -197,6 +201,7 @@ impl Config {
             dropout: self.model.dropout as f32,
             block_size: self.model.block_size,
             norm_groups: self.model.norm_groups,
+            scale_shift_norm: self.model.scale_shift_norm,
             conventions: Conventions::default(),
         }
     }

@@ -152,10 +152,10 @@ pub(crate) fn file_shape(spec: &ParamSpec) -> Vec<usize> {
     }
 }
 
-/// Whether a stored tensor may be this parameter. Linear layers also come as 1×1 convolutions.
+/// Whether a stored tensor may be this parameter. Linear layers also come as convolutions of one pixel.
 pub(crate) fn is_shape_of(spec: &ParamSpec, stored: &[usize]) -> bool {
     stored == file_shape(spec)
-        || matches!(stored, [outputs, inputs, 1, 1] if [*inputs, *outputs] == spec.shape[..])
+        || matches!(stored, [outputs, inputs, 1, 1] | [outputs, inputs, 1] if [*inputs, *outputs] == spec.shape[..])
 }
 
 /// Brings a weight from the file's order to memory's.

@@ -16,11 +16,16 @@ const DOWN_BLOCK: &str = "DownBlock2D";
 const DOWN_BLOCK_WITH_ATTENTION: &str = "AttnDownBlock2D";
 const UP_BLOCK: &str = "UpBlock2D";
 const UP_BLOCK_WITH_ATTENTION: &str = "AttnUpBlock2D";
+const POSITIONAL: &str = "positional";
+const SCALE_SHIFT: &str = "scale_shift";
 
 /// The content of `unet/config.json` for a network.
 ///
 /// `sample_size`, `in_channels` and `out_channels` are those of the network itself, after pixels have been gathered into
 /// channels by `block_size`.
+///
+/// What diffusers cannot do is written in words that it stops at, so that it does not compute something else: a list of
+/// `attention_head_dim` where levels differ, and `positional*SCALE` where t is scaled before its embedding.
 ///
 /// # Errors
 /// If diffusers has no words for the network: its first channel multiplier is not 1 (the width of the time embedding and
@@ -47,13 +52,18 @@ pub fn unet_to_json(config: &UnetConfig) -> Result<Value, Error> {
     };
     let down: Vec<&str> = block_types(DOWN_BLOCK, DOWN_BLOCK_WITH_ATTENTION).collect();
     let up: Vec<&str> = block_types(UP_BLOCK, UP_BLOCK_WITH_ATTENTION).rev().collect();
+    let time_embedding_type = match config.conventions.time_scale {
+        1.0 => POSITIONAL.to_owned(),
+        scale => format!("{POSITIONAL}*{scale}"),
+    };
     Ok(json!({
         "_class_name": "UNet2DModel",
         "_diffusers_version": DIFFUSERS_VERSION,
         "act_fn": "silu",
         "add_attention": true,
-        "attention_head_dim": config.conventions.head_channels,
-        "attn_norm_num_groups": null,
+        "attention_head_dim": head_dim_to_json(config, &attention),
+        // Without it, diffusers leaves out the normalisation before the middle's attention where time scales and shifts.
+        "attn_norm_num_groups": config.scale_shift_norm.then_some(config.norm_groups),
         "block_out_channels": block_out_channels,
         "center_input_sample": false,
         "class_embed_type": null,
@@ -72,13 +82,24 @@ pub fn unet_to_json(config: &UnetConfig) -> Result<Value, Error> {
         "num_class_embeds": null,
         "num_train_timesteps": null,
         "out_channels": out_channels,
-        "resnet_time_scale_shift": "default",
+        "resnet_time_scale_shift": if config.scale_shift_norm { SCALE_SHIFT } else { "default" },
         "sample_size": sample_size,
         "time_embedding_dim": null,
-        "time_embedding_type": "positional",
+        "time_embedding_type": time_embedding_type,
         "up_block_types": up,
         "upsample_type": "conv",
     }))
+}
+
+/// Channels of a head: one number, or one for each level that attends (the last always does) where they differ.
+fn head_dim_to_json(config: &UnetConfig, attention: &[bool]) -> Value {
+    let Some(heads) = config.conventions.heads else { return json!(config.conventions.head_channels) };
+    let last = attention.len() - 1;
+    let dims = attention
+        .iter()
+        .enumerate()
+        .map(|(level, &attends)| (attends || level == last).then(|| config.level_channels(level) / heads));
+    json!(dims.collect::<Vec<_>>())
 }
 
 /// Whether attention follows the residual blocks of each level, highest resolution first.
@@ -114,7 +135,16 @@ pub fn unet_from_json(path: &Path, block_size: usize) -> Result<UnetConfig, Erro
     let channels = block_out_channels[0];
     let levels = block_out_channels.len();
     let attention = attention(&mut fields, levels)?;
-    let conventions = conventions(&mut fields, &block_out_channels, &attention)?;
+    let (conventions, heads) = conventions(&mut fields, &block_out_channels, &attention)?;
+    let value = fields.take("resnet_time_scale_shift", "default");
+    let scale_shift_norm = match value.as_str() {
+        Some("default") => false,
+        Some(SCALE_SHIFT) => true,
+        _ => {
+            let supported = "only default and scale_shift are supported";
+            return Err(fields.unsupported("resnet_time_scale_shift", &value, supported));
+        }
+    };
 
     let value = fields.take("time_embedding_dim", Value::Null);
     if !value.is_null() && value != json!(4 * channels) {
@@ -124,8 +154,13 @@ pub fn unet_from_json(path: &Path, block_size: usize) -> Result<UnetConfig, Erro
     let value = fields.take("norm_num_groups", 32);
     let norm_groups = fields.integer("norm_num_groups", &value, 1..=MAX_DIMENSION)?;
     let value = fields.take("attn_norm_num_groups", Value::Null);
-    if !value.is_null() && value != json!(norm_groups) {
-        let supported = format!("only norm_num_groups ({norm_groups}) is supported");
+    if value != json!(norm_groups) && (scale_shift_norm || !value.is_null()) {
+        let supported = match scale_shift_norm {
+            false => format!("only norm_num_groups ({norm_groups}) is supported"),
+            true => format!(
+                "only norm_num_groups ({norm_groups}) is supported with resnet_time_scale_shift = scale_shift"
+            ),
+        };
         return Err(fields.unsupported("attn_norm_num_groups", &value, supported));
     }
     let value = fields.take("layers_per_block", 2);
@@ -142,7 +177,7 @@ pub fn unet_from_json(path: &Path, block_size: usize) -> Result<UnetConfig, Erro
     }
     let image_size = sample_size.saturating_mul(block_size);
     fields.finish()?;
-    Ok(UnetConfig {
+    let config = UnetConfig {
         image_size,
         image_channels,
         learned_variance,
@@ -156,7 +191,12 @@ pub fn unet_from_json(path: &Path, block_size: usize) -> Result<UnetConfig, Erro
         dropout,
         block_size,
         norm_groups,
+        scale_shift_norm,
         conventions,
+    };
+    Ok(match heads {
+        Some(heads) => config.with_heads(heads),
+        None => config,
     })
 }
 
@@ -174,8 +214,6 @@ fn require_supported(fields: &mut Fields) -> Result<(), Error> {
     fields.only("mid_block_scale_factor", 1, 1)?;
     fields.only("mid_block_type", "UNetMidBlock2D", "UNetMidBlock2D")?;
     fields.only("num_class_embeds", Value::Null, Value::Null)?;
-    fields.only("resnet_time_scale_shift", "default", "default")?;
-    fields.only("time_embedding_type", "positional", "positional")?;
     fields.only("upsample_type", "conv", "conv")?;
     // It sizes the table of learned time embeddings; sinusoidal ones have no table.
     fields.take("num_train_timesteps", Value::Null);
@@ -222,8 +260,13 @@ fn attention(fields: &mut Fields, levels: usize) -> Result<Vec<bool>, Error> {
     Ok(down)
 }
 
-/// What diffusers leaves open, beside the value that a left-out key has there.
-fn conventions(fields: &mut Fields, widths: &[usize], attention: &[bool]) -> Result<Conventions, Error> {
+/// What diffusers leaves open, beside the value that a left-out key has there; and the number of heads, where their
+/// channels differ.
+fn conventions(
+    fields: &mut Fields,
+    widths: &[usize],
+    attention: &[bool],
+) -> Result<(Conventions, Option<usize>), Error> {
     let value = fields.take("norm_eps", 1e-5);
     let norm_eps = fields.number("norm_eps", &value)? as f32;
     if !(norm_eps > 0.0 && norm_eps < 1.0) {
@@ -237,28 +280,67 @@ fn conventions(fields: &mut Fields, widths: &[usize], attention: &[bool]) -> Res
         .ok_or_else(|| fields.unsupported("flip_sin_to_cos", &value, "must be true or false"))?;
     let value = fields.take("downsample_padding", 1);
     let downsample_padding = fields.integer("downsample_padding", &value, 0..=1)?;
-    let head_channels = head_channels(fields, widths, attention)?;
-    Ok(Conventions { norm_eps, freq_shift, cosines_first, downsample_padding, head_channels })
+    let value = fields.take("time_embedding_type", POSITIONAL);
+    let scale = match value.as_str().and_then(|text| text.strip_prefix(POSITIONAL)) {
+        Some("") => Some(1.0),
+        Some(scale) => scale.strip_prefix('*').and_then(|scale| scale.parse::<f32>().ok()),
+        None => None,
+    };
+    let time_scale = scale
+        .filter(|scale| *scale > 0.0 && scale.is_finite())
+        .ok_or_else(|| fields.unsupported("time_embedding_type", &value, "only positional is supported"))?;
+    let (head_channels, heads) = heads(fields, widths, attention)?;
+    let conventions = Conventions {
+        norm_eps,
+        freq_shift,
+        cosines_first,
+        downsample_padding,
+        head_channels,
+        heads: None,
+        time_scale,
+    };
+    Ok((conventions, heads))
 }
 
-/// Channels of a head; none where that is as many as every block that attends has (the middle always does).
-fn head_channels(fields: &mut Fields, widths: &[usize], attention: &[bool]) -> Result<Option<usize>, Error> {
+/// Channels of a head; none where that is as many as every block that attends has (the middle always does). Or the number
+/// of heads, from a list of their channels for each level.
+fn heads(
+    fields: &mut Fields,
+    widths: &[usize],
+    attention: &[bool],
+) -> Result<(Option<usize>, Option<usize>), Error> {
     const KEY: &str = "attention_head_dim";
     let value = fields.take(KEY, 8);
-    let attending = widths.iter().zip(attention).filter(|(_, attends)| **attends).map(|(width, _)| *width);
-    let attending: Vec<usize> = attending.chain(widths.last().copied()).collect();
+    let last = widths.len() - 1;
+    let attending: Vec<usize> = (0..=last).filter(|&level| level == last || attention[level]).collect();
+    if let Some(list) = value.as_array() {
+        let heads = |level: usize| {
+            let dim = usize::try_from(list.get(level)?.as_u64()?).ok().filter(|&dim| dim > 0)?;
+            widths[level].is_multiple_of(dim).then(|| widths[level] / dim)
+        };
+        let heads: Option<Vec<usize>> = attending.iter().map(|&level| heads(level)).collect();
+        return match heads.as_deref() {
+            Some([first, others @ ..]) if others.iter().all(|other| other == first) => {
+                Ok((None, Some(*first)))
+            }
+            _ => {
+                Err(fields.unsupported(KEY, &value, "a list must give every level the same number of heads"))
+            }
+        };
+    }
+    let attending: Vec<usize> = attending.into_iter().map(|level| widths[level]).collect();
     if value.is_null() {
-        return Ok(None);
+        return Ok((None, None));
     }
     let head = fields.integer(KEY, &value, 1..=MAX_DIMENSION)?;
     if attending.iter().all(|width| *width == head) {
-        return Ok(None);
+        return Ok((None, None));
     }
     if let Some(width) = attending.iter().find(|width| !width.is_multiple_of(head)) {
         let supported = format!("it must divide the {width} channels of a block that attends");
         return Err(fields.unsupported(KEY, &value, supported));
     }
-    Ok(Some(head))
+    Ok((Some(head), None))
 }
 
 /// Channels of the image, and whether the output has twice as many.

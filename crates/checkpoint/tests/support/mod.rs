@@ -20,6 +20,7 @@ pub fn small_unet() -> UnetConfig {
         dropout: 0.0,
         block_size: 1,
         norm_groups: 4,
+        scale_shift_norm: false,
         conventions: models::Conventions::default(),
     }
 }

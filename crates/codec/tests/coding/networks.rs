@@ -17,6 +17,7 @@ fn network(options: CpuOptions, batch: usize) -> UnetDenoiser {
         num_res_blocks: 1,
         attention_resolutions: vec![4],
         norm_groups: 4,
+        scale_shift_norm: false,
         conventions: models::Conventions::default(),
         learned_variance: false,
         dropout: 0.0,

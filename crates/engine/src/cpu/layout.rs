@@ -29,6 +29,42 @@ pub(crate) fn sum_pixels(shape: Shape, x: &[f32], sums: &mut [f32]) {
     });
 }
 
+/// Scales and shifts all of a sample's pixels by its vector.
+pub(crate) fn scale_shift(shape: Shape, x: &[f32], vector: &[f32], y: &mut [f32]) {
+    let row = shape.w * shape.c;
+    y.par_chunks_mut(row).zip(x.par_chunks(row)).enumerate().for_each(|(index, (y, x))| {
+        let (scale, shift) = vector[index / shape.h * 2 * shape.c..][..2 * shape.c].split_at(shape.c);
+        for (y, x) in y.chunks_exact_mut(shape.c).zip(x.chunks_exact(shape.c)) {
+            for (((y, &x), &scale), &shift) in y.iter_mut().zip(x).zip(scale).zip(shift) {
+                *y = x * (1.0 + scale) + shift;
+            }
+        }
+    });
+}
+
+/// The gradients of [`scale_shift`]; the vector's are summed over a sample's pixels in order.
+pub(crate) fn scale_shift_gradient(
+    shape: Shape,
+    [x, vector, dy]: [&[f32]; 3],
+    [dx, vector_gradient]: [&mut [f32]; 2],
+) {
+    let (sample, c) = (shape.sample_len(), shape.c);
+    let gradients = dx.par_chunks_mut(sample).zip(vector_gradient.par_chunks_mut(2 * c));
+    let samples = x.par_chunks(sample).zip(dy.par_chunks(sample)).zip(vector.par_chunks(2 * c));
+    gradients.zip(samples).for_each(|((dx, vector_gradient), ((x, dy), vector))| {
+        vector_gradient.fill(0.0);
+        let (scale_gradient, shift_gradient) = vector_gradient.split_at_mut(c);
+        let pixels = dx.chunks_exact_mut(c).zip(x.chunks_exact(c)).zip(dy.chunks_exact(c));
+        for ((dx, x), dy) in pixels {
+            for i in 0..c {
+                dx[i] = dy[i] * (1.0 + vector[i]);
+                scale_gradient[i] += dy[i] * x[i];
+                shift_gradient[i] += dy[i];
+            }
+        }
+    });
+}
+
 /// Each pixel of `x` (`shape`) becomes 2×2.
 pub(crate) fn upsample(shape: Shape, x: &[f32], y: &mut [f32]) {
     let row = shape.w * shape.c;

@@ -351,6 +351,9 @@ impl Machine {
                     self.outputs(step),
                 );
             }
+            Kernel::ScaleShiftGrad => {
+                layout::scale_shift_gradient(shape, self.inputs(step), self.outputs(step))
+            }
             Kernel::Concat => {
                 let y = self.write(step.outputs[0]);
                 let mut start = 0;
@@ -380,6 +383,7 @@ impl Machine {
             Kernel::Accumulate => elementwise::accumulate(level, x, y),
             Kernel::AddPerSample => layout::add_per_sample(shape, x, second(), y),
             Kernel::SumPixels => layout::sum_pixels(shape, x, y),
+            Kernel::ScaleShift => layout::scale_shift(shape, x, second(), y),
             Kernel::Upsample => layout::upsample(shape, x, y),
             Kernel::UpsampleGrad => layout::upsample_gradient(result, x, y),
             Kernel::ChannelSlice { start } => layout::channel_slice(x, shape.c, start, result.c, y),
@@ -412,6 +416,7 @@ impl Machine {
             | Kernel::GroupNormGrad(_)
             | Kernel::Attention(_)
             | Kernel::AttentionGrad(_)
+            | Kernel::ScaleShiftGrad
             | Kernel::Concat => unreachable!("handled by `execute`"),
         }
     }

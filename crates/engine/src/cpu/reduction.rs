@@ -37,8 +37,9 @@ pub(crate) fn sinusoid(sinusoid: Sinusoid, t: &[f32], channels: usize, y: &mut [
     let decay = libm::log(f64::from(sinusoid.max_period)) / (half - sinusoid.shift) as f64;
     let (sines, cosines) = if sinusoid.cosines_first { (half, 0) } else { (0, half) };
     for (y, &t) in y.chunks_exact_mut(channels).zip(t) {
+        let t = f64::from(t * sinusoid.scale);
         for i in 0..half {
-            let (sin, cos) = libm::sincos(f64::from(t) * libm::exp(-decay * i as f64));
+            let (sin, cos) = libm::sincos(t * libm::exp(-decay * i as f64));
             y[sines + i] = sin as f32;
             y[cosines + i] = cos as f32;
         }

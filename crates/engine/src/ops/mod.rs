@@ -9,6 +9,7 @@ pub mod dropout;
 pub mod group_norm;
 pub mod heads;
 pub mod pool;
+pub mod scale_shift;
 pub mod sinusoid;
 pub mod softmax;
 pub mod space_to_depth;

@@ -1,7 +1,7 @@
 //! Sines and cosines of a number per sample (Vaswani et al. 2017, as the paper's code has them).
 //!
 //! t `[n, 1, 1, 1]` → `[sin(t ω_0), …, sin(t ω_{h-1}), cos(t ω_0), …]` `[n, 1, 1, 2h]`, with
-//! `ω_i = max_period^(-i / (h - shift))`.
+//! `ω_i = scale · max_period^(-i / (h - shift))`.
 
 use crate::graph::{Graph, Var};
 use crate::kernel::Kernel;
@@ -16,6 +16,8 @@ pub struct Sinusoid {
     pub shift: usize,
     /// Whether the cosines stand before the sines.
     pub cosines_first: bool,
+    /// What t is multiplied by, in single precision.
+    pub scale: f32,
 }
 
 impl Graph {

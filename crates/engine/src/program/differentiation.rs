@@ -54,6 +54,7 @@ fn derive(kernel: &Kernel, d: &mut Differentiation) {
         Kernel::Attention(attention) => ops::attention::gradient(attention, d),
         Kernel::Add => ops::add::gradient_of_add(d),
         Kernel::AddPerSample => ops::add::gradient_of_add_per_sample(d),
+        Kernel::ScaleShift => ops::scale_shift::gradient(d),
         Kernel::Upsample => ops::upsample::gradient(d),
         Kernel::Concat => ops::concat::gradient(d),
         Kernel::Dropout { .. } => ops::dropout::gradient(kernel.clone(), d),
@@ -75,6 +76,7 @@ fn derive(kernel: &Kernel, d: &mut Differentiation) {
         | Kernel::AttentionGrad(_)
         | Kernel::Accumulate
         | Kernel::SumPixels
+        | Kernel::ScaleShiftGrad
         | Kernel::UpsampleGrad
         | Kernel::ChannelSlice { .. }
         | Kernel::MaxPoolGrad(_)

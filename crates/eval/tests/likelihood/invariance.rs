@@ -27,6 +27,7 @@ fn network(batch: usize, threads: usize) -> UnetDenoiser {
         dropout: 0.0,
         block_size: 1,
         norm_groups: 4,
+        scale_shift_norm: false,
         conventions: models::Conventions::default(),
     };
     let weights = Unet::layout(&config).initialise(1);

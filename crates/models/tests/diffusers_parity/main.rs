@@ -190,6 +190,7 @@ fn network(
         dropout: 0.0,
         block_size: 1,
         norm_groups: groups,
+        scale_shift_norm: false,
         conventions: Conventions::default(),
     };
     config.validate().unwrap();
@@ -243,9 +244,12 @@ fn diffusers_defaults() {
         cosines_first: true,
         downsample_padding: 1,
         head_channels: Some(8),
+        ..Conventions::default()
     };
     let config = UnetConfig { conventions, ..network(8, 32, &[1, 2], 4, 8) };
     check(include_bytes!("../fixtures/diffusers_defaults.safetensors"), &config, SMALL);
+    let config = UnetConfig { scale_shift_norm: true, ..config };
+    check(include_bytes!("../fixtures/scale_shift.safetensors"), &config, SMALL);
 }
 
 #[test]
