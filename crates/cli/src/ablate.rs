@@ -303,7 +303,7 @@ impl Ablation<'_> {
             config: config.clone(),
             directory: directory.clone(),
             resume: true,
-            cpu: self.global.cpu(),
+            hardware: self.global.hardware(),
             profile: false,
         };
         let mut teller = Teller::new(self.global.quiet);
@@ -327,14 +327,14 @@ impl Ablation<'_> {
     fn measure(&mut self, variant: &Variant, config: &Config, loss: f64) -> Result<Outcome, Failure> {
         let batch = config.train.pass_size().clamp(1, 64);
         let directory = self.folder(variant);
-        let mut model: Model = model::open_at(&directory, None, batch, self.global.cpu())?;
+        let mut model: Model = model::open_at(&directory, None, batch, self.global.hardware())?;
         let job = LikelihoodJob {
             model: model.facts(),
             diffusion: config.diffusion.clone(),
             terms: Some(self.terms),
             decoder_cdf: NormalCdf::Tanh,
             seed: 0,
-            convolutions: self.global.conv.name().into(),
+            convolutions: self.global.convolutions().into(),
             batch,
         };
         let out = directory.join("likelihood").join(model.weights_slug());
@@ -405,8 +405,8 @@ impl Ablation<'_> {
         let features = Features {
             inception: self.args.inception.as_deref(),
             dims: self.args.dims,
-            convolutions: self.global.conv.name(),
-            cpu: self.global.cpu(),
+            convolutions: self.global.convolutions(),
+            hardware: self.global.hardware(),
         };
         let mut shown = Progress::new("reference features", 0, reference.len(), self.global.quiet);
         let probe = QualityProbe::new(&features, &mut reference, self.signals.stop(), &mut |done| {

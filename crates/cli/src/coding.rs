@@ -6,6 +6,7 @@ use crate::signals::Signals;
 use crate::{ConvName, Global};
 use codec::{CodecError, Model};
 use diffusion::{Denoiser, GaussianDiffusion};
+use engine::{Device, Hardware};
 use std::ops::ControlFlow;
 
 /// The number by which a file says how its convolutions were computed, on which bits depend.
@@ -28,10 +29,17 @@ pub fn conv(variant: u8) -> Result<ConvName, Failure> {
     }
 }
 
-/// Searches for candidates on as many threads as networks are computed on.
-pub fn share_threads(global: &Global) {
-    // That they were made before is no matter.
-    let _ = rayon::ThreadPoolBuilder::new().num_threads(global.cpu().threads).build_global();
+/// What the codec computes networks on: the CPU, whose bits are the same on any machine.
+///
+/// # Errors
+/// If the call asks for another device.
+pub fn hardware(global: &Global) -> Result<Hardware, Failure> {
+    match global.device {
+        Device::Auto | Device::Cpu => Ok(global.cpu().into()),
+        Device::Cuda(_) => Err(Failure::input(
+            "compressed files need the same bits on every machine, which only the CPU computes: leave out --device",
+        )),
+    }
 }
 
 /// A model as the codec wants it.

@@ -76,8 +76,7 @@ pub struct Args {
 
 pub fn run(args: &Args, global: &Global) -> Result<Report, Failure> {
     let signals = Signals::watch().map_err(Failure::work)?;
-    coding::share_threads(global);
-    let mut opened = model::open(&args.model, args.batch.get(), global.cpu())?;
+    let mut opened = model::open(&args.model, args.batch.get(), coding::hardware(global)?)?;
     let process = opened.process()?;
     let image = opened.denoiser.image_shape();
     let pixels = args.pixels(image, &opened.image_options()?)?;

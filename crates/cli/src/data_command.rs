@@ -73,10 +73,6 @@ impl SourceArgs {
 }
 
 pub fn run(args: &Args, global: &Global) -> Result<Report, Failure> {
-    if let Some(threads) = global.threads {
-        // Refused only when a pool is there already, which then does the work.
-        let _ = rayon::ThreadPoolBuilder::new().num_threads(threads.get()).build_global();
-    }
     match &args.command {
         Command::List(args) => list::run(args),
         Command::Info(args) => info::run(args, global),

@@ -85,7 +85,6 @@ impl ReconstructionName {
 pub fn run(args: &Args, global: &Global) -> Result<Report, Failure> {
     let signals = Signals::watch().map_err(Failure::work)?;
     ImageFolder::check_vacant(&args.out)?;
-    coding::share_threads(global);
     let bytes = args.bytes()?;
     let failed = |error: CodecError| {
         let remedy = match error {
@@ -105,7 +104,7 @@ pub fn run(args: &Args, global: &Global) -> Result<Report, Failure> {
     let conv = coding::conv(header.variant)?;
     let global = &Global { conv, ..*global };
     let batch = args.batch.get().min(header.images);
-    let mut opened = model::open(&args.model, batch, global.cpu())?;
+    let mut opened = model::open(&args.model, batch, coding::hardware(global)?)?;
     let process = opened.process()?;
     let image = opened.denoiser.image_shape();
     let extent = match args.prefix.is_some() || args.allow_partial {

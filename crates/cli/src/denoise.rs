@@ -56,7 +56,7 @@ enum Layout {
 pub fn run(args: &Args, global: &Global) -> Result<Report, Failure> {
     let x = npy::read(&args.x).map_err(Failure::input)?;
     let count = x.shape.first().copied().unwrap_or(0);
-    let mut model = model::open(&args.model, count.clamp(1, BATCH), global.cpu())?;
+    let mut model = model::open(&args.model, count.clamp(1, BATCH), global.hardware())?;
     if let Some(diffusion) = &model.stored.diffusion
         && args.t >= diffusion.timesteps
     {

@@ -125,7 +125,7 @@ impl Protocol {
 pub fn run(args: &Args, global: &Global) -> Result<Report, Failure> {
     let signals = Signals::watch().map_err(Failure::work)?;
     let batch = args.features.batch.get();
-    let mut model = model::open_at(&args.model, args.sampling.weights(), batch, global.cpu())?;
+    let mut model = model::open_at(&args.model, args.sampling.weights(), batch, global.hardware())?;
     let process = model.process()?;
     let (quality_out, likelihood_out) = match (&args.out, &model.run) {
         (Some(out), _) => (out.clone(), out.join("likelihood")),
@@ -167,7 +167,7 @@ pub fn run(args: &Args, global: &Global) -> Result<Report, Failure> {
         terms: Some(args.terms.unwrap_or_else(|| args.protocol.terms(process.timesteps()))),
         decoder_cdf: NormalCdf::Tanh,
         seed: global.seed.unwrap_or(0),
-        convolutions: global.conv.name().into(),
+        convolutions: global.convolutions().into(),
         batch,
     };
     let likelihood = match measure(&job, &mut model.denoiser, &sets, &likelihood_out, &signals, global.quiet)?

@@ -124,7 +124,7 @@ pub fn run(args: &Args, global: &Global) -> Result<Report, Failure> {
     ImageFolder::check_vacant(&args.out)?;
     let sampling = args.sampling.sampling().map_err(Failure::input)?;
     let batch = args.features.batch.get();
-    let mut model = model::open_at(&args.model, args.sampling.weights(), batch, global.cpu())?;
+    let mut model = model::open_at(&args.model, args.sampling.weights(), batch, global.hardware())?;
     let process = model.process()?;
     let image = model.denoiser.image_shape();
     let timesteps = process.timesteps();

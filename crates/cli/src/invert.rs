@@ -67,7 +67,7 @@ pub fn run(args: &Args, global: &Global) -> Result<Report, Failure> {
         let problem = format!("{}: exists already; choose another --out, or remove it", args.out.display());
         return Err(Failure::input(problem));
     }
-    let mut model = model::open(&args.model, args.images.len().min(BATCH), global.cpu())?;
+    let mut model = model::open(&args.model, args.images.len().min(BATCH), global.hardware())?;
     let image = model.denoiser.image_shape();
     let way = Sampling { kind: SamplerKind::Ddim { eta: 0.0 }, steps: Some(args.steps), spacing: None };
     let process = way.respace(&model.unclipped_process()?).map_err(Failure::input)?;

@@ -81,7 +81,7 @@ impl From<DecoderName> for NormalCdf {
 
 pub fn run(args: &Args, global: &Global) -> Result<Report, Failure> {
     let signals = Signals::watch().map_err(Failure::work)?;
-    let mut model = model::open(&args.model, args.batch.get(), global.cpu())?;
+    let mut model = model::open(&args.model, args.batch.get(), global.hardware())?;
     model.process()?;
     let sets = args.sets(&model)?;
     let out = args.out_folder(&model)?;
@@ -91,7 +91,7 @@ pub fn run(args: &Args, global: &Global) -> Result<Report, Failure> {
         terms: args.terms,
         decoder_cdf: args.decoder.into(),
         seed: global.seed.unwrap_or(0),
-        convolutions: global.conv.name().into(),
+        convolutions: global.convolutions().into(),
         batch: args.batch.get(),
     };
     match measure(&job, &mut model.denoiser, &sets, &out, &signals, global.quiet)? {

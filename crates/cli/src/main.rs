@@ -41,7 +41,7 @@ mod train;
 mod training_evaluation;
 
 use clap::{Parser, Subcommand, ValueEnum};
-use engine::{ConvMethod, CpuOptions};
+use engine::{ConvMethod, CpuOptions, Device, Hardware, Precision};
 use failure::Failure;
 use report::Report;
 use std::num::NonZeroUsize;
@@ -91,6 +91,14 @@ struct Global {
     #[arg(long, global = true, value_enum, default_value_t = ConvName::Fast)]
     conv: ConvName,
 
+    /// What networks are computed on: cpu, cuda or cuda:N (an NVIDIA GPU), or auto
+    #[arg(long, global = true, value_name = "DEVICE", default_value = "cpu")]
+    device: Device,
+
+    /// How products are computed. The CPU has f32 only
+    #[arg(long, global = true, value_enum, default_value_t = PrecisionName::F32)]
+    precision: PrecisionName,
+
     /// Say nothing while working: errors and the result only
     #[arg(long, short, global = true)]
     quiet: bool,
@@ -104,6 +112,26 @@ enum ConvName {
     Direct,
 }
 
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+enum PrecisionName {
+    /// In single precision
+    F32,
+    /// On a GPU's tensor cores, from factors rounded to 10 bits: faster, an error near 1e-3
+    Tf32,
+    /// On a GPU, activations and factors of 8 bits (bf16): half the memory, an error near 1e-2; sums and weights stay single
+    Bf16,
+}
+
+impl From<PrecisionName> for Precision {
+    fn from(name: PrecisionName) -> Self {
+        match name {
+            PrecisionName::F32 => Self::F32,
+            PrecisionName::Tf32 => Self::Tf32,
+            PrecisionName::Bf16 => Self::Bf16,
+        }
+    }
+}
+
 impl ConvName {
     /// What it is called on the command line.
     fn name(self) -> &'static str {
@@ -115,7 +143,22 @@ impl ConvName {
 }
 
 impl Global {
-    /// How networks are computed.
+    /// What networks are computed on.
+    fn hardware(&self) -> Hardware {
+        Hardware { device: self.device, precision: self.precision.into(), cpu: self.cpu() }
+    }
+
+    /// How convolutions are computed, on which the last bits of results depend.
+    fn convolutions(&self) -> &'static str {
+        match (self.device, self.precision) {
+            (Device::Cuda(_), PrecisionName::F32) => "cuda-f32",
+            (Device::Cuda(_), PrecisionName::Tf32) => "cuda-tf32",
+            (Device::Cuda(_), PrecisionName::Bf16) => "cuda-bf16",
+            (Device::Auto | Device::Cpu, _) => self.conv.name(),
+        }
+    }
+
+    /// How the CPU computes networks.
     fn cpu(&self) -> CpuOptions {
         let threads = self.threads.or_else(|| std::thread::available_parallelism().ok());
         let conv = match self.conv {
@@ -182,6 +225,13 @@ fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => return explain_call(&error),
     };
+    // What is no network's work is shared out by these threads. That they were made before is no matter.
+    let _ = rayon::ThreadPoolBuilder::new().num_threads(cli.global.cpu().threads).build_global();
+    if !cli.global.quiet
+        && let Some(choice) = cli.global.hardware().choice()
+    {
+        progress::say(&choice);
+    }
     let failure = match run(&cli).and_then(|report| report.print(cli.global.json)) {
         Ok(()) => return ExitCode::SUCCESS,
         Err(failure) => failure,

@@ -10,7 +10,6 @@ use crate::signals::Signals;
 use checkpoint::ModelLocation;
 use data::{ImageOptions, ResizeFilter, SOURCE_KINDS, SourceSpec};
 use diffusion::Sampling;
-use engine::Cpu;
 use eval::cache_folder::cache_folder;
 use eval::feature_extractor::FeatureExtractor;
 use eval::feature_store::{FeatureStore, features_key};
@@ -84,11 +83,9 @@ impl<'a> Measuring<'a> {
         let sampler = sampling.sampling().map_err(Failure::input)?;
         let image_size = args.image_size.map(NonZeroUsize::get);
         let filter = ResizeFilter::default();
-        // Decoding, resizing and sums share these threads; that they were made before is no matter.
-        let _ = rayon::ThreadPoolBuilder::new().num_threads(global.cpu().threads).build_global();
         let path = inception_weights::locate(args.inception.as_deref()).map_err(failure)?;
         let mut weights = InceptionWeights::open(&path).map_err(failure)?;
-        let backend = Box::new(Cpu::with_options(global.cpu()).map_err(Failure::work)?);
+        let backend = global.hardware().open().map_err(Failure::work)?;
         let mut extractor =
             FeatureExtractor::new(&mut weights, args.dims, args.resize.into(), args.batch.get(), backend)
                 .map_err(failure)?;
@@ -140,7 +137,7 @@ impl<'a> Measuring<'a> {
             Some(classifier) => classifier,
             None => {
                 let weights = self.weights.classifier().map_err(failure)?;
-                let backend = Box::new(Cpu::with_options(self.global.cpu()).map_err(Failure::work)?);
+                let backend = self.global.hardware().open().map_err(Failure::work)?;
                 Classifier::new(&weights, backend).map_err(Failure::work)?
             }
         };
@@ -229,7 +226,7 @@ impl<'a> Measuring<'a> {
 
     fn open_samples(&self, model: &str, count: u64, batch: usize) -> Result<ModelSamples<'a>, Failure> {
         let args = ModelArgs::new(model.into(), self.sampling.weights);
-        let model = model::open(&args, batch, self.global.cpu())?;
+        let model = model::open(&args, batch, self.global.hardware())?;
         let seed = self.global.seed.unwrap_or(0);
         ModelSamples::new(model, self.sampler, seed, count, self.signals.stop())
     }
@@ -280,7 +277,7 @@ impl<'a> Measuring<'a> {
                     shown.finish();
                 }
                 let content = key.map_err(|error| self.failure(error))?;
-                let (sha256, convolutions) = (&about.inception_sha256, self.global.conv.name());
+                let (sha256, convolutions) = (&about.inception_sha256, self.global.convolutions());
                 let key = features_key(sha256, dims, about.resize, convolutions, &content);
                 FeatureStore::open(&folder, &key, dims).map_err(failure)?
             }

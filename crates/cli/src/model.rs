@@ -5,7 +5,7 @@ use checkpoint::{LocationKind, ModelLocation, StoredModel, Weights, weights_fing
 use clap::ValueEnum;
 use data::{ImageOptions, ResizeFilter};
 use diffusion::{Denoiser, GaussianDiffusion};
-use engine::{Cpu, CpuOptions, ImageShape};
+use engine::{Hardware, ImageShape};
 use eval::ModelFacts;
 use models::{Unet, UnetDenoiser};
 use std::path::{Path, PathBuf};
@@ -56,8 +56,8 @@ pub struct Model {
 ///
 /// # Errors
 /// If it is not there, not whole, or memory is short.
-pub fn open(args: &ModelArgs, batch: usize, cpu: CpuOptions) -> Result<Model, Failure> {
-    open_at(&args.model, args.wanted(), batch, cpu)
+pub fn open(args: &ModelArgs, batch: usize, hardware: Hardware) -> Result<Model, Failure> {
+    open_at(&args.model, args.wanted(), batch, hardware)
 }
 
 /// [`open`], for as many images at a time as `batch` says of the model's images.
@@ -67,11 +67,11 @@ pub fn open(args: &ModelArgs, batch: usize, cpu: CpuOptions) -> Result<Model, Fa
 pub fn open_sized(
     args: &ModelArgs,
     batch: impl FnOnce(ImageShape) -> usize,
-    cpu: CpuOptions,
+    hardware: Hardware,
 ) -> Result<Model, Failure> {
     let located = locate(&args.model, args.wanted())?;
     let batch = batch(located.1.unet.image_shape());
-    load(&args.model, located, batch, cpu)
+    load(&args.model, located, batch, hardware)
 }
 
 /// Opens the model at `path` with the weights `wanted`, or those it has.
@@ -82,20 +82,20 @@ pub fn open_at(
     path: &Path,
     wanted: Option<Weights>,
     batch: usize,
-    cpu: CpuOptions,
+    hardware: Hardware,
 ) -> Result<Model, Failure> {
-    load(path, locate(path, wanted)?, batch, cpu)
+    load(path, locate(path, wanted)?, batch, hardware)
 }
 
 fn load(
     path: &Path,
     (location, mut stored): (ModelLocation, StoredModel),
     batch: usize,
-    cpu: CpuOptions,
+    hardware: Hardware,
 ) -> Result<Model, Failure> {
     let layout = Unet::layout(&stored.unet);
     let weights = stored.read_parameters(&layout).map_err(checkpoint_failure)?;
-    let backend = Box::new(Cpu::with_options(cpu).map_err(Failure::work)?);
+    let backend = hardware.open().map_err(Failure::work)?;
     let denoiser = UnetDenoiser::new(&stored.unet, &weights, batch, backend).map_err(Failure::work)?;
     let run = (location.kind == LocationKind::Run).then(|| path.to_owned());
     let fingerprint = weights_fingerprint(&weights);

@@ -120,7 +120,7 @@ pub fn run(args: &Args, global: &Global) -> Result<Report, Failure> {
     let signals = Signals::watch().map_err(Failure::work)?;
     ImageFolder::check_vacant(&args.out)?;
     let mut model =
-        model::open_at(&args.model, args.sampling.weights(), args.features.batch.get(), global.cpu())?;
+        model::open_at(&args.model, args.sampling.weights(), args.features.batch.get(), global.hardware())?;
     let work = Work::new(args, &model, global)?;
     let source = args.data.as_ref().map(|spec| work.open_source(spec, &model)).transpose()?;
     // The network of features first: if it is missing, that is known before the work.

@@ -87,7 +87,7 @@ pub fn run(args: &Args, global: &Global) -> Result<Report, Failure> {
     let count =
         args.n.map_or_else(|| latents.as_ref().map_or(DEFAULT_COUNT, Latents::count), NonZeroUsize::get);
     let batch = |image| args.batch.map_or_else(|| default_batch(image), NonZeroUsize::get).min(count);
-    let mut model = model::open_sized(&args.model, batch, global.cpu())?;
+    let mut model = model::open_sized(&args.model, batch, global.hardware())?;
     let batch = model.denoiser.batch();
     if args.profile {
         model.denoiser.start_profile();

@@ -2,7 +2,7 @@
 
 use crate::failure::Failure;
 use crate::measured::failure;
-use engine::{Cpu, CpuOptions};
+use engine::Hardware;
 use eval::ablation::QualityScore;
 use eval::cache_folder::cache_folder;
 use eval::feature_extractor::FeatureExtractor;
@@ -49,7 +49,7 @@ pub struct Features<'a> {
     /// How convolutions are computed, for the cache.
     pub convolutions: &'static str,
     /// What computes.
-    pub cpu: CpuOptions,
+    pub hardware: Hardware,
 }
 
 impl QualityProbe {
@@ -70,7 +70,7 @@ impl QualityProbe {
             Failure::input(format!("{} features: give 64, 192, 768 or 2048", features.dims))
         })?;
         let mode = ResizeMode::PytorchFid;
-        let backend = || Ok(Box::new(Cpu::with_options(features.cpu).map_err(Failure::work)?));
+        let backend = || features.hardware.open().map_err(Failure::work);
         let mut extractor =
             FeatureExtractor::new(&mut weights, tap, mode, BATCH, backend()?).map_err(failure)?;
         let classifier = match tap {

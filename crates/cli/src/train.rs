@@ -74,7 +74,8 @@ pub fn run(args: &Args, global: &Global) -> Result<Report, Failure> {
     let mut overrides = args.overrides.clone();
     overrides.extend(global.seed.map(|seed| format!("train.seed={seed}")));
     let config = args.configuration(&directory, &overrides)?;
-    let job = Job { config, directory, resume: args.resume, cpu: global.cpu(), profile: args.profile };
+    let job =
+        Job { config, directory, resume: args.resume, hardware: global.hardware(), profile: args.profile };
     let mut teller = Teller::new(global.quiet);
     TrainingRun::check(&job.directory, job.resume).map_err(|error| train_failure(error.into()))?;
     let mut evaluation =

@@ -8,7 +8,6 @@ use crate::sample_quality::{Features, QualityProbe};
 use checkpoint::weights_fingerprint;
 use data::{SourceSpec, Split};
 use diffusion::{GaussianDiffusion, NormalCdf};
-use engine::Cpu;
 use eval::ablation::QualityScore;
 use eval::image_set::{SourceImages, Unreadable};
 use eval::likelihood::{ImageGroup, LikelihoodJob};
@@ -50,7 +49,7 @@ impl TrainingEvaluation {
             return Ok(None);
         }
         let spec: SourceSpec = config.data.source.parse().map_err(Failure::input)?;
-        let backend = || Ok(Box::new(Cpu::with_options(global.cpu()).map_err(Failure::work)?));
+        let backend = || global.hardware().open().map_err(Failure::work);
         let probe = match log.evaluate_samples {
             0 => None,
             _ => {
@@ -63,8 +62,8 @@ impl TrainingEvaluation {
                 let features = Features {
                     inception,
                     dims: log.evaluate_dims,
-                    convolutions: global.conv.name(),
-                    cpu: global.cpu(),
+                    convolutions: global.convolutions(),
+                    hardware: global.hardware(),
                 };
                 let mut shown = Progress::new("features of the training images", 0, total, global.quiet);
                 let probe = QualityProbe::new(&features, &mut reference, stop, &mut |done| {
@@ -93,7 +92,7 @@ impl TrainingEvaluation {
         let weights = vec![0.0; models::Unet::layout(&config.unet()).len()];
         let denoiser = UnetDenoiser::new(&config.unet(), &weights, config.train.pass_size(), backend()?)
             .map_err(Failure::work)?;
-        let convolutions = global.conv.name();
+        let convolutions = global.convolutions();
         Ok(Some(Self {
             config: config.clone(),
             process,

@@ -4,6 +4,7 @@
 //! Time steps are the network's own, so that a kept step of a respaced process has the noise of the full one.
 
 use engine::random::{Purpose, Stream};
+use rayon::prelude::*;
 
 /// Latents x_T ~ N(0, I) of `count` samples from `first_sample` on, `len` elements each.
 pub fn latents(seed: u64, first_sample: u64, count: usize, len: usize) -> Vec<f32> {
@@ -47,11 +48,13 @@ fn normals(
     timesteps: impl ExactSizeIterator<Item = usize>,
     len: usize,
 ) -> Vec<f32> {
+    let timesteps: Vec<usize> = timesteps.collect();
     let mut out = vec![0.0; timesteps.len() * len];
-    let samples = (0..).map(|i| first_sample.wrapping_add(i));
-    for ((out, t), sample) in out.chunks_exact_mut(len.max(1)).zip(timesteps).zip(samples) {
+    // A GPU would wait for one thread's numbers longer than it computes.
+    out.par_chunks_exact_mut(len.max(1)).zip(&timesteps).enumerate().for_each(|(i, (out, &t))| {
+        let sample = first_sample.wrapping_add(i as u64);
         Stream::new(seed, purpose, t as u32, sample).normals(0, out);
-    }
+    });
     out
 }
 

@@ -1,6 +1,7 @@
 //! The seam between programs and the hardware that runs them.
 
-use crate::kernel::{Kernel, Run, Scratch, Slot, Step};
+use crate::cuda::CudaError;
+use crate::kernel::{Kernel, Run, Scratch, Slot, Step, Storage, View};
 use crate::optimizer::AdamStep;
 use crate::profile::Profile;
 use crate::shape::Shape;
@@ -16,6 +17,12 @@ pub enum BackendError {
         /// What they were for.
         what: &'static str,
     },
+    /// The CUDA device.
+    #[error(transparent)]
+    Cuda(#[from] CudaError),
+    /// The CPU was asked for another precision than its own.
+    #[error("the CPU computes in f32: leave --precision f32, or use --device cuda")]
+    CpuPrecision,
     /// The worker threads could not be started.
     #[error("could not start {threads} worker threads: {reason}")]
     Threads {
@@ -28,17 +35,35 @@ pub enum BackendError {
 
 /// Memory and kernels on one device. Buffers are opaque: data crosses only by `upload` and `download`.
 pub trait Backend: Send {
+    /// Checks that these steps can be run, before there is memory for them.
+    ///
+    /// # Errors
+    /// What cannot be run, and why.
+    fn check(&self, _steps: &[Step]) -> Result<(), BackendError> {
+        Ok(())
+    }
+
+    /// The first failure of the device. After it nothing is computed any more: what is read is NaN.
+    fn failure(&self) -> Option<BackendError> {
+        None
+    }
+
+    /// What activations and their gradients are stored as; statistics, times and losses are `f32` in any case, and so are parameters.
+    fn storage(&self) -> Storage {
+        Storage::F32
+    }
+
     /// Makes `slot` hold `len` zeros; its old content is gone.
     ///
     /// # Errors
     /// [`BackendError::OutOfMemory`].
     fn allocate(&mut self, slot: Slot, len: usize) -> Result<(), BackendError>;
 
-    /// Copies `data` into `slot` at `offset`.
-    fn upload(&mut self, slot: Slot, offset: usize, data: &[f32]);
+    /// Sets a tensor to `data`, which has its length.
+    fn upload(&mut self, to: View, data: &[f32]);
 
-    /// Copies from `slot` at `offset` into `out`.
-    fn download(&self, slot: Slot, offset: usize, out: &mut [f32]);
+    /// Copies a tensor into `out`, which has its length.
+    fn download(&self, from: View, out: &mut [f32]);
 
     /// Sets a whole slot to 0.
     fn clear(&mut self, slot: Slot);

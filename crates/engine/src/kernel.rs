@@ -120,18 +120,75 @@ pub enum Slot {
     Ema,
 }
 
+impl Slot {
+    /// What it is for, in words.
+    pub(crate) const fn purpose(self) -> &'static str {
+        match self {
+            Self::Arena => "activations",
+            Self::Params => "parameters",
+            Self::Grads => "gradients",
+            Self::FirstMoment | Self::SecondMoment => "the optimiser's moments",
+            Self::Ema => "the moving average",
+        }
+    }
+}
+
+/// What the elements of a tensor are in a backend's memory.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Default, Debug)]
+pub enum Storage {
+    /// `f32`.
+    #[default]
+    F32,
+    /// The upper half of an `f32`; two to a word.
+    Bf16,
+}
+
+impl Storage {
+    /// Words of 4 bytes that `len` elements take.
+    pub const fn words(self, len: usize) -> usize {
+        match self {
+            Self::F32 => len,
+            Self::Bf16 => len.div_ceil(2),
+        }
+    }
+}
+
+impl Kernel {
+    /// Whether an input is `f32` wherever activations are smaller: statistics, times, losses.
+    pub(crate) fn is_input_exact(&self, index: usize) -> bool {
+        matches!(
+            (self, index),
+            (Self::Sinusoid(_), 0) | (Self::GroupNormGrad(_), 3) | (Self::SquaredErrorGrad, 2)
+        )
+    }
+
+    /// The same of an output.
+    pub(crate) fn is_output_exact(&self, index: usize) -> bool {
+        matches!((self, index), (Self::GroupNorm(_), 1) | (Self::SquaredError, 0))
+    }
+}
+
 /// A tensor in a backend's memory.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub struct View {
     /// Which memory.
     pub slot: Slot,
-    /// First element.
+    /// What its elements are.
+    pub storage: Storage,
+    /// Where it begins, in words of 4 bytes.
     pub offset: usize,
     /// Shape; parameters are flat: `[1, 1, 1, len]`.
     pub shape: Shape,
 }
 
-/// Scratch memory that a backend wants for a kernel, in elements.
+impl View {
+    /// `len` words from the beginning of a slot.
+    pub(crate) const fn start(slot: Slot, len: usize) -> Self {
+        Self { slot, storage: Storage::F32, offset: 0, shape: Shape::vectors(1, len) }
+    }
+}
+
+/// Scratch memory that a backend wants for a kernel, in words of 4 bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct Scratch {
     /// For what depends on parameters only (a packed filter): kept while they do not change.

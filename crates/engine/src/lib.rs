@@ -9,7 +9,9 @@
 
 pub mod backend;
 pub mod cpu;
+pub mod cuda;
 pub mod graph;
+pub mod hardware;
 pub mod kernel;
 pub mod ops;
 pub mod optimizer;
@@ -22,7 +24,9 @@ pub mod shape;
 
 pub use backend::{Backend, BackendError};
 pub use cpu::{ConvMethod, Cpu, CpuOptions, Level};
+pub use cuda::{Cuda, CudaError, CudaOptions};
 pub use graph::{Graph, Var};
+pub use hardware::{Device, Hardware, Precision};
 pub use kernel::{Run, Slot};
 pub use ops::{Conv, GroupNorm, Padding, Pool, Sinusoid};
 pub use optimizer::AdamStep;

@@ -20,6 +20,13 @@ pub struct AdamStep {
 }
 
 impl AdamStep {
+    /// Step size and factor of the second moment's root, both with the moments' bias corrected.
+    pub(crate) fn corrected(&self) -> (f32, f32) {
+        let correction = |beta: f32| 1.0 - libm::pow(f64::from(beta), self.number as f64);
+        let rate = (f64::from(self.learning_rate) / correction(self.beta1)) as f32;
+        (rate, (1.0 / correction(self.beta2).sqrt()) as f32)
+    }
+
     /// The factor that clips a gradient of global norm `norm`.
     pub fn clip_factor(&self, norm: f64) -> f32 {
         let limit = f64::from(self.max_gradient_norm);

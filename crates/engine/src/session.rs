@@ -2,7 +2,7 @@
 
 use crate::backend::{Backend, BackendError};
 use crate::graph::Var;
-use crate::kernel::{Run, Slot};
+use crate::kernel::{Run, Slot, View};
 use crate::optimizer::AdamStep;
 use crate::profile::Profile;
 use crate::program::Program;
@@ -17,9 +17,11 @@ impl Session {
     /// Takes memory for parameters and activations; with a training program also for gradients and the optimiser's state.
     ///
     /// # Errors
-    /// [`BackendError::OutOfMemory`].
+    /// [`BackendError`]: memory is short, or the device cannot run the program.
     pub fn new(program: Program, mut backend: Box<dyn Backend>) -> Result<Self, BackendError> {
         let len = program.layout().len();
+        backend.check(&program.forward)?;
+        backend.check(&program.backward)?;
         backend.allocate(Slot::Arena, program.arena_len())?;
         backend.allocate(Slot::Params, len)?;
         if program.training {
@@ -41,7 +43,7 @@ impl Session {
     /// If the length is not the layout's.
     pub fn set_parameters(&mut self, weights: &[f32]) {
         assert_eq!(weights.len(), self.program.layout().len());
-        self.backend.upload(Slot::Params, 0, weights);
+        self.backend.upload(View::start(Slot::Params, weights.len()), weights);
         if !self.program.training {
             self.backend.prepare(&self.program.forward);
         }
@@ -53,13 +55,13 @@ impl Session {
     /// If the length is not the layout's.
     pub fn set_buffer(&mut self, slot: Slot, values: &[f32]) {
         assert_eq!(values.len(), self.program.layout().len());
-        self.backend.upload(slot, 0, values);
+        self.backend.upload(View::start(slot, values.len()), values);
     }
 
     /// A copy of a buffer that shares the parameters' layout.
     pub fn buffer(&self, slot: Slot) -> Vec<f32> {
         let mut values = vec![0.0; self.program.layout().len()];
-        self.backend.download(slot, 0, &mut values);
+        self.backend.download(View::start(slot, values.len()), &mut values);
         values
     }
 
@@ -70,7 +72,7 @@ impl Session {
     pub fn set(&mut self, input: Var, values: &[f32]) {
         let view = self.program.view(input);
         assert_eq!(values.len(), view.shape.len());
-        self.backend.upload(view.slot, view.offset, values);
+        self.backend.upload(view, values);
     }
 
     /// Reads an output after a run.
@@ -80,7 +82,7 @@ impl Session {
     pub fn read(&self, output: Var, out: &mut [f32]) {
         let view = self.program.view(output);
         assert_eq!(out.len(), view.shape.len());
-        self.backend.download(view.slot, view.offset, out);
+        self.backend.download(view, out);
     }
 
     /// Computes the outputs.
@@ -95,7 +97,7 @@ impl Session {
     pub fn set_gradient(&mut self, output: Var, values: &[f32]) {
         let view = self.program.gradient_view(output).expect("not an output of a training program");
         assert_eq!(values.len(), view.shape.len());
-        self.backend.upload(view.slot, view.offset, values);
+        self.backend.upload(view, values);
     }
 
     /// Adds to the gradients of all parameters; [`Self::clear_gradients`] before the first batch of a step.
@@ -112,7 +114,7 @@ impl Session {
     pub fn read_gradient(&self, input: Var, out: &mut [f32]) {
         let view = self.program.gradient_view(input).expect("the input has no gradient");
         assert_eq!(out.len(), view.shape.len());
-        self.backend.download(view.slot, view.offset, out);
+        self.backend.download(view, out);
     }
 
     /// Sets the gradients of all parameters to 0.
@@ -128,6 +130,14 @@ impl Session {
             self.backend.update(step, step.clip_factor(norm));
         }
         norm
+    }
+
+    /// Whether the device still works. The CPU always does; another may fail, and then what is read is NaN.
+    ///
+    /// # Errors
+    /// Its first failure.
+    pub fn check_device(&self) -> Result<(), BackendError> {
+        self.backend.failure().map_or(Ok(()), Err)
     }
 
     /// Begins to measure where time goes.

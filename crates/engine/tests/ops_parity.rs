@@ -1,25 +1,29 @@
 //! Every operation, its gradients and the optimiser against PyTorch's in float64.
 //!
-//! The references and their names are described in `tools/engine_fixtures.py`.
+//! The references and their names are described in `tools/engine_fixtures.py`. Everything is computed on the CPU, by the CUDA backend's kernels
+//! emulated on the CPU, and by the CUDA backend itself where there is a device.
+
+mod machines;
 
 use engine::{
-    AdamStep, Conv, ConvMethod, Cpu, CpuOptions, Graph, GroupNorm, Init, Padding, Param, Pool, Program, Run,
-    Session, Shape, Sinusoid, Slot, Var,
+    AdamStep, Backend, Conv, ConvMethod, Graph, GroupNorm, Init, Padding, Param, Pool, Program, Run, Session,
+    Shape, Sinusoid, Slot, Var,
 };
+use machines::Machine;
 use safetensors::SafeTensors;
 
 const FIXTURE: &[u8] = include_bytes!("fixtures/ops.safetensors");
 
-/// The tensors of one case, `operation/case`, and how its convolutions are to be computed.
+/// The tensors of one case, `operation/case`, and what is to compute it.
 struct Case {
     name: &'static str,
-    conv: ConvMethod,
+    machines: Vec<Machine>,
     tensors: SafeTensors<'static>,
 }
 
 impl Case {
     fn new(name: &'static str) -> Self {
-        Self { name, conv: ConvMethod::default(), tensors: SafeTensors::deserialize(FIXTURE).unwrap() }
+        Self { name, machines: Machine::all(), tensors: SafeTensors::deserialize(FIXTURE).unwrap() }
     }
 
     fn dimensions(&self, tensor: &str) -> Vec<usize> {
@@ -43,13 +47,14 @@ impl Case {
     }
 
     /// Asserts that no element of `actual` is further from the reference than `tolerance` times the reference's rms.
-    fn compare(&self, tensor: &str, actual: &[f32], tolerance: f64) {
+    fn compare(&self, machine: Machine, tensor: &str, actual: &[f32], tolerance: f64) {
+        let tolerance = machine.tolerance(tolerance);
         let expected = self.values(tensor);
         let error = relative_error(&expected, actual);
-        println!("{:40} {error:.2e}", format!("{}/{tensor}", self.name));
+        println!("{:40} {error:.2e} {machine:?}", format!("{}/{tensor}", self.name));
         assert!(
             error <= tolerance,
-            "{}/{tensor}: error {error:e} of the rms, at most {tolerance:e}",
+            "{}/{tensor} on {machine:?}: error {error:e} of the rms, at most {tolerance:e}",
             self.name
         );
     }
@@ -58,6 +63,19 @@ impl Case {
     /// An input that has no gradient in the fixture is a constant.
     fn check(
         &self,
+        inputs: &[&str],
+        parameters: &[&str],
+        tolerance: f64,
+        build: impl Fn(&mut Graph, &[Var], &[Param]) -> Var,
+    ) {
+        for &machine in &self.machines {
+            self.check_on(machine, inputs, parameters, tolerance, &build);
+        }
+    }
+
+    fn check_on(
+        &self,
+        machine: Machine,
         inputs: &[&str],
         parameters: &[&str],
         tolerance: f64,
@@ -81,8 +99,9 @@ impl Case {
         let weights: Vec<f32> = parameters.iter().flat_map(|name| self.values(name)).collect();
         let run = Run::default();
 
-        let start = |program: Program| {
-            let mut session = Session::new(program, backend(self.conv)).unwrap();
+        let start = |program: &dyn Fn(&dyn Backend) -> Program| {
+            let backend = machine.backend();
+            let mut session = Session::new(program(&*backend), backend).unwrap();
             session.set_parameters(&weights);
             for (&var, name) in vars.iter().zip(inputs) {
                 session.set(var, &self.values(name));
@@ -90,15 +109,16 @@ impl Case {
             session.forward(&run);
             let mut output = vec![f32::NAN; graph.shape(y).len()];
             session.read(y, &mut output);
+            session.check_device().unwrap();
             (session, output)
         };
 
-        let (_, inferred) = start(Program::inference(&graph, &[y], &*backend(self.conv)));
-        self.compare("y", &inferred, tolerance);
+        let (_, inferred) = start(&|backend| Program::inference(&graph, &[y], backend));
+        self.compare(machine, "y", &inferred, tolerance);
         if inputs.iter().chain(parameters).all(|name| !has_gradient(name)) {
             return;
         }
-        let (mut session, trained) = start(Program::training(&graph, &[y], &*backend(self.conv)));
+        let (mut session, trained) = start(&|backend| Program::training(&graph, &[y], backend));
         assert_eq!(inferred, trained, "{}: training and inference differ", self.name);
 
         session.set_gradient(y, &self.values("dy"));
@@ -107,18 +127,14 @@ impl Case {
         for (&var, name) in vars.iter().zip(inputs).filter(|(_, name)| has_gradient(name)) {
             let mut gradient = vec![f32::NAN; graph.shape(var).len()];
             session.read_gradient(var, &mut gradient);
-            self.compare(&format!("d{name}"), &gradient, tolerance);
+            self.compare(machine, &format!("d{name}"), &gradient, tolerance);
         }
         let gradients = session.buffer(Slot::Grads);
         for name in parameters {
             let range = graph.layout().find(name).unwrap().range();
-            self.compare(&format!("d{name}"), &gradients[range], tolerance);
+            self.compare(machine, &format!("d{name}"), &gradients[range], tolerance);
         }
     }
-}
-
-fn backend(conv: ConvMethod) -> Box<Cpu> {
-    Box::new(Cpu::with_options(CpuOptions { threads: 2, conv, ..CpuOptions::default() }).unwrap())
 }
 
 /// The largest difference, as a multiple of the reference's root mean square. Infinite where `actual` is not finite.
@@ -151,7 +167,7 @@ fn check_conv_by(
     padding: Padding,
 ) {
     let conv = Conv { kernel_h: kernel.0, kernel_w: kernel.1, stride, padding };
-    let case = Case { conv: method, ..Case::new(name) };
+    let case = Case { machines: Machine::with(method), ..Case::new(name) };
     case.check(&["x"], &["w", "b"], tolerance, |graph, x, p| graph.conv(x[0], p[0], p[1], conv));
 }
 
@@ -264,27 +280,29 @@ fn sinusoids() {
 #[test]
 fn updates_clip_then_step_then_average() {
     let case = Case::new("update/adam_clip_ema");
-    let mut graph = Graph::new();
-    let x = graph.input(Shape::vectors(1, 22));
-    let weight = graph.parameter("weight", vec![22, 1], Init::Zeros);
-    let bias = graph.parameter("bias", vec![1], Init::Zeros);
-    let y = graph.linear(x, weight, bias);
-    let mut session =
-        Session::new(Program::training(&graph, &[y], &*backend(case.conv)), backend(case.conv)).unwrap();
-    session.set_parameters(&case.values("w0"));
-    for number in 1..=4 {
-        session.set_buffer(Slot::Grads, &case.values(&format!("g{number}")));
-        let norm = session.update(&AdamStep {
-            number,
-            learning_rate: 0.01,
-            beta1: 0.9,
-            beta2: 0.999,
-            epsilon: 1e-8,
-            max_gradient_norm: 1.0,
-            ema_decay: if number == 1 { 0.0 } else { 0.75 },
-        });
-        case.compare(&format!("norm{number}"), &[norm as f32], 1e-6);
-        case.compare(&format!("w{number}"), &session.buffer(Slot::Params), 1e-6);
-        case.compare(&format!("ema{number}"), &session.buffer(Slot::Ema), 1e-6);
+    for &machine in &case.machines {
+        let mut graph = Graph::new();
+        let x = graph.input(Shape::vectors(1, 22));
+        let weight = graph.parameter("weight", vec![22, 1], Init::Zeros);
+        let bias = graph.parameter("bias", vec![1], Init::Zeros);
+        let y = graph.linear(x, weight, bias);
+        let backend = machine.backend();
+        let mut session = Session::new(Program::training(&graph, &[y], &*backend), backend).unwrap();
+        session.set_parameters(&case.values("w0"));
+        for number in 1..=4 {
+            session.set_buffer(Slot::Grads, &case.values(&format!("g{number}")));
+            let norm = session.update(&AdamStep {
+                number,
+                learning_rate: 0.01,
+                beta1: 0.9,
+                beta2: 0.999,
+                epsilon: 1e-8,
+                max_gradient_norm: 1.0,
+                ema_decay: if number == 1 { 0.0 } else { 0.75 },
+            });
+            case.compare(machine, &format!("norm{number}"), &[norm as f32], 1e-6);
+            case.compare(machine, &format!("w{number}"), &session.buffer(Slot::Params), 1e-6);
+            case.compare(machine, &format!("ema{number}"), &session.buffer(Slot::Ema), 1e-6);
+        }
     }
 }

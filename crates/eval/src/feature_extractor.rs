@@ -76,6 +76,7 @@ impl FeatureExtractor {
             let count = batch.min(total - first) as usize;
             let batch = set.read(first, count)?;
             let rows = self.features(&resizer, &batch.pixels, set.shape().len());
+            self.network.check_device()?;
             if let Some(place) = rows.iter().position(|value| !value.is_finite()) {
                 return Err(MeasureError::NotFinite {
                     what: set.description(),

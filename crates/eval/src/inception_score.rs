@@ -36,6 +36,7 @@ pub fn inception_score(
 ) -> Result<InceptionScore, MeasureError> {
     let mut sums = ScoreSums::new(rows, CLASSES, splits)?;
     store.for_each_rows(images, |rows| sums.add(&classifier.logits(rows)))?;
+    classifier.check_device()?;
     Ok(sums.finish())
 }
 

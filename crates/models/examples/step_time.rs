@@ -1,14 +1,28 @@
 //! Times the paper's networks: forward, or a training step.
 //!
 //! `cargo run --release -p ddpm-models --example step_time -- [forward|train] [batch] [repeats] [threads] [cifar10|celebahq256]
-//! [profile]` prints one JSON object, with `profile` also where the time went (on standard error).
+//! [profile] [--device cpu|cuda[:N]] [--precision f32|tf32]` prints one JSON object, with `profile` also where the time went (on standard error).
 
-use engine::{AdamStep, Backend, Cpu, Program, Run, Session};
+use engine::{AdamStep, CpuOptions, Hardware, Precision, Program, Run, Session};
 use models::{Conventions, Mode, Unet, UnetConfig};
 use std::time::{Duration, Instant};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let mut arguments: Vec<String> = std::env::args().skip(1).collect();
+    let mut option = |name: &str, default: &str| match arguments.iter().position(|argument| argument == name)
+    {
+        Some(index) if index + 1 < arguments.len() => {
+            arguments.drain(index..index + 2).nth(1).unwrap_or_default()
+        }
+        _ => default.to_owned(),
+    };
+    let device = option("--device", "cpu").parse()?;
+    let precision = match option("--precision", "f32").as_str() {
+        "f32" => Precision::F32,
+        "tf32" => Precision::Tf32,
+        "bf16" => Precision::Bf16,
+        other => return Err(format!("{other}: give f32, tf32 or bf16").into()),
+    };
     let argument =
         |index: usize, default: &str| arguments.get(index).map_or(default.to_string(), String::clone);
     let kind = argument(0, "train");
@@ -39,7 +53,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let training = kind == "train";
     let mode = if training { Mode::Training } else { Mode::Inference };
     let Unet { graph, x_t, timesteps, output } = Unet::new(&config, batch, mode);
-    let backend: Box<dyn Backend> = Box::new(Cpu::new(threads)?);
+    let cpu = CpuOptions { threads, ..CpuOptions::default() };
+    let backend = Hardware { device, precision, cpu }.open()?;
     let program = if training {
         Program::training(&graph, &[output], backend.as_ref())
     } else {
@@ -82,6 +97,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             times.push(start.elapsed().as_secs_f64() * 1e3 / batch as f64);
         }
     }
+    session.check_device()?;
     if let Some(profile) = session.profile() {
         let whole = times.iter().sum::<f64>() * batch as f64 / 1e3;
         eprintln!("{}", profile.table(Duration::from_secs_f64(whole)));

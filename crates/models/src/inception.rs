@@ -328,6 +328,14 @@ impl FeatureNetwork {
         rows
     }
 
+    /// Whether the device still works: when it does not, all that comes from it is NaN.
+    ///
+    /// # Errors
+    /// Its first failure.
+    pub fn check_device(&self) -> Result<(), BackendError> {
+        self.session.check_device()
+    }
+
     /// Begins to measure where time goes.
     pub fn start_profile(&mut self) {
         self.session.start_profile();
@@ -375,6 +383,14 @@ impl Classifier {
         let bias = graph.parameter(bias, vec![CLASSES], Init::Zeros);
         let logits = graph.linear(features, weight, bias);
         (graph, features, logits)
+    }
+
+    /// Whether the device still works: when it does not, all that comes from it is NaN.
+    ///
+    /// # Errors
+    /// Its first failure.
+    pub fn check_device(&self) -> Result<(), BackendError> {
+        self.session.check_device()
     }
 
     /// The logits `[n, 1008]` of `features` `[n, 2048]`.

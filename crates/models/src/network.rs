@@ -90,6 +90,7 @@ impl Denoiser for UnetDenoiser {
             self.session.set(self.timesteps, all_t);
             self.session.forward(&Run::default());
             self.session.read(self.output, all_out);
+            self.session.check_device()?;
             output.copy_from_slice(&all_out[..output.len()]);
         }
         Ok(())

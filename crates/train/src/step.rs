@@ -83,6 +83,14 @@ impl TrainingStep {
         self.session.program().layout()
     }
 
+    /// Whether the device still works: when it does not, all that is read from it is NaN.
+    ///
+    /// # Errors
+    /// Its first failure.
+    pub fn check_device(&self) -> Result<(), BackendError> {
+        self.session.check_device()
+    }
+
     /// Begins to measure where time goes.
     pub fn start_profile(&mut self) {
         self.session.start_profile();

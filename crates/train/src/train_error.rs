@@ -89,7 +89,7 @@ pub enum StopCause {
     /// An evaluation.
     #[error("the weights cannot be evaluated: {0}")]
     Evaluation(#[source] EvaluationError),
-    /// Memory for sampling.
+    /// The device, or memory for sampling.
     #[error(transparent)]
     Backend(#[from] BackendError),
     /// A grid of samples.

@@ -16,7 +16,7 @@ use checkpoint::{
 };
 use data::{DataError, ImageSource, Loader, LoaderOptions, SourceSpec};
 use diffusion::GaussianDiffusion;
-use engine::{Cpu, CpuOptions, Slot};
+use engine::{Hardware, Slot};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -31,8 +31,8 @@ pub struct Job {
     pub directory: PathBuf,
     /// Whether to go on with the run there; else there must be none.
     pub resume: bool,
-    /// How the network is computed.
-    pub cpu: CpuOptions,
+    /// What the network is computed on.
+    pub hardware: Hardware,
     /// Whether to measure where the time goes.
     pub profile: bool,
 }
@@ -103,7 +103,7 @@ fn run<'a>(
     let description = ModelDescription { model: config.unet(), diffusion: config.diffusion.clone() };
     description.check_expressible()?;
     let source = open_images()?;
-    let mut step = TrainingStep::new(config, Box::new(Cpu::with_options(job.cpu)?))?;
+    let mut step = TrainingStep::new(config, job.hardware.open()?)?;
     if job.profile {
         step.start_profile();
     }
@@ -124,7 +124,7 @@ fn run<'a>(
         step,
         process,
         preview: None,
-        cpu: job.cpu,
+        hardware: job.hardware,
         completed,
         saved,
         stop,
@@ -160,7 +160,7 @@ struct Trainer<'a> {
     process: GaussianDiffusion,
     /// Made when the first samples are due.
     preview: Option<Preview>,
-    cpu: CpuOptions,
+    hardware: Hardware,
     logs: Logs,
     completed: u64,
     saved: Option<Checkpoint>,
@@ -208,7 +208,10 @@ impl Trainer<'_> {
         while self.completed < train.steps && !self.stop.load(Ordering::Relaxed) {
             let start = Instant::now();
             let batch = loader.next_batch()?;
-            let outcome = self.step.run(self.completed, batch.first_sample(), batch.images())?;
+            let outcome = self.step.run(self.completed, batch.first_sample(), batch.images());
+            // Of a device that has failed everything is NaN: that is not the training's fault.
+            self.step.check_device()?;
+            let outcome = outcome?;
             drop(batch);
             self.completed += 1;
             training += start.elapsed();
@@ -262,10 +265,11 @@ impl Trainer<'_> {
 
     fn sample(&mut self) -> Result<(), StopCause> {
         let weights = self.step.buffer(Slot::Ema);
+        self.step.check_device()?;
         let preview = match &mut self.preview {
             Some(preview) => preview,
             none => {
-                let backend = Box::new(Cpu::with_options(self.cpu)?);
+                let backend = self.hardware.open()?;
                 none.insert(Preview::new(self.config, &self.process, &weights, backend)?)
             }
         };
@@ -287,6 +291,7 @@ impl Trainer<'_> {
     fn evaluate(&mut self) -> Result<(), StopCause> {
         let Some(evaluator) = &mut self.evaluator else { return Ok(()) };
         let ema = self.step.buffer(Slot::Ema);
+        self.step.check_device()?;
         let scores = evaluator.evaluate(self.completed, &ema, self.stop).map_err(StopCause::Evaluation)?;
         // Told to stop: the weights are scored when the run goes on.
         let Some(scores) = scores else { return Ok(()) };
@@ -311,6 +316,7 @@ impl Trainer<'_> {
         let buffer = |slot| self.step.buffer(slot);
         let (raw, ema) = (buffer(Slot::Params), buffer(Slot::Ema));
         let (first, second) = (buffer(Slot::FirstMoment), buffer(Slot::SecondMoment));
+        self.step.check_device()?;
         let progress = TrainingProgress {
             step: self.completed,
             samples: self.completed * train.batch_size as u64,

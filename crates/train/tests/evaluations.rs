@@ -1,6 +1,6 @@
 //! Runs whose weights are scored on the way.
 
-use engine::CpuOptions;
+use engine::{CpuOptions, Hardware};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use train::evaluation::EvaluationError;
@@ -75,7 +75,7 @@ fn run(directory: &Path, config: &Config, judge: &mut Judge) -> (Result<Outcome,
         config: config.clone(),
         directory: directory.to_owned(),
         resume: true,
-        cpu: CpuOptions { threads: 1, ..CpuOptions::default() },
+        hardware: CpuOptions { threads: 1, ..CpuOptions::default() }.into(),
         profile: false,
     };
     let mut told = Told::default();
@@ -147,7 +147,7 @@ fn evaluations_asked_for_must_be_possible() {
         config: config(&[]),
         directory: dir.path().join("run"),
         resume: false,
-        cpu: CpuOptions::default(),
+        hardware: Hardware::default(),
         profile: false,
     };
     let error = train(&job, &AtomicBool::new(false), &mut ()).unwrap_err();

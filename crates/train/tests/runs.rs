@@ -82,7 +82,7 @@ fn run(
         config: config.clone(),
         directory: directory.to_owned(),
         resume,
-        cpu: CpuOptions { threads: 1, ..CpuOptions::default() },
+        hardware: CpuOptions { threads: 1, ..CpuOptions::default() }.into(),
         profile: false,
     };
     let mut told = StopAfter { updates: stop_after, ..StopAfter::default() };

@@ -6,6 +6,7 @@ mod compressing;
 mod data;
 mod ddpm;
 mod denoising;
+mod devices;
 mod evaluating;
 mod exporting;
 mod importing;

@@ -107,28 +107,21 @@ impl Cpu {
 
 impl Backend for Cpu {
     fn allocate(&mut self, slot: Slot, len: usize) -> Result<(), BackendError> {
-        let what = match slot {
-            Slot::Arena => "activations",
-            Slot::Params => "parameters",
-            Slot::Grads => "gradients",
-            Slot::FirstMoment | Slot::SecondMoment => "the optimiser's moments",
-            Slot::Ema => "the moving average",
-        };
         if slot == Slot::Grads {
             self.norm_parts = vec![0.0; optimizer::norm_parts(len)];
         }
         let buffer = &mut self.buffers[slot_index(slot)];
         *buffer = Buffer::EMPTY;
-        *buffer = Buffer::zeroed(len, what)?;
+        *buffer = Buffer::zeroed(len, slot.purpose())?;
         Ok(())
     }
 
-    fn upload(&mut self, slot: Slot, offset: usize, data: &[f32]) {
-        self.buffers[slot_index(slot)].as_mut_slice()[offset..offset + data.len()].copy_from_slice(data);
+    fn upload(&mut self, to: View, data: &[f32]) {
+        self.buffers[slot_index(to.slot)].as_mut_slice()[to.offset..][..data.len()].copy_from_slice(data);
     }
 
-    fn download(&self, slot: Slot, offset: usize, out: &mut [f32]) {
-        out.copy_from_slice(&self.buffers[slot_index(slot)].as_slice()[offset..offset + out.len()]);
+    fn download(&self, from: View, out: &mut [f32]) {
+        out.copy_from_slice(&self.buffers[slot_index(from.slot)].as_slice()[from.offset..][..out.len()]);
     }
 
     fn clear(&mut self, slot: Slot) {

@@ -46,9 +46,7 @@ pub(crate) struct State<'a> {
 
 /// `m ← β₁ m + (1-β₁) g`, `v ← β₂ v + (1-β₂) g²`, `p ← p - lr · m̂ / (√v̂ + ε)`, `ema ← ema + (1-d)(p - ema)`.
 pub(crate) fn adam(level: Level, step: &AdamStep, gradient_scale: f32, state: State) {
-    let correction = |beta: f32| 1.0 - libm::pow(f64::from(beta), step.number as f64);
-    let rate = (f64::from(step.learning_rate) / correction(step.beta1)) as f32;
-    let root = (1.0 / correction(step.beta2).sqrt()) as f32;
+    let (rate, root) = step.corrected();
     let AdamStep { beta1, beta2, epsilon, ema_decay, .. } = *step;
     let moments = state.first.par_chunks_mut(CHUNK).zip(state.second.par_chunks_mut(CHUNK));
     let weights = state.params.par_chunks_mut(CHUNK).zip(state.ema.par_chunks_mut(CHUNK));

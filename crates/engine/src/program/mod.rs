@@ -7,7 +7,7 @@ pub(crate) use differentiation::Differentiation;
 
 use crate::backend::Backend;
 use crate::graph::{Graph, Operand, Var};
-use crate::kernel::{Kernel, Scratch, Slot, Step, View};
+use crate::kernel::{Kernel, Scratch, Slot, Step, Storage, View};
 use crate::params::{Param, ParamLayout};
 use crate::shape::Shape;
 use differentiation::differentiate;
@@ -112,7 +112,7 @@ impl Program {
         &self.layout
     }
 
-    /// Elements of the arena: activations, their gradients and scratch.
+    /// Words of 4 bytes of the arena: activations, their gradients and scratch.
     pub fn arena_len(&self) -> usize {
         self.arena_len
     }
@@ -135,7 +135,11 @@ impl Program {
         backend: &dyn Backend,
         training: bool,
     ) -> Self {
+        let storages = choose_storages(&draft, backend.storage());
         let mut lifetimes = measure_lifetimes(&draft, forward_len, outputs, &gradients);
+        for (lifetime, storage) in lifetimes.iter_mut().zip(&storages) {
+            lifetime.len = storage.words(lifetime.len);
+        }
         let end = draft.instructions.len();
         let layout = &draft.graph.params;
         let shape_of = |place: Place| match place {
@@ -159,22 +163,30 @@ impl Program {
         }
 
         let (offsets, arena_len) = place(&lifetimes);
-        let arena = |index: usize, shape: Shape| View { slot: Slot::Arena, offset: offsets[index], shape };
+        let arena = |index: usize, storage, shape: Shape| View {
+            slot: Slot::Arena,
+            storage,
+            offset: offsets[index],
+            shape,
+        };
         let view = |place: Place| match place {
-            Place::Value(value) => arena(value, draft.values[value]),
+            Place::Value(value) => arena(value, storages[value], draft.values[value]),
             Place::Param(param) => View {
                 slot: Slot::Params,
+                storage: Storage::F32,
                 offset: layout.spec(param).offset,
                 shape: Shape::vectors(1, layout.spec(param).len()),
             },
             Place::Grad(param) => View {
                 slot: Slot::Grads,
+                storage: Storage::F32,
                 offset: layout.spec(param).offset,
                 shape: Shape::vectors(1, layout.spec(param).len()),
             },
         };
-        let scratch =
-            |value: Option<(usize, usize)>| value.map(|(index, len)| arena(index, Shape::vectors(1, len)));
+        let scratch = |value: Option<(usize, usize)>| {
+            value.map(|(index, len)| arena(index, Storage::F32, Shape::vectors(1, len)))
+        };
         let mut steps: Vec<Step> = draft
             .instructions
             .iter()
@@ -198,6 +210,21 @@ impl Program {
             layout: draft.graph.params.clone(),
         }
     }
+}
+
+/// What each value is stored as: as activations are, but for what must be exact.
+fn choose_storages(draft: &Draft, activations: Storage) -> Vec<Storage> {
+    let mut storages = vec![activations; draft.values.len()];
+    for Instruction { kernel, reads, writes } in &draft.instructions {
+        let reads = reads.iter().enumerate().filter(|(index, _)| kernel.is_input_exact(*index));
+        let writes = writes.iter().enumerate().filter(|(index, _)| kernel.is_output_exact(*index));
+        for (_, place) in reads.chain(writes) {
+            if let Place::Value(value) = *place {
+                storages[value] = Storage::F32;
+            }
+        }
+    }
+    storages
 }
 
 /// From when to when each value must keep its place. Inputs live from before the first instruction, outputs and the

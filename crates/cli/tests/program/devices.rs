@@ -1,0 +1,53 @@
+//! `--device` and `--precision`.
+
+use crate::ddpm::{ddpm, fail, succeed, text, train_tiny};
+
+/// Whether the program finds no CUDA device here: then it must say what is missing.
+fn is_without_cuda() -> bool {
+    engine::Cuda::find(0).is_err()
+}
+
+#[test]
+fn a_device_that_is_not_there_is_an_error_with_a_remedy() {
+    if !is_without_cuda() {
+        println!("SKIPPED: there is a CUDA device");
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let run = dir.path().join("run");
+    succeed(&mut train_tiny(&run, &["train.steps=1"], &[]));
+    let (run, out) = (run.to_str().unwrap(), dir.path().join("new"));
+    let sample =
+        ["sample", run, "--n", "1", "--out", out.to_str().unwrap(), "--steps", "2", "--sampler", "ddim"];
+    for device in ["cuda", "cuda:1"] {
+        let mut command = ddpm(&sample);
+        command.args(["--device", device]);
+        fail(&mut command, 1, &["cannot be loaded", "--device cpu"]);
+    }
+    let mut train = train_tiny(&dir.path().join("other"), &["train.steps=1"], &["--device", "cuda"]);
+    fail(&mut train, 1, &["cannot be loaded", "--device cpu"]);
+    assert!(!dir.path().join("other").exists(), "found before anything is written");
+
+    let mut command = ddpm(&sample);
+    let output = command.args(["--device", "auto"]).output().unwrap();
+    let said = text(&output.stderr);
+    assert!(output.status.success(), "{said}");
+    let lines: Vec<_> = said.lines().filter(|line| line.starts_with("device: ")).collect();
+    assert!(matches!(lines[..], [line] if line.contains("the CPU, since")), "{said}");
+}
+
+#[test]
+fn what_a_device_cannot_do_is_said() {
+    fail(&mut ddpm(&["sample", "x", "--out", "y", "--device", "gpu"]), 2, &["gpu", "cuda:N"]);
+    let dir = tempfile::tempdir().unwrap();
+    let run = dir.path().join("run");
+    let cpu = &["--precision", "tf32"];
+    fail(&mut train_tiny(&run, &["train.steps=1"], cpu), 1, &["f32", "--device cuda"]);
+    assert!(!run.exists());
+}
+
+#[test]
+fn the_codec_stays_on_the_cpu() {
+    let arguments = ["compress", "model", "a.png", "--out", "b.ddpm", "--device", "cuda"];
+    fail(&mut ddpm(&arguments), 2, &["same bits", "CPU"]);
+}

@@ -1,0 +1,262 @@
+//! Products of matrices by cuBLASLt.
+//!
+//! It has columns where we have rows: `c = a b` is computed as `cᵀ = bᵀ aᵀ`, in which nothing moves.
+
+use super::device::Address;
+use super::error::CudaError;
+use super::kernels::{Operands, Product};
+use crate::hardware::Precision;
+use cudarc::cublaslt::{result, sys};
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::ffi::c_void;
+
+/// What a plan depends on: sizes, how factors are stored, batch, alignments.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+struct Key {
+    operands: Operands,
+    sizes: [u32; 3],
+    transposed: [bool; 2],
+    batch: usize,
+    alignments: [u32; 3],
+}
+
+/// Descriptors and the algorithm of one kind of product.
+struct Plan {
+    description: sys::cublasLtMatmulDesc_t,
+    layouts: Vec<sys::cublasLtMatrixLayout_t>,
+    algorithm: Option<sys::cublasLtMatmulAlgo_t>,
+}
+
+impl Drop for Plan {
+    fn drop(&mut self) {
+        // SAFETY: they were created, and are destroyed once. Nothing could be done about a failure.
+        unsafe {
+            for &layout in &self.layouts {
+                let _ = result::destroy_matrix_layout(layout);
+            }
+            let _ = result::destroy_matmul_desc(self.description);
+        }
+    }
+}
+
+/// A handle, its workspace, and what was found out about each kind of product.
+pub(super) struct Cublas {
+    handle: sys::cublasLtHandle_t,
+    stream: *mut c_void,
+    precision: Precision,
+    workspace: (Address, usize),
+    plans: RefCell<HashMap<Key, Plan>>,
+}
+
+impl Drop for Cublas {
+    fn drop(&mut self) {
+        self.plans.borrow_mut().clear();
+        // SAFETY: it was created, and is destroyed once.
+        let _ = unsafe { result::destroy_handle(self.handle) };
+    }
+}
+
+impl Cublas {
+    /// # Safety
+    /// A context is current; `stream` and the workspace (address, bytes) are of it, and outlive this.
+    pub unsafe fn new(
+        stream: *mut c_void,
+        workspace: (Address, usize),
+        precision: Precision,
+    ) -> Result<Self, CudaError> {
+        let handle = result::create_handle().map_err(failed("cublasLtCreate"))?;
+        Ok(Self { handle, stream, precision, workspace, plans: RefCell::default() })
+    }
+
+    /// Computes `batch` products; `false` if there is no algorithm for them.
+    ///
+    /// # Safety
+    /// The matrices are there.
+    pub unsafe fn multiply(
+        &self,
+        operands: Operands,
+        product: &Product,
+        batch: usize,
+        [a, b]: [Address; 2],
+        c: Address,
+    ) -> Result<bool, CudaError> {
+        let key = Key {
+            operands,
+            sizes: [product.m, product.n, product.depth],
+            // A column of one element is neither: its stride does not matter.
+            transposed: [product.a_column != 1, product.b_column != 1],
+            batch,
+            alignments: [a, b, c].map(alignment),
+        };
+        let mut plans = self.plans.borrow_mut();
+        let plan = match plans.entry(key) {
+            std::collections::hash_map::Entry::Occupied(entry) => entry.into_mut(),
+            std::collections::hash_map::Entry::Vacant(entry) => {
+                entry.insert(self.plan(&key, product).map_err(failed("cublasLtMatmulAlgoGetHeuristic"))?)
+            }
+        };
+        let Some(algorithm) = &plan.algorithm else { return Ok(false) };
+        let beta = if product.accumulate == 1 { 1.0f32 } else { 0.0 };
+        let [left, right, out] = [b, a, c].map(|address| address as *mut c_void);
+        // SAFETY: the matrices are there, as the caller says; descriptors and workspace live as long as this.
+        unsafe {
+            result::matmul(
+                self.handle,
+                plan.description,
+                (&raw const product.alpha).cast(),
+                (&raw const beta).cast(),
+                left,
+                plan.layouts[0],
+                right,
+                plan.layouts[1],
+                out,
+                plan.layouts[2],
+                out,
+                plan.layouts[2],
+                &raw const *algorithm,
+                self.workspace.0 as *mut c_void,
+                self.workspace.1,
+                self.stream.cast(),
+            )
+        }
+        .map_err(failed("cublasLtMatmul"))?;
+        Ok(true)
+    }
+
+    fn plan(&self, key: &Key, product: &Product) -> Result<Plan, result::CublasError> {
+        use sys::cublasLtMatmulDescAttributes_t as Description;
+        use sys::cublasLtMatmulPreferenceAttributes_t as Preference;
+        const FLOAT: sys::cudaDataType = sys::cudaDataType_t::CUDA_R_32F;
+        let compute = match self.precision {
+            Precision::F32 => sys::cublasComputeType_t::CUBLAS_COMPUTE_32F,
+            Precision::Tf32 => sys::cublasComputeType_t::CUBLAS_COMPUTE_32F_FAST_TF32,
+            // Of bf16 factors; sums are f32.
+            Precision::Bf16 => sys::cublasComputeType_t::CUBLAS_COMPUTE_32F,
+        };
+        let activations = match self.precision {
+            Precision::F32 | Precision::Tf32 => FLOAT,
+            Precision::Bf16 => sys::cudaDataType_t::CUDA_R_16BF,
+        };
+        let result_type = if key.operands == Operands::Gradient { FLOAT } else { activations };
+        let mut plan = Plan {
+            description: result::create_matmul_desc(compute, FLOAT)?,
+            layouts: Vec::with_capacity(3),
+            algorithm: None,
+        };
+        let [m, n, depth] = key.sizes.map(u64::from);
+        let [a_transposed, b_transposed] = key.transposed;
+        // As stored, in columns: b is [n, depth] (or that transposed), a [depth, m], c [n, m].
+        let turned = |rows, columns, transposed| if transposed { (columns, rows) } else { (rows, columns) };
+        let matrices = [
+            (activations, turned(n, depth, b_transposed), product.b_batch),
+            (activations, turned(depth, m, a_transposed), product.a_batch),
+            (result_type, (n, m), product.c_batch),
+        ];
+        for (elements, (rows, columns), stride) in matrices {
+            let layout = result::create_matrix_layout(elements, rows, columns, rows.cast_signed())?;
+            plan.layouts.push(layout);
+            if key.batch > 1 {
+                use sys::cublasLtMatrixLayoutAttribute_t as Layout;
+                let (count, stride) = (key.batch as i32, stride.cast_signed());
+                // SAFETY: the layout was just created; the values have the attributes' types.
+                unsafe {
+                    set(
+                        |value, size| {
+                            result::set_matrix_layout_attribute(
+                                layout,
+                                Layout::CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT,
+                                value,
+                                size,
+                            )
+                        },
+                        &count,
+                    )?;
+                    set(
+                        |value, size| {
+                            result::set_matrix_layout_attribute(
+                                layout,
+                                Layout::CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET,
+                                value,
+                                size,
+                            )
+                        },
+                        &stride,
+                    )?;
+                }
+            }
+        }
+        let description = plan.description;
+        let transposes = [
+            (Description::CUBLASLT_MATMUL_DESC_TRANSA, b_transposed),
+            (Description::CUBLASLT_MATMUL_DESC_TRANSB, a_transposed),
+        ];
+        for (attribute, transposed) in transposes {
+            // SAFETY: the description was just created; CUBLAS_OP_N is 0, CUBLAS_OP_T 1, both of 4 bytes.
+            unsafe {
+                set(
+                    |value, size| result::set_matmul_desc_attribute(description, attribute, value, size),
+                    &i32::from(transposed),
+                )?;
+            }
+        }
+
+        let preference = result::create_matmul_pref()?;
+        let [a, b, c] = key.alignments;
+        // Sums divided among blocks are added in a fixed order, never in place.
+        let reductions = sys::cublasLtReductionScheme_t::CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE as u32;
+        // SAFETY: the preference was just created, and is destroyed once; the values have the attributes' types.
+        let found = unsafe {
+            let attribute = |attribute, value: u32| {
+                set(
+                    |value, size| result::set_matmul_pref_attribute(preference, attribute, value, size),
+                    &value,
+                )
+            };
+            let set_all = || {
+                set(
+                    |value, size| {
+                        let workspace = Preference::CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES;
+                        result::set_matmul_pref_attribute(preference, workspace, value, size)
+                    },
+                    &self.workspace.1,
+                )?;
+                attribute(Preference::CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, reductions)?;
+                attribute(Preference::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, b)?;
+                attribute(Preference::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, a)?;
+                attribute(Preference::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, c)?;
+                attribute(Preference::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, c)
+            };
+            let [left, right, out] = [plan.layouts[0], plan.layouts[1], plan.layouts[2]];
+            let found = set_all().and_then(|()| {
+                result::get_matmul_algo_heuristic(self.handle, description, left, right, out, out, preference)
+            });
+            let _ = result::destroy_matmul_pref(preference);
+            found
+        };
+        plan.algorithm = match found {
+            Ok(found) => Some(found.algo),
+            Err(result::CublasError(sys::cublasStatus_t::CUBLAS_STATUS_NOT_SUPPORTED)) => None,
+            Err(error) => return Err(error),
+        };
+        Ok(plan)
+    }
+}
+
+/// Calls `set` with a value's place and size.
+fn set<T>(
+    set: impl FnOnce(*const c_void, usize) -> Result<(), result::CublasError>,
+    value: &T,
+) -> Result<(), result::CublasError> {
+    set((&raw const *value).cast(), size_of::<T>())
+}
+
+/// Bytes to which an address is aligned, as far as it matters.
+fn alignment(address: Address) -> u32 {
+    const MOST: u32 = 256;
+    1 << address.trailing_zeros().min(MOST.ilog2())
+}
+
+fn failed(call: &'static str) -> impl Fn(result::CublasError) -> CudaError {
+    move |error| CudaError::Call { call, status: format!("{:?}", error.0) }
+}

@@ -1,0 +1,144 @@
+//! What the backend asks of a device: memory, launches, and the libraries' products.
+//!
+//! [`super::nvidia`] is the real one. With the feature `emulation` there is another, which runs the same kernels on the CPU, for tests
+//! where there is no GPU.
+
+use super::convolution::Direction;
+use super::error::CudaError;
+use super::kernels::{Convolution, Operands, Product, Window};
+use std::ffi::c_void;
+
+/// A place in a device's memory, in bytes.
+pub(crate) type Address = u64;
+
+/// Threads of a block, in all kernels (`THREADS` in `kernels/prelude.cu`).
+pub(crate) const THREADS: usize = 256;
+
+/// One argument of a kernel.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Argument {
+    U32(u32),
+    Size(usize),
+    F32(f32),
+    F64(f64),
+    Address(Address),
+    Window(Window),
+    Product(Product),
+    Convolution(Convolution),
+}
+
+impl Argument {
+    /// Where the value lies, as launches want it.
+    pub fn pointer(&self) -> *mut c_void {
+        let pointer: *const c_void = match self {
+            Self::U32(value) => (&raw const *value).cast(),
+            Self::Size(value) => (&raw const *value).cast(),
+            Self::F32(value) => (&raw const *value).cast(),
+            Self::F64(value) => (&raw const *value).cast(),
+            Self::Address(value) => (&raw const *value).cast(),
+            Self::Window(value) => (&raw const *value).cast(),
+            Self::Product(value) => (&raw const *value).cast(),
+            Self::Convolution(value) => (&raw const *value).cast(),
+        };
+        pointer.cast_mut()
+    }
+}
+
+/// A device, with one queue of work: what is called happens in that order.
+pub(crate) trait Device: Send {
+    /// What it is, for people.
+    fn description(&self) -> String;
+
+    /// Bytes that can be had now.
+    fn free_memory(&self) -> Result<usize, CudaError>;
+
+    /// Memory; `None` where there is not enough.
+    fn allocate(&self, bytes: usize) -> Result<Option<Address>, CudaError>;
+
+    /// Gives memory back.
+    ///
+    /// # Safety
+    /// It is from `allocate`, is given back once, and not used again.
+    unsafe fn free(&self, address: Address);
+
+    /// Copies `data` to the device.
+    ///
+    /// # Safety
+    /// There is memory for it.
+    unsafe fn upload(&self, to: Address, data: &[u8]) -> Result<(), CudaError>;
+
+    /// Copies from the device, when all before is done.
+    ///
+    /// # Safety
+    /// The memory is there.
+    unsafe fn download(&self, from: Address, out: &mut [u8]) -> Result<(), CudaError>;
+
+    /// Sets memory to 0.
+    ///
+    /// # Safety
+    /// The memory is there.
+    unsafe fn clear(&self, at: Address, bytes: usize) -> Result<(), CudaError>;
+
+    /// Runs a kernel of [`super::kernels::source`] by blocks of [`THREADS`].
+    ///
+    /// # Safety
+    /// The arguments are the kernel's, in number, type and order, and what they point to is there.
+    unsafe fn launch(
+        &self,
+        kernel: &'static str,
+        grid: [u32; 3],
+        arguments: &[Argument],
+    ) -> Result<(), CudaError>;
+
+    /// Waits until everything is done.
+    fn synchronize(&self) -> Result<(), CudaError>;
+
+    /// Begins to record what is called instead of doing it. `false`: this device cannot.
+    fn begin_recording(&self) -> Result<bool, CudaError>;
+
+    /// Ends recording.
+    fn end_recording(&self) -> Result<Option<Box<dyn Recording>>, CudaError>;
+
+    /// The libraries, unless kernels of our own are to do everything.
+    fn libraries(&self) -> Option<&dyn Libraries>;
+}
+
+/// Work that was recorded and can be done again as one.
+pub(crate) trait Recording: Send {
+    /// Does it.
+    fn replay(&self) -> Result<(), CudaError>;
+}
+
+/// The vendor's products.
+pub(crate) trait Libraries {
+    /// Bytes of workspace that a convolution wants; `None` when the library does not take it. Its padding is symmetric.
+    fn convolution_workspace(&self, direction: Direction, geometry: &Convolution) -> Option<usize>;
+
+    /// Computes `out` of a convolution that [`Self::convolution_workspace`] took, from the other two of its image, filter and result
+    /// (in this order). Filters are `[out, kernel_h, kernel_w, in]`.
+    ///
+    /// # Safety
+    /// The tensors have the geometry's shapes, the workspace has its size.
+    unsafe fn convolve(
+        &self,
+        direction: Direction,
+        geometry: &Convolution,
+        from: [Address; 2],
+        out: Address,
+        workspace: Address,
+    ) -> Result<(), CudaError>;
+
+    /// Computes `batch` products; `false` when the library does not take them. Weights are stored as activations are, gradients are
+    /// `f32`.
+    ///
+    /// # Safety
+    /// The matrices are there.
+    unsafe fn multiply(
+        &self,
+        operands: Operands,
+        product: &Product,
+        batch: usize,
+        factors: [Address; 2],
+        out: Address,
+    ) -> Result<bool, CudaError>;
+}

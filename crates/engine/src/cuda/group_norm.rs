@@ -1,0 +1,131 @@
+//! Group normalisation: passes over stretches of pixels, and the small kernels between them. See `kernels/group_norm.cu`.
+
+use super::device::{Address, Argument};
+use super::error::CudaError;
+use super::kernels::count;
+use super::queue::{Queue, WORD};
+use crate::kernel::{Scratch, Step};
+use crate::ops::GroupNorm;
+use crate::shape::Shape;
+
+/// Pixels of a stretch.
+const STRETCH: usize = 32;
+
+fn stretches(shape: Shape) -> usize {
+    shape.pixels().div_ceil(STRETCH)
+}
+
+/// Two sums of each channel and stretch.
+fn sums_len(shape: Shape) -> usize {
+    shape.n * stretches(shape) * 2 * shape.c
+}
+
+pub(super) fn scratch(shape: Shape) -> Scratch {
+    Scratch { prepared: 0, workspace: sums_len(shape) }
+}
+
+/// The sums, their totals, and two means of each group.
+pub(super) fn gradient_scratch(shape: Shape, norm: GroupNorm) -> Scratch {
+    Scratch { prepared: 0, workspace: sums_len(shape) + 2 * shape.n * (shape.c + norm.groups) }
+}
+
+impl Queue<'_> {
+    /// (x, gamma, beta) → (y, statistics).
+    pub(super) fn normalise(&self, norm: GroupNorm, step: &Step) -> Result<(), CudaError> {
+        let shape = step.inputs[0].shape;
+        let [x, gamma, beta] = [0, 1, 2].map(|index| self.argument(step.inputs[index]));
+        let [y, statistics] = [0, 1].map(|index| self.argument(step.outputs[index]));
+        let spread = Argument::Address(step.workspace.map_or(0, |view| self.address(view)));
+        let [pixels, stretch, c] =
+            [shape.pixels(), STRETCH, shape.c].map(|value| Argument::U32(count(value)));
+        let [n, parts, groups] = [shape.n, stretches(shape), norm.groups].map(count);
+        self.grid("group_norm_spread", [parts, n, 1], &[pixels, stretch, c, x, spread])?;
+        self.grid(
+            "group_norm_statistics",
+            [groups, n, 1],
+            &[pixels, stretch, Argument::U32(parts), c, Argument::F32(norm.epsilon), spread, statistics],
+        )?;
+        self.spread_samples(
+            "group_norm_apply",
+            shape.sample_len().div_ceil(4),
+            shape.n,
+            &[
+                Argument::U32(count(shape.sample_len())),
+                c,
+                Argument::U32(groups),
+                Argument::U32(u32::from(norm.silu)),
+                x,
+                gamma,
+                beta,
+                statistics,
+                y,
+            ],
+        )
+    }
+
+    /// (x, gamma, beta, statistics, dy) → (dx, gamma gradient, beta gradient), the latter two added to.
+    pub(super) fn normalise_gradient(&self, norm: GroupNorm, step: &Step) -> Result<(), CudaError> {
+        let shape = step.inputs[0].shape;
+        let [x, gamma, beta, statistics, dy] = [0, 1, 2, 3, 4].map(|index| self.argument(step.inputs[index]));
+        let [dx, dgamma, dbeta] = [0, 1, 2].map(|index| step.outputs[index]);
+        let workspace = step.workspace.map_or(0, |view| self.address(view));
+        let totals = workspace + (sums_len(shape) * WORD) as Address;
+        let hat_totals = totals + (shape.n * shape.c * WORD) as Address;
+        let means = Argument::Address(hat_totals + (shape.n * shape.c * WORD) as Address);
+        let sums = Argument::Address(workspace);
+        let [pixels, stretch, c] =
+            [shape.pixels(), STRETCH, shape.c].map(|value| Argument::U32(count(value)));
+        let [n, parts, groups] = [shape.n, stretches(shape), norm.groups].map(count);
+        let with_silu = Argument::U32(u32::from(norm.silu));
+        self.grid(
+            "group_norm_gradient_sums",
+            [parts, n, 1],
+            &[pixels, stretch, c, Argument::U32(groups), with_silu, x, gamma, beta, statistics, dy, sums],
+        )?;
+        self.grid(
+            "group_norm_gradient_means",
+            [groups, n, 1],
+            &[pixels, Argument::U32(parts), c, gamma, sums, Argument::Address(totals), means],
+        )?;
+        self.spread_samples(
+            "group_norm_gradient_apply",
+            shape.sample_len().div_ceil(4),
+            shape.n,
+            &[
+                Argument::U32(count(shape.sample_len())),
+                c,
+                Argument::U32(groups),
+                with_silu,
+                x,
+                gamma,
+                beta,
+                statistics,
+                dy,
+                means,
+                self.argument(dx),
+            ],
+        )?;
+        self.fold("fold_to_gradient", [1, shape.n, shape.c], totals, self.address(dbeta))?;
+        self.fold("fold_to_gradient", [1, shape.n, shape.c], hat_totals, self.address(dgamma))
+    }
+
+    /// `y[n, c] = Σ_k parts[n, k, c]`, or added to.
+    pub(super) fn fold(
+        &self,
+        kernel: &'static str,
+        [n, chunks, c]: [usize; 3],
+        parts: Address,
+        y: Address,
+    ) -> Result<(), CudaError> {
+        self.grid(
+            kernel,
+            [count(c.div_ceil(32)), count(n), 1],
+            &[
+                Argument::U32(count(chunks)),
+                Argument::U32(count(c)),
+                Argument::Address(parts),
+                Argument::Address(y),
+            ],
+        )
+    }
+}
