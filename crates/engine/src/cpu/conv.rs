@@ -6,8 +6,9 @@
 
 use super::panel::{Panels, Source};
 use super::parallel::{Shared, for_each_task, thread_index};
-use super::simd::Level;
-use super::tile::{Block, ColumnTile, GROUP, RowTile, Tiles};
+use super::product::multiply_panel;
+use super::simd::{LINE, Level};
+use super::tile::{ColumnTile, GROUP, RowTile, Tiles};
 use crate::kernel::Scratch;
 use crate::ops::Conv;
 use crate::shape::Shape;
@@ -199,25 +200,14 @@ fn pointwise(gather: Gather, panels: Panels) {
     for_each_task(blocks * groups, |task| {
         let (first, group) = (task / groups * BLOCK, task % groups);
         let rows = BLOCK.min(pixels - first);
+        let left = &source[first * shape.c..][..rows * shape.c];
         for panel in (group..panels.count()).step_by(groups) {
-            let packed = &packed[panel * panels.stride()..][..panels.stride()];
-            let a = source[first * shape.c..][..rows * shape.c].as_ptr();
             // The same pixels for the next panel, after the last the next pixels.
-            let next = if panel + groups < panels.count() { a } else { a.wrapping_add(rows * shape.c) };
-            let block = Block {
-                rows,
-                depth: shape.c,
-                a,
-                next,
-                // A panel begins with its initial row.
-                b: packed[panels.width..].as_ptr(),
-                init: packed.as_ptr(),
-                c: result.pointer(first * result_shape.c + panel * panels.width),
-                c_stride: result_shape.c,
-                columns: panels.columns_of(panel),
-            };
+            let is_last = panel + groups >= panels.count();
+            let next = left.as_ptr().wrapping_add(if is_last { left.len() } else { 0 });
+            let target = result.pointer(first * result_shape.c);
             // SAFETY: these columns of these pixels are this task's.
-            unsafe { tiles.block(&block) };
+            unsafe { multiply_panel(tiles, left, (panels, packed), panel, next, target) };
         }
     });
 }
@@ -421,7 +411,7 @@ fn positions(shape: Shape, first: usize) -> impl Iterator<Item = (usize, usize, 
 /// Copies a few vectors: cheaper than a call for so little.
 #[inline(always)]
 fn copy(from: &[f32], to: &mut [f32]) {
-    let ((from, from_rest), (to, to_rest)) = (from.as_chunks::<16>(), to.as_chunks_mut::<16>());
+    let ((from, from_rest), (to, to_rest)) = (from.as_chunks::<LINE>(), to.as_chunks_mut::<LINE>());
     for (from, to) in from.iter().zip(to) {
         *to = *from;
     }

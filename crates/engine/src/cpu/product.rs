@@ -1,4 +1,4 @@
-//! The product of contiguous rows with a packed factor.
+//! Products of contiguous rows with a packed factor.
 
 use super::panel::Panels;
 use super::tile::{Block, Tiles};
@@ -8,20 +8,36 @@ pub(crate) fn multiply_rows(tiles: Tiles, left: &[f32], right: Panels, packed: &
     let rows = left.len() / right.depth;
     assert!(result.len() >= rows * right.columns);
     for panel in 0..right.count() {
-        let packed = &packed[panel * right.stride()..][..right.stride()];
-        let block = Block {
-            rows,
-            depth: right.depth,
-            a: left.as_ptr(),
-            next: left.as_ptr(),
-            // A panel begins with its initial row.
-            b: packed[right.width..].as_ptr(),
-            init: packed.as_ptr(),
-            c: result[panel * right.width..].as_mut_ptr(),
-            c_stride: right.columns,
-            columns: right.columns_of(panel),
-        };
-        // SAFETY: left, the panel and the result have these rows and columns.
-        unsafe { tiles.block(&block) };
+        // SAFETY: the result has these rows and columns.
+        unsafe { multiply_panel(tiles, left, (right, packed), panel, left.as_ptr(), result.as_mut_ptr()) };
     }
+}
+
+/// The columns of panel `panel` of such a product; `next` is the left factor that is read after this one.
+///
+/// # Safety
+/// `result` leads to rows of all columns, as many as left has, of which nobody else uses these.
+pub(crate) unsafe fn multiply_panel(
+    tiles: Tiles,
+    left: &[f32],
+    (right, packed): (Panels, &[f32]),
+    panel: usize,
+    next: *const f32,
+    result: *mut f32,
+) {
+    let packed = &packed[panel * right.stride()..][..right.stride()];
+    let block = Block {
+        rows: left.len() / right.depth,
+        depth: right.depth,
+        a: left.as_ptr(),
+        next,
+        // A panel begins with its initial row.
+        b: packed[right.width..].as_ptr(),
+        init: packed.as_ptr(),
+        c: result.wrapping_add(panel * right.width),
+        c_stride: right.columns,
+        columns: right.columns_of(panel),
+    };
+    // SAFETY: left and the panel are slices; the result is as the caller says.
+    unsafe { tiles.block(&block) };
 }

@@ -33,24 +33,8 @@ pub(super) unsafe fn row_tile<V: Vector, const MR: usize, const NV: usize>(tile:
             for (i, pointer) in a.iter_mut().enumerate() {
                 *pointer = *tile.a.add(segment * MR + i);
             }
-            let mut b = tile.b.add(*tile.taps.add(segment) * tile.depth * width);
-            let mut k = 0;
-            while k + UNROLL <= tile.depth {
-                for step in 0..UNROLL {
-                    multiply_add(
-                        &mut sums,
-                        a.map(|pointer: *const f32| pointer.add(k + step)),
-                        b.add(step * width),
-                    );
-                }
-                b = b.add(UNROLL * width);
-                k += UNROLL;
-            }
-            while k < tile.depth {
-                multiply_add(&mut sums, a.map(|pointer: *const f32| pointer.add(k)), b);
-                b = b.add(width);
-                k += 1;
-            }
+            let b = tile.b.add(*tile.taps.add(segment) * tile.depth * width);
+            multiply_rows(&mut sums, a, b, tile.depth, |_| {});
         }
         for (i, row) in sums.iter().enumerate().take(tile.rows) {
             store_row(row, (*tile.c.add(i)).add(tile.c_offset), tile.columns);
@@ -86,30 +70,38 @@ pub(super) unsafe fn block_tile<V: Vector, const MR: usize, const NV: usize>(
                 *sum = V::load(initial.add(v * V::LANES));
             }
         }
-        let mut next =
+        let next =
             if first + rows < block.rows { start.wrapping_add(rows * block.depth) } else { block.next };
-        let mut b = block.b;
-        let mut k = 0;
-        while k + UNROLL <= block.depth {
-            for step in 0..UNROLL {
-                multiply_add(
-                    &mut sums,
-                    a.map(|pointer: *const f32| pointer.add(k + step)),
-                    b.add(step * width),
-                );
-                prefetch(next.wrapping_add(step * LINE));
-            }
-            next = next.wrapping_add(UNROLL * LINE);
-            b = b.add(UNROLL * width);
-            k += UNROLL;
-        }
-        while k < block.depth {
-            multiply_add(&mut sums, a.map(|pointer: *const f32| pointer.add(k)), b);
-            b = b.add(width);
-            k += 1;
-        }
+        multiply_rows(&mut sums, a, block.b, block.depth, |k| prefetch(next.wrapping_add(k * LINE)));
         for (i, row) in sums.iter().enumerate().take(rows) {
             store_row(row, block.c.add((first + i) * block.c_stride), block.columns);
+        }
+    }
+}
+
+/// Adds the product of `MR` rows of `depth` elements and a panel; `at_step` is called with each step of the reduction.
+#[inline(always)]
+unsafe fn multiply_rows<V: Vector, const MR: usize, const NV: usize>(
+    sums: &mut [[V; NV]; MR],
+    a: [*const f32; MR],
+    b: *const f32,
+    depth: usize,
+    at_step: impl Fn(usize),
+) {
+    let width = NV * V::LANES;
+    let whole = depth / UNROLL * UNROLL;
+    // SAFETY: the caller's: all pointers are valid for these steps.
+    unsafe {
+        let mut k = 0;
+        while k < whole {
+            for k in k..k + UNROLL {
+                multiply_add(sums, a.map(|pointer: *const f32| pointer.add(k)), b.add(k * width));
+                at_step(k);
+            }
+            k += UNROLL;
+        }
+        for k in whole..depth {
+            multiply_add(sums, a.map(|pointer: *const f32| pointer.add(k)), b.add(k * width));
         }
     }
 }
