@@ -6,8 +6,8 @@
 mod machines;
 
 use engine::{
-    AdamStep, Backend, Conv, ConvMethod, Graph, GroupNorm, Init, Padding, Param, Pool, Program, Run, Session,
-    Shape, Sinusoid, Slot, Var,
+    AdamStep, Backend, Conv, ConvMethod, Cpu, Graph, GroupNorm, Init, Padding, Param, Pool, Program, Run,
+    Session, Shape, Sinusoid, Slot, Var,
 };
 use machines::Machine;
 use safetensors::SafeTensors;
@@ -275,6 +275,26 @@ fn sinusoids() {
         let sinusoid = Sinusoid { max_period: 10_000.0, shift: 1, cosines_first: false, scale: 1.0 };
         Case::new(name).check(&["t"], &[], 2e-6, |graph, x, _| graph.sinusoid(x[0], channels, sinusoid));
     }
+}
+
+#[test]
+fn a_scale_is_a_smaller_time() {
+    let embed = |time: f32, scale: f32| {
+        let mut graph = Graph::new();
+        let t = graph.input(Shape::vectors(1, 1));
+        let sinusoid = Sinusoid { max_period: 10_000.0, shift: 0, cosines_first: true, scale };
+        let y = graph.sinusoid(t, 32, sinusoid);
+        let backend = Cpu::new(1).unwrap();
+        let mut session =
+            Session::new(Program::inference(&graph, &[y], &backend), Box::new(backend)).unwrap();
+        session.set(t, &[time]);
+        session.forward(&Run::default());
+        let mut out = vec![0.0; 32];
+        session.read(y, &mut out);
+        out
+    };
+    assert_eq!(embed(3996.0, 0.25), embed(999.0, 1.0));
+    assert_ne!(embed(3996.0, 0.25), embed(3996.0, 1.0));
 }
 
 #[test]
