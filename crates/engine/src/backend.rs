@@ -80,7 +80,8 @@ pub trait Backend: Send {
     /// The global norm of the gradients (Euclidean, over all parameters).
     fn gradient_norm(&mut self) -> f64;
 
-    /// One Adam step on all parameters with the gradients multiplied by `gradient_scale`, and the moving average after it.
+    /// One Adam step on all parameters with the gradients multiplied by `gradient_scale`, and the moving average after it. The
+    /// gradients are then 0: cleared while they pass by, not in a pass of their own.
     fn update(&mut self, step: &AdamStep, gradient_scale: f32);
 
     /// Begins to measure where time goes; costs a little itself.

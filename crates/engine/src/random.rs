@@ -37,6 +37,8 @@ pub enum Purpose {
 
 const MULTIPLIER_0: u32 = 0xD251_1F53;
 const MULTIPLIER_1: u32 = 0xCD9E_8D57;
+/// The low half of 64 bits.
+const LOW: u64 = 0xFFFF_FFFF;
 const WEYL_0: u32 = 0x9E37_79B9;
 const WEYL_1: u32 = 0xBB67_AE85;
 
@@ -90,28 +92,30 @@ impl Stream {
         philox4x32([index, a, b, c], self.key)
     }
 
-    /// The blocks `first .. first + N`: `[word][block]`, a form in which the compiler computes the blocks side by side.
+    /// The blocks `first .. first + N`, in a form in which the compiler computes them side by side.
     #[inline(always)]
     #[expect(clippy::needless_range_loop, reason = "four arrays in step")]
-    pub fn blocks<const N: usize>(&self, first: u32) -> [[u32; N]; 4] {
-        let mut c = [[0; N], [self.fixed[0]; N], [self.fixed[1]; N], [self.fixed[2]; N]];
-        for (index, counter) in c[0].iter_mut().enumerate() {
-            *counter = first.wrapping_add(index as u32);
+    pub fn blocks<const N: usize>(&self, first: u32) -> [[u32; 4]; N] {
+        // A word takes the low half of 64 bits, of which alone the multiplications read; what is above is anything.
+        let mut c = [[0u64; N], [0; N], [0; N], [0; N]];
+        for i in 0..N {
+            c[0][i] = u64::from(first.wrapping_add(i as u32));
+            (c[1][i], c[2][i], c[3][i]) = (self.fixed[0].into(), self.fixed[1].into(), self.fixed[2].into());
         }
         let [mut k0, mut k1] = self.key;
         for _ in 0..10 {
             for i in 0..N {
-                let p0 = u64::from(MULTIPLIER_0) * u64::from(c[0][i]);
-                let p1 = u64::from(MULTIPLIER_1) * u64::from(c[2][i]);
-                c[0][i] = (p1 >> 32) as u32 ^ c[1][i] ^ k0;
-                c[2][i] = (p0 >> 32) as u32 ^ c[3][i] ^ k1;
-                c[1][i] = p1 as u32;
-                c[3][i] = p0 as u32;
+                let p0 = u64::from(MULTIPLIER_0) * (c[0][i] & LOW);
+                let p1 = u64::from(MULTIPLIER_1) * (c[2][i] & LOW);
+                c[0][i] = (p1 >> 32) ^ c[1][i] ^ u64::from(k0);
+                c[2][i] = (p0 >> 32) ^ c[3][i] ^ u64::from(k1);
+                c[1][i] = p1;
+                c[3][i] = p0;
             }
             k0 = k0.wrapping_add(WEYL_0);
             k1 = k1.wrapping_add(WEYL_1);
         }
-        c
+        std::array::from_fn(|i| [c[0][i] as u32, c[1][i] as u32, c[2][i] as u32, c[3][i] as u32])
     }
 
     /// The uniform 32-bit word of `element`.
@@ -195,8 +199,7 @@ mod tests {
         for first in [0, 7, u32::MAX - 4] {
             let blocks = stream.blocks::<8>(first);
             for offset in 0..8u32 {
-                let words: [u32; 4] = std::array::from_fn(|word| blocks[word][offset as usize]);
-                assert_eq!(words, stream.block(first.wrapping_add(offset)));
+                assert_eq!(blocks[offset as usize], stream.block(first.wrapping_add(offset)));
             }
         }
     }

@@ -11,6 +11,8 @@ use crate::program::Program;
 pub struct Session {
     backend: Box<dyn Backend>,
     program: Program,
+    /// Whether nothing has been added to the gradients since they were cleared.
+    gradients_clear: bool,
 }
 
 impl Session {
@@ -29,7 +31,7 @@ impl Session {
                 backend.allocate(slot, len)?;
             }
         }
-        Ok(Self { backend, program })
+        Ok(Self { backend, program, gradients_clear: true })
     }
 
     /// The program.
@@ -56,6 +58,7 @@ impl Session {
     pub fn set_buffer(&mut self, slot: Slot, values: &[f32]) {
         assert_eq!(values.len(), self.program.layout().len());
         self.backend.upload(View::start(slot, values.len()), values);
+        self.gradients_clear &= slot != Slot::Grads;
     }
 
     /// A copy of a buffer that shares the parameters' layout.
@@ -105,6 +108,7 @@ impl Session {
     /// directly ([`crate::ConvMethod::Direct`]), else up to rounding.
     pub fn backward(&mut self, run: &Run) {
         self.backend.run(&self.program.backward, run, self.program.training);
+        self.gradients_clear = false;
     }
 
     /// Reads the gradient of an input made by `input_with_gradient`, after [`Self::backward`].
@@ -117,17 +121,21 @@ impl Session {
         self.backend.download(view, out);
     }
 
-    /// Sets the gradients of all parameters to 0.
+    /// Sets the gradients of all parameters to 0. After [`Self::update`] they are already.
     pub fn clear_gradients(&mut self) {
-        self.backend.clear(Slot::Grads);
+        if !self.gradients_clear {
+            self.backend.clear(Slot::Grads);
+            self.gradients_clear = true;
+        }
     }
 
-    /// Clips, updates the parameters and their moving average. Returns the gradients' global norm before clipping;
-    /// when it is not finite nothing has been changed.
+    /// Clips, updates the parameters and their moving average, and clears the gradients. Returns the gradients' global norm before
+    /// clipping; when it is not finite nothing has been changed.
     pub fn update(&mut self, step: &AdamStep) -> f64 {
         let norm = self.backend.gradient_norm();
         if norm.is_finite() {
             self.backend.update(step, step.clip_factor(norm));
+            self.gradients_clear = true;
         }
         norm
     }

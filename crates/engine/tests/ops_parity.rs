@@ -297,32 +297,66 @@ fn a_scale_is_a_smaller_time() {
     assert_ne!(embed(3996.0, 0.25), embed(3996.0, 1.0));
 }
 
+/// The first update of a training.
+const STEP: AdamStep = AdamStep {
+    number: 1,
+    learning_rate: 0.01,
+    beta1: 0.9,
+    beta2: 0.999,
+    epsilon: 1e-8,
+    max_gradient_norm: 1.0,
+    ema_decay: 0.0,
+};
+
+/// Trains a map of 22 numbers to one: 23 parameters.
+fn linear_session(machine: Machine) -> Session {
+    let mut graph = Graph::new();
+    let x = graph.input(Shape::vectors(1, 22));
+    let weight = graph.parameter("weight", vec![22, 1], Init::Zeros);
+    let bias = graph.parameter("bias", vec![1], Init::Zeros);
+    let y = graph.linear(x, weight, bias);
+    let backend = machine.backend();
+    let mut session = Session::new(Program::training(&graph, &[y], &*backend), backend).unwrap();
+    session.set(x, &[1.0; 22]);
+    session.forward(&Run::default());
+    session.set_gradient(y, &[1.0]);
+    session
+}
+
 #[test]
 fn updates_clip_then_step_then_average() {
     let case = Case::new("update/adam_clip_ema");
     for &machine in &case.machines {
-        let mut graph = Graph::new();
-        let x = graph.input(Shape::vectors(1, 22));
-        let weight = graph.parameter("weight", vec![22, 1], Init::Zeros);
-        let bias = graph.parameter("bias", vec![1], Init::Zeros);
-        let y = graph.linear(x, weight, bias);
-        let backend = machine.backend();
-        let mut session = Session::new(Program::training(&graph, &[y], &*backend), backend).unwrap();
+        let mut session = linear_session(machine);
         session.set_parameters(&case.values("w0"));
         for number in 1..=4 {
             session.set_buffer(Slot::Grads, &case.values(&format!("g{number}")));
-            let norm = session.update(&AdamStep {
-                number,
-                learning_rate: 0.01,
-                beta1: 0.9,
-                beta2: 0.999,
-                epsilon: 1e-8,
-                max_gradient_norm: 1.0,
-                ema_decay: if number == 1 { 0.0 } else { 0.75 },
-            });
+            let ema_decay = if number == 1 { 0.0 } else { 0.75 };
+            let norm = session.update(&AdamStep { number, ema_decay, ..STEP });
             case.compare(machine, &format!("norm{number}"), &[norm as f32], 1e-6);
             case.compare(machine, &format!("w{number}"), &session.buffer(Slot::Params), 1e-6);
             case.compare(machine, &format!("ema{number}"), &session.buffer(Slot::Ema), 1e-6);
         }
+    }
+}
+
+#[test]
+fn an_update_leaves_no_gradients_and_one_that_is_refused_leaves_them() {
+    for machine in Machine::all() {
+        let mut session = linear_session(machine);
+        let len = session.program().layout().len();
+        for number in 1..=2 {
+            session.clear_gradients();
+            session.backward(&Run::default());
+            assert_eq!(session.buffer(Slot::Grads), vec![1.0; len]);
+            session.update(&AdamStep { number, ..STEP });
+            assert_eq!(session.buffer(Slot::Grads), vec![0.0; len]);
+        }
+        session.set_buffer(Slot::Grads, &vec![f32::INFINITY; len]);
+        let norm = session.update(&AdamStep { number: 3, ..STEP });
+        assert!(!norm.is_finite());
+        assert_eq!(session.buffer(Slot::Grads), vec![f32::INFINITY; len]);
+        session.clear_gradients();
+        assert_eq!(session.buffer(Slot::Grads), vec![0.0; len]);
     }
 }

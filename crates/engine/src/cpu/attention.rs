@@ -151,8 +151,6 @@ pub(crate) fn gradient(
 
     let score_gradients = &*score_gradients;
     let (queries, output_gradients) = (&*queries, &*output_gradients);
-    dk.fill(0.0);
-    dv.fill(0.0);
     let (dk, dv) = (Shared::new(dk), Shared::new(dv));
     let panels = plain.count();
     for_each_task(2 * n * panels, |task| {
@@ -168,6 +166,7 @@ pub(crate) fn gradient(
             c: result.pointer(i * l * c + panel * plain.width),
             c_stride: c,
             columns: plain.columns_of(panel),
+            adds: false,
         };
         // SAFETY: the left factor has `l` rows of `l` elements; these columns of this sample are this task's.
         unsafe { tiles.columns(&tile, l) };

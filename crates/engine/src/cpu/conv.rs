@@ -384,6 +384,7 @@ pub(crate) fn weight_gradient(
                         c: dw.pointer(row * dy_shape.c + column),
                         c_stride: dy_shape.c,
                         columns: width.min(dy_shape.c - column),
+                        adds: true,
                     };
                     // SAFETY: both factors are packed; this part of dw is this task's.
                     unsafe { tiles.columns(&tile, group) };

@@ -91,11 +91,7 @@ pub(crate) fn dropout(
                     let first = chunk * (CHUNK / 4);
                     for (group, (y, x)) in y.chunks_mut(4 * BLOCKS).zip(x.chunks(4 * BLOCKS)).enumerate() {
                         let blocks = stream.blocks::<BLOCKS>((first + group * BLOCKS) as u32);
-                        let mut words = [0; 4 * BLOCKS];
-                        for (block, words) in words.as_chunks_mut::<4>().0.iter_mut().enumerate() {
-                            *words = [blocks[0][block], blocks[1][block], blocks[2][block], blocks[3][block]];
-                        }
-                        for ((y, &x), word) in y.iter_mut().zip(x).zip(words) {
+                        for ((y, &x), &word) in y.iter_mut().zip(x).zip(blocks.as_flattened()) {
                             *y = if word >= threshold { x * scale } else { 0.0 };
                         }
                     }

@@ -198,7 +198,7 @@ impl Backend for Cpu {
         let [_, params, gradients, first, second, ema] = buffers;
         let state = optimizer::State {
             params: params.as_mut_slice(),
-            gradients: gradients.as_slice(),
+            gradients: gradients.as_mut_slice(),
             first: first.as_mut_slice(),
             second: second.as_mut_slice(),
             ema: ema.as_mut_slice(),

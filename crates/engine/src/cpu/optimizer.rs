@@ -12,16 +12,17 @@ pub(crate) fn norm_parts(len: usize) -> usize {
 
 /// √Σ g², in `f64`: the parts have fixed places, and are summed in order.
 pub(crate) fn global_norm(level: Level, gradients: &[f32], parts: &mut [f64]) -> f64 {
-    const LANES: usize = 8;
+    const LANES: usize = 32;
     gradients.par_chunks(CHUNK).zip(parts.par_iter_mut()).for_each(|(chunk, part)| {
         *part = level.vectorize(
             #[inline(always)]
             || {
                 let mut lanes = [0.0f64; LANES];
                 let (whole, rest) = chunk.as_chunks::<LANES>();
-                // Whole groups by themselves: their constant length is what lets the lanes stay in a register.
-                for eight in whole {
-                    for (lane, &g) in lanes.iter_mut().zip(eight) {
+                // Whole groups by themselves: their constant length is what lets the lanes stay in registers, several so that
+                // one sum need not wait for another.
+                for group in whole {
+                    for (lane, &g) in lanes.iter_mut().zip(group) {
                         *lane += f64::from(g) * f64::from(g);
                     }
                 }
@@ -38,27 +39,27 @@ pub(crate) fn global_norm(level: Level, gradients: &[f32], parts: &mut [f64]) ->
 /// The buffers of one optimiser step.
 pub(crate) struct State<'a> {
     pub params: &'a mut [f32],
-    pub gradients: &'a [f32],
+    pub gradients: &'a mut [f32],
     pub first: &'a mut [f32],
     pub second: &'a mut [f32],
     pub ema: &'a mut [f32],
 }
 
-/// `m ← β₁ m + (1-β₁) g`, `v ← β₂ v + (1-β₂) g²`, `p ← p - lr · m̂ / (√v̂ + ε)`, `ema ← ema + (1-d)(p - ema)`.
+/// `m ← β₁ m + (1-β₁) g`, `v ← β₂ v + (1-β₂) g²`, `p ← p - lr · m̂ / (√v̂ + ε)`, `ema ← ema + (1-d)(p - ema)`, `g ← 0`.
 pub(crate) fn adam(level: Level, step: &AdamStep, gradient_scale: f32, state: State) {
     let (rate, root) = step.corrected();
     let AdamStep { beta1, beta2, epsilon, ema_decay, .. } = *step;
     let moments = state.first.par_chunks_mut(CHUNK).zip(state.second.par_chunks_mut(CHUNK));
     let weights = state.params.par_chunks_mut(CHUNK).zip(state.ema.par_chunks_mut(CHUNK));
-    let gradients = state.gradients.par_chunks(CHUNK);
+    let gradients = state.gradients.par_chunks_mut(CHUNK);
     weights.zip(moments).zip(gradients).for_each(|(((params, ema), (first, second)), gradients)| {
         level.vectorize(
             #[inline(always)]
             || {
                 let weights = params.iter_mut().zip(ema.iter_mut());
                 let moments = first.iter_mut().zip(second.iter_mut());
-                for (((p, e), (m, v)), &g) in weights.zip(moments).zip(gradients) {
-                    let g = g * gradient_scale;
+                for (((p, e), (m, v)), gradient) in weights.zip(moments).zip(gradients) {
+                    let g = std::mem::take(gradient) * gradient_scale;
                     *m = beta1 * *m + (1.0 - beta1) * g;
                     *v = beta2 * *v + (1.0 - beta2) * (g * g);
                     *p -= rate * *m / (v.sqrt() * root + epsilon);

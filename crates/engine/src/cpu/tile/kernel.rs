@@ -155,8 +155,10 @@ pub(super) unsafe fn column_tile<V: Vector, const MR: usize, const NV: usize>(ti
     // SAFETY: the caller's: pointers are valid for the lengths the fields say.
     unsafe {
         let mut sums = [[V::splat(0.0); NV]; MR];
-        for (i, row) in sums.iter_mut().enumerate() {
-            load_row(row, tile.c.add(i * tile.c_stride), tile.columns);
+        if tile.adds {
+            for (i, row) in sums.iter_mut().enumerate() {
+                load_row(row, tile.c.add(i * tile.c_stride), tile.columns);
+            }
         }
         let (mut a, mut b) = (tile.a, tile.b);
         let mut k = 0;

@@ -59,7 +59,7 @@ pub(crate) struct Block {
     pub columns: usize,
 }
 
-/// A tile of `C[i][j] += Σ_k A[k][i] · B[k][j]`.
+/// A tile of `C[i][j] = Σ_k A[k][i] · B[k][j]`, or with C itself as the initial value.
 pub(crate) struct ColumnTile {
     /// Reduction length.
     pub depth: usize,
@@ -75,6 +75,8 @@ pub(crate) struct ColumnTile {
     pub c_stride: usize,
     /// Columns to store, at most the width.
     pub columns: usize,
+    /// Whether C is added to.
+    pub adds: bool,
 }
 
 /// Rows of the result that a transposed left factor is best packed by: a cache line of them for each reduction step.
@@ -187,7 +189,7 @@ impl Tiles {
         }
     }
 
-    /// Adds to `rows` rows of the result, in tiles of every height that fits.
+    /// Computes `rows` rows of the result, in tiles of every height that fits.
     ///
     /// # Safety
     /// All pointers are valid for what the fields say, for `rows` rows.

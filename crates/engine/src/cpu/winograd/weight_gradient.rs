@@ -119,9 +119,6 @@ pub(crate) fn weight_gradient(
             let place = if cut.blocks == 1 { thread_index() } else { task };
             // SAFETY: these sums are this task's.
             let sums = unsafe { sums.slice(place * PLANES * cut.sum_stride, PLANES * cut.sum_stride) };
-            if first == 0 {
-                sums.fill(0.0);
-            }
             for plane in 0..PLANES {
                 for from in (0..channels).step_by(GROUP) {
                     let group = GROUP.min(channels - from);
@@ -133,6 +130,7 @@ pub(crate) fn weight_gradient(
                         c: sums[plane * cut.sum_stride + from * width..].as_mut_ptr(),
                         c_stride: width,
                         columns: width,
+                        adds: first > 0,
                     };
                     // SAFETY: the planes are filled and nobody writes to them now.
                     unsafe { tiles.columns(&tile, group) };
