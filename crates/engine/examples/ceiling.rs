@@ -5,20 +5,19 @@
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
-/// Independent sums: enough to hide the latency of a multiply-add on two units of 16 lanes.
-const SUMS: usize = 12;
+/// Independent sums: enough to hide the latency of a multiply-add on two units of 16 lanes, or on four of 4.
+const SUMS: usize = if cfg!(target_arch = "aarch64") { 24 } else { 12 };
 const STEPS: usize = 1 << 20;
 /// 256 MiB: beyond every cache.
 const ELEMENTS: usize = 1 << 26;
 const TRIES: usize = 5;
 
 /// A loop of multiply-adds of `$vector`, compiled for `$features`; gives a sum that depends on all of them.
-#[cfg(target_arch = "x86_64")]
 macro_rules! multiply_add_loop {
-    ($name:ident, $features:literal, $vector:ty, $splat:ident, $multiply_add:ident, $first:ident) => {
+    ($name:ident, $arch:ident, $features:literal, $vector:ident, $splat:ident, $multiply_add:ident, $first:ident) => {
         #[target_feature(enable = $features)]
         fn $name(factor: f32) -> f32 {
-            use std::arch::x86_64::*;
+            use std::arch::$arch::*;
             let (factor, term) = ($splat(factor), $splat(1e-3));
             let mut sums: [$vector; SUMS] = [$splat(1.0); SUMS];
             for _ in 0..STEPS {
@@ -32,9 +31,12 @@ macro_rules! multiply_add_loop {
 }
 
 #[cfg(target_arch = "x86_64")]
-multiply_add_loop!(avx512, "avx512f", __m512, _mm512_set1_ps, _mm512_fmadd_ps, _mm512_cvtss_f32);
+multiply_add_loop!(avx512, x86_64, "avx512f", __m512, _mm512_set1_ps, _mm512_fmadd_ps, _mm512_cvtss_f32);
 #[cfg(target_arch = "x86_64")]
-multiply_add_loop!(avx2, "avx2,fma", __m256, _mm256_set1_ps, _mm256_fmadd_ps, _mm256_cvtss_f32);
+multiply_add_loop!(avx2, x86_64, "avx2,fma", __m256, _mm256_set1_ps, _mm256_fmadd_ps, _mm256_cvtss_f32);
+// A sum is the addend here, and a factor there: one operation either way.
+#[cfg(target_arch = "aarch64")]
+multiply_add_loop!(neon, aarch64, "neon", float32x4_t, vdupq_n_f32, vfmaq_f32, vaddvq_f32);
 
 /// The loop with the widest vectors there are; their lanes.
 fn multiply_adds(factor: f32) -> Result<usize, &'static str> {
@@ -51,6 +53,13 @@ fn multiply_adds(factor: f32) -> Result<usize, &'static str> {
             return Ok(8);
         }
     }
+    #[cfg(target_arch = "aarch64")]
+    {
+        // SAFETY: every such processor has these instructions.
+        black_box(unsafe { neon(factor) });
+        Ok(4)
+    }
+    #[cfg(not(target_arch = "aarch64"))]
     Err("no AVX-512 and no AVX2 with FMA: such a processor's ceiling is not known here")
 }
 

@@ -13,6 +13,9 @@ pub enum Level {
     /// 16 lanes (AVX-512 F).
     #[cfg(target_arch = "x86_64")]
     Avx512,
+    /// 4 lanes, which every 64-bit ARM processor has.
+    #[cfg(target_arch = "aarch64")]
+    Neon,
 }
 
 impl Level {
@@ -26,7 +29,11 @@ impl Level {
             if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
                 return Self::Avx2;
             }
+            Self::Scalar
         }
+        #[cfg(target_arch = "aarch64")]
+        return Self::Neon;
+        #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
         Self::Scalar
     }
 
@@ -43,10 +50,12 @@ impl Level {
                 levels.push(Self::Avx512);
             }
         }
+        #[cfg(target_arch = "aarch64")]
+        levels.push(Self::Neon);
         levels
     }
 
-    /// Its name: `scalar`, `avx2`, `avx512`.
+    /// Its name: `scalar`, `avx2`, `avx512`, `neon`.
     pub fn name(self) -> &'static str {
         match self {
             Self::Scalar => "scalar",
@@ -54,6 +63,8 @@ impl Level {
             Self::Avx2 => "avx2",
             #[cfg(target_arch = "x86_64")]
             Self::Avx512 => "avx512",
+            #[cfg(target_arch = "aarch64")]
+            Self::Neon => "neon",
         }
     }
 
@@ -68,6 +79,8 @@ impl Level {
             Self::Avx2 => with_avx2(body),
             #[cfg(target_arch = "x86_64")]
             Self::Avx512 => with_avx512(body),
+            #[cfg(target_arch = "aarch64")]
+            Self::Neon => body(),
         }
     }
 }
@@ -96,6 +109,11 @@ macro_rules! with_vectors {
                     $body
                 },
             ),
+            #[cfg(target_arch = "aarch64")]
+            $crate::cpu::simd::Level::Neon => {
+                type $vector = std::arch::aarch64::float32x4_t;
+                $body
+            }
         }
     };
 }
@@ -225,55 +243,56 @@ impl Vector for f32 {
     }
 }
 
+/// Makes a processor's vectors [`Vector`]s. The operations are only reached inside functions compiled for, and called on, processors
+/// with the instructions ([`Level`]).
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+macro_rules! vector {
+    ($type:ty, $lanes:literal, $splat:ident, $load:ident, $store:ident, $mul_add:ident, $add:ident, $sub:ident, $mul:ident) => {
+        impl Vector for $type {
+            const LANES: usize = $lanes;
+            #[inline(always)]
+            fn splat(value: f32) -> Self {
+                // SAFETY: see above.
+                unsafe { $splat(value) }
+            }
+            #[inline(always)]
+            unsafe fn load(source: *const f32) -> Self {
+                // SAFETY: see above, and the caller's.
+                unsafe { $load(source) }
+            }
+            #[inline(always)]
+            unsafe fn store(self, target: *mut f32) {
+                // SAFETY: see above, and the caller's.
+                unsafe { $store(target, self) }
+            }
+            #[inline(always)]
+            fn mul_add(self, factor: Self, addend: Self) -> Self {
+                // SAFETY: see above.
+                unsafe { $mul_add(self, factor, addend) }
+            }
+            #[inline(always)]
+            fn add(self, other: Self) -> Self {
+                // SAFETY: see above.
+                unsafe { $add(self, other) }
+            }
+            #[inline(always)]
+            fn sub(self, other: Self) -> Self {
+                // SAFETY: see above.
+                unsafe { $sub(self, other) }
+            }
+            #[inline(always)]
+            fn mul(self, other: Self) -> Self {
+                // SAFETY: see above.
+                unsafe { $mul(self, other) }
+            }
+        }
+    };
+}
+
 #[cfg(target_arch = "x86_64")]
 mod x86 {
     use super::Vector;
     use std::arch::x86_64::*;
-
-    // SAFETY of both: the operations are only reached inside functions compiled for, and called on, processors with
-    // the instructions (`Level`); loads and stores carry their caller's promise.
-    macro_rules! vector {
-        ($type:ty, $lanes:literal, $splat:ident, $load:ident, $store:ident, $mul_add:ident, $add:ident, $sub:ident, $mul:ident) => {
-            impl Vector for $type {
-                const LANES: usize = $lanes;
-                #[inline(always)]
-                fn splat(value: f32) -> Self {
-                    // SAFETY: see above.
-                    unsafe { $splat(value) }
-                }
-                #[inline(always)]
-                unsafe fn load(source: *const f32) -> Self {
-                    // SAFETY: see above.
-                    unsafe { $load(source) }
-                }
-                #[inline(always)]
-                unsafe fn store(self, target: *mut f32) {
-                    // SAFETY: see above.
-                    unsafe { $store(target, self) }
-                }
-                #[inline(always)]
-                fn mul_add(self, factor: Self, addend: Self) -> Self {
-                    // SAFETY: see above.
-                    unsafe { $mul_add(self, factor, addend) }
-                }
-                #[inline(always)]
-                fn add(self, other: Self) -> Self {
-                    // SAFETY: see above.
-                    unsafe { $add(self, other) }
-                }
-                #[inline(always)]
-                fn sub(self, other: Self) -> Self {
-                    // SAFETY: see above.
-                    unsafe { $sub(self, other) }
-                }
-                #[inline(always)]
-                fn mul(self, other: Self) -> Self {
-                    // SAFETY: see above.
-                    unsafe { $mul(self, other) }
-                }
-            }
-        };
-    }
 
     vector!(
         __m256,
@@ -297,4 +316,23 @@ mod x86 {
         _mm512_sub_ps,
         _mm512_mul_ps
     );
+}
+
+#[cfg(target_arch = "aarch64")]
+#[allow(
+    unused_unsafe,
+    reason = "where the instructions are taken for granted they are safe in newer compilers"
+)]
+mod arm {
+    use super::Vector;
+    use std::arch::aarch64::*;
+
+    /// Its addend comes last, as everywhere else.
+    #[inline(always)]
+    unsafe fn mul_add(a: float32x4_t, b: float32x4_t, addend: float32x4_t) -> float32x4_t {
+        // SAFETY: the caller's.
+        unsafe { vfmaq_f32(addend, a, b) }
+    }
+
+    vector!(float32x4_t, 4, vdupq_n_f32, vld1q_f32, vst1q_f32, mul_add, vaddq_f32, vsubq_f32, vmulq_f32);
 }

@@ -28,26 +28,55 @@ pub(crate) fn transpose(
             }
         }
     };
+    // Whole blocks, `side` elements along each side, by `block`; what is left plainly.
+    let in_blocks = |out: &mut [f32], side: usize, block: &dyn Fn(*const f32, *mut f32)| {
+        let (whole_rows, whole_columns) = (rows / side * side, columns / side * side);
+        for row in (0..whole_rows).step_by(side) {
+            for column in (0..whole_columns).step_by(side) {
+                let from = data[row * data_stride + column..].as_ptr();
+                block(from, out[column * out_stride + row..].as_mut_ptr());
+            }
+        }
+        plain(out, 0..whole_rows, whole_columns..columns);
+        plain(out, whole_rows..rows, 0..columns);
+    };
     match level {
         Level::Scalar => plain(out, 0..rows, 0..columns),
         #[cfg(target_arch = "x86_64")]
-        Level::Avx2 | Level::Avx512 => {
-            let (whole_rows, whole_columns) = (rows / 8 * 8, columns / 8 * 8);
-            for row in (0..whole_rows).step_by(8) {
-                for column in (0..whole_columns).step_by(8) {
-                    // SAFETY: the block is inside both; both levels have AVX.
-                    unsafe {
-                        avx::transpose_8x8(
-                            data.as_ptr().add(row * data_stride + column),
-                            data_stride,
-                            out.as_mut_ptr().add(column * out_stride + row),
-                            out_stride,
-                        );
-                    }
-                }
+        // SAFETY: the block is inside both; both levels have AVX.
+        Level::Avx2 | Level::Avx512 => in_blocks(out, 8, &|from, to| unsafe {
+            avx::transpose_8x8(from, data_stride, to, out_stride);
+        }),
+        #[cfg(target_arch = "aarch64")]
+        // SAFETY: the block is inside both.
+        Level::Neon => in_blocks(out, 4, &|from, to| unsafe {
+            neon::transpose_4x4(from, data_stride, to, out_stride);
+        }),
+    }
+}
+
+#[cfg(target_arch = "aarch64")]
+mod neon {
+    use std::arch::aarch64::*;
+
+    /// # Safety
+    /// Four rows of four elements at both pointers, `stride`s apart.
+    pub unsafe fn transpose_4x4(data: *const f32, data_stride: usize, out: *mut f32, out_stride: usize) {
+        // SAFETY: the caller's.
+        unsafe {
+            let r: [float32x4_t; 4] = std::array::from_fn(|i| vld1q_f32(data.add(i * data_stride)));
+            // Pairs of rows interleaved, then the halves exchanged.
+            let (even, odd) = (vtrn1q_f32(r[0], r[1]), vtrn2q_f32(r[0], r[1]));
+            let (later_even, later_odd) = (vtrn1q_f32(r[2], r[3]), vtrn2q_f32(r[2], r[3]));
+            let columns = [
+                vcombine_f32(vget_low_f32(even), vget_low_f32(later_even)),
+                vcombine_f32(vget_low_f32(odd), vget_low_f32(later_odd)),
+                vcombine_f32(vget_high_f32(even), vget_high_f32(later_even)),
+                vcombine_f32(vget_high_f32(odd), vget_high_f32(later_odd)),
+            ];
+            for (i, column) in columns.into_iter().enumerate() {
+                vst1q_f32(out.add(i * out_stride), column);
             }
-            plain(out, 0..whole_rows, whole_columns..columns);
-            plain(out, whole_rows..rows, 0..columns);
         }
     }
 }

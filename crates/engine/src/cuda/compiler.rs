@@ -52,7 +52,8 @@ fn log(program: &Program) -> String {
     let Ok(log) = (unsafe { result::get_program_log(program.0) }) else {
         return "its log cannot be read".to_owned();
     };
-    let bytes: Vec<u8> = log.iter().map(|&byte| byte.cast_unsigned()).collect();
+    // C's characters have a sign on some processors and none on others.
+    let bytes: Vec<u8> = log.iter().flat_map(|byte| byte.to_ne_bytes()).collect();
     CStr::from_bytes_until_nul(&bytes)
         .map_or_else(|_| String::new(), |text| text.to_string_lossy().into_owned())
 }

@@ -1,6 +1,6 @@
 //! The loops inside a tile, written once over the vector. Each is compiled for a level where it is inlined.
 
-use super::{Block, ColumnTile, MAX_WIDTH, RowTile};
+use super::{Block, ColumnTile, DEPTH, MAX_WIDTH, RowTile};
 use crate::cpu::simd::{LINE, Vector, prefetch, prefetch_for_writing};
 
 /// Reduction steps in one turn of the loops, whose own instructions compete with the multiply-adds for the same ports.
@@ -75,6 +75,36 @@ pub(super) unsafe fn block_tile<V: Vector, const MR: usize, const NV: usize>(
         multiply_rows(&mut sums, a, block.b, block.depth, |k| prefetch(next.wrapping_add(k * LINE)));
         for (i, row) in sums.iter().enumerate().take(rows) {
             store_row(row, block.c.add((first + i) * block.c_stride), block.columns);
+        }
+    }
+}
+
+/// Rows `first .. first + MR` of a [`Block`] of depth [`DEPTH`] whose rows of C follow one another: [`block_tile`] with all distances known to
+/// the compiler, which then needs a register for none of them.
+///
+/// # Safety
+/// As [`row_tile`].
+#[inline(always)]
+pub(super) unsafe fn packed_block_tile<V: Vector, const MR: usize, const NV: usize>(
+    block: &Block,
+    first: usize,
+) {
+    let width = NV * V::LANES;
+    // SAFETY: the caller's: pointers are valid for the lengths the fields say.
+    unsafe {
+        let start = block.a.add(first * DEPTH);
+        let target = block.c.add(first * width);
+        let (initial, stride) =
+            if block.init.is_null() { (target.cast_const(), width) } else { (block.init, 0) };
+        let mut sums = [[V::splat(0.0); NV]; MR];
+        for (i, row) in sums.iter_mut().enumerate() {
+            load_row(row, initial.add(i * stride), width);
+        }
+        let next = if first + MR < block.rows { start.wrapping_add(MR * DEPTH) } else { block.next };
+        let a = std::array::from_fn(|i| start.add(i * DEPTH));
+        multiply_rows(&mut sums, a, block.b, DEPTH, |k| prefetch(next.wrapping_add(k * LINE)));
+        for (i, row) in sums.iter().enumerate() {
+            store_row(row, target.add(i * width), width);
         }
     }
 }

@@ -11,7 +11,9 @@
 mod kernel;
 
 use super::simd::{LINE, Level};
-use kernel::{block_tile, column_tile, row_tile};
+use kernel::{block_tile, column_tile, packed_block_tile, row_tile};
+#[cfg(target_arch = "aarch64")]
+use std::arch::aarch64::float32x4_t;
 
 /// A tile of `C[i][j] = init[j] + Σ_segment Σ_k A[segment][i][k] · B[segment][k][j]`.
 pub(crate) struct RowTile {
@@ -82,6 +84,9 @@ pub(crate) struct ColumnTile {
 /// Rows of the result that a transposed left factor is best packed by: a cache line of them for each reduction step.
 pub(crate) const GROUP: usize = LINE;
 
+/// The depth that blocks are fastest with.
+pub(crate) const DEPTH: usize = 64;
+
 /// The widest panel of any level, in elements.
 pub(crate) const MAX_WIDTH: usize = 32;
 
@@ -104,6 +109,8 @@ impl Tiles {
             Level::Avx2 => (6, 16),
             #[cfg(target_arch = "x86_64")]
             Level::Avx512 => (12, 32),
+            #[cfg(target_arch = "aarch64")]
+            Level::Neon => (6, 16),
         };
         Self { width, height, level }
     }
@@ -149,6 +156,14 @@ impl Tiles {
                 (Level::Avx512, 4) => avx512::row::<4>(tile),
                 #[cfg(target_arch = "x86_64")]
                 (Level::Avx512, _) => avx512::row::<1>(tile),
+                #[cfg(target_arch = "aarch64")]
+                (Level::Neon, 6) => row_tile::<float32x4_t, 6, 4>(tile),
+                #[cfg(target_arch = "aarch64")]
+                (Level::Neon, 4) => row_tile::<float32x4_t, 4, 4>(tile),
+                #[cfg(target_arch = "aarch64")]
+                (Level::Neon, 2) => row_tile::<float32x4_t, 2, 4>(tile),
+                #[cfg(target_arch = "aarch64")]
+                (Level::Neon, _) => row_tile::<float32x4_t, 1, 4>(tile),
             }
         }
     }
@@ -159,6 +174,23 @@ impl Tiles {
     /// All pointers are valid for what the fields say.
     pub unsafe fn block(&self, block: &Block) {
         let mut first = 0;
+        if block.depth == DEPTH && block.c_stride == self.width && block.columns == self.width {
+            while first + self.height <= block.rows {
+                // SAFETY: the caller's; the level was detected.
+                unsafe {
+                    match self.level {
+                        Level::Scalar => packed_block_tile::<f32, 4, 4>(block, first),
+                        #[cfg(target_arch = "x86_64")]
+                        Level::Avx2 => avx2::packed_block(block, first),
+                        #[cfg(target_arch = "x86_64")]
+                        Level::Avx512 => avx512::packed_block(block, first),
+                        #[cfg(target_arch = "aarch64")]
+                        Level::Neon => packed_block_tile::<float32x4_t, 6, 4>(block, first),
+                    }
+                }
+                first += self.height;
+            }
+        }
         while first < block.rows {
             let rows = (block.rows - first).min(self.height);
             // SAFETY: the caller's; the level was detected.
@@ -183,6 +215,14 @@ impl Tiles {
                     (Level::Avx512, 4) => avx512::block::<4>(block, first, rows),
                     #[cfg(target_arch = "x86_64")]
                     (Level::Avx512, _) => avx512::block::<1>(block, first, rows),
+                    #[cfg(target_arch = "aarch64")]
+                    (Level::Neon, 6) => block_tile::<float32x4_t, 6, 4>(block, first, rows),
+                    #[cfg(target_arch = "aarch64")]
+                    (Level::Neon, 4) => block_tile::<float32x4_t, 4, 4>(block, first, rows),
+                    #[cfg(target_arch = "aarch64")]
+                    (Level::Neon, 2) => block_tile::<float32x4_t, 2, 4>(block, first, rows),
+                    #[cfg(target_arch = "aarch64")]
+                    (Level::Neon, _) => block_tile::<float32x4_t, 1, 4>(block, first, rows),
                 }
             }
             first += rows;
@@ -224,6 +264,12 @@ impl Tiles {
                     Level::Avx512 if left >= 4 => avx512::column::<4>(&part),
                     #[cfg(target_arch = "x86_64")]
                     Level::Avx512 => avx512::column::<1>(&part),
+                    #[cfg(target_arch = "aarch64")]
+                    Level::Neon if left >= 6 => column_tile::<float32x4_t, 6, 4>(&part),
+                    #[cfg(target_arch = "aarch64")]
+                    Level::Neon if left >= 4 => column_tile::<float32x4_t, 4, 4>(&part),
+                    #[cfg(target_arch = "aarch64")]
+                    Level::Neon => column_tile::<float32x4_t, 1, 4>(&part),
                 }
             };
         }
@@ -248,6 +294,12 @@ mod avx2 {
     }
 
     #[target_feature(enable = "avx2,fma")]
+    pub unsafe fn packed_block(block: &Block, first: usize) {
+        // SAFETY: the caller's.
+        unsafe { packed_block_tile::<__m256, 6, 2>(block, first) }
+    }
+
+    #[target_feature(enable = "avx2,fma")]
     pub unsafe fn column<const MR: usize>(tile: &ColumnTile) -> usize {
         // SAFETY: the caller's.
         unsafe { column_tile::<__m256, MR, 2>(tile) }
@@ -269,6 +321,12 @@ mod avx512 {
     pub unsafe fn block<const MR: usize>(block: &Block, first: usize, rows: usize) {
         // SAFETY: the caller's.
         unsafe { block_tile::<__m512, MR, 2>(block, first, rows) }
+    }
+
+    #[target_feature(enable = "avx512f,avx512vl,avx2,fma")]
+    pub unsafe fn packed_block(block: &Block, first: usize) {
+        // SAFETY: the caller's.
+        unsafe { packed_block_tile::<__m512, 12, 2>(block, first) }
     }
 
     #[target_feature(enable = "avx512f,avx512vl,avx2,fma")]

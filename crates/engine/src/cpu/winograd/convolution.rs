@@ -9,7 +9,7 @@ use super::transform::{self, PLANES, RESULT, TILE};
 use super::{Tiling, chunk_offset, plane_stride};
 use crate::cpu::parallel::{Shared, for_each_task, thread_index};
 use crate::cpu::simd::{LINE, Level, Vector, prefetch, prefetch_for_writing, with_vectors};
-use crate::cpu::tile::{Block, MAX_WIDTH, Tiles};
+use crate::cpu::tile::{Block, DEPTH, MAX_WIDTH, Tiles};
 use crate::kernel::Scratch;
 use crate::shape::Shape;
 
@@ -19,7 +19,7 @@ const BLOCK_ELEMENTS: usize = 1 << 20;
 /// piece of the filter.
 const STRETCH: usize = 96;
 /// Channels of the source, and rows of the filter, that are multiplied at a time.
-const PIECE: usize = 64;
+const PIECE: usize = DEPTH;
 static ZEROS: [f32; MAX_WIDTH] = [0.0; MAX_WIDTH];
 
 /// How a convolution is cut up. What an element's chain of operations is does not depend on it.
