@@ -6,8 +6,11 @@
     python tools/bench_cuda.py --cases train:128 --precisions f32 --no-torch
 
 PyTorch is diffusers' UNet2DModel with channels_last, torch.compile, fused Adam, a foreach moving average and global-norm clipping, each in
-bf16 (autocast), tf32 and f32; where diffusers cannot be imported, PyTorch is left out, and says so. Ours is `step_time --device cuda`. Times are
-medians over `--iterations`, in milliseconds for the whole batch; peak memory is the allocator's (PyTorch) or the card's less what was used before (ours).
+bf16 (autocast), tf32 and f32; where diffusers cannot be imported, PyTorch is left out, and says so; where torch.compile fails, PyTorch is
+timed without, and says so. Ours is `step_time --device cuda`, with algorithms that give the same bits every time, or (`--fastest`) also with
+those that are fastest. Times are medians over `--iterations`, in milliseconds for the whole batch, ours with the images' way to the card and
+the predictions' back. `peak_mib` is the allocator's (PyTorch) or what our engine took; `card_mib` what the card had in use at most while the
+program ran, less what it had before: with it count the context and the libraries.
 
 A large copy and a large matrix product are timed first: what the card can do at most, for each time to stand beside.
 
@@ -22,6 +25,7 @@ import shlex
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 
 NETWORKS = {
@@ -66,7 +70,7 @@ def ceilings():
     return result
 
 
-def pytorch(case, precision, iterations):
+def pytorch(case, precision, iterations, compile_mode):
     """Median milliseconds and peak memory of one case in PyTorch, in this process."""
     import torch
     from diffusers import UNet2DModel
@@ -87,7 +91,7 @@ def pytorch(case, precision, iterations):
     parameters = [p for p in network.parameters()]
     ema = [p.detach().clone() for p in parameters]
     adam = torch.optim.Adam(parameters, lr=1e-4, fused=True)
-    compiled = torch.compile(network)
+    compiled, mode = torch.compile(network, mode=None if compile_mode == "default" else compile_mode), compile_mode
     x = torch.randn(batch, 3, size, size, device="cuda").to(memory_format=torch.channels_last)
     noise, t = torch.randn_like(x), torch.full((batch,), 500, device="cuda")
 
@@ -105,6 +109,11 @@ def pytorch(case, precision, iterations):
             torch._foreach_lerp_(ema, parameters, 1e-4)
 
     with torch.enable_grad() if training else torch.no_grad():
+        try:
+            iteration()
+        except Exception as error:  # torch.compile needs a C compiler and more.
+            print(f"not compiled: {error}", file=sys.stderr)
+            compiled, mode = network, "none"
         for _ in range(5):
             iteration()
         torch.cuda.synchronize()
@@ -115,26 +124,51 @@ def pytorch(case, precision, iterations):
             iteration()
             torch.cuda.synchronize()
             times.append(1e3 * (time.perf_counter() - start))
-    print(json.dumps({"ms": statistics.median(times), "peak_mib": torch.cuda.max_memory_allocated() / 2**20}))
+    peak = torch.cuda.max_memory_allocated() / 2**20
+    print(json.dumps({"ms": statistics.median(times), "peak_mib": peak, "compile": mode}))
 
 
-def run(command, environment=None):
-    """The JSON object that a command prints last, or what went wrong."""
-    done = subprocess.run(command, capture_output=True, text=True, env=environment)
-    if done.returncode != 0:
-        return {"error": (done.stderr.strip().splitlines() or ["no message"])[-1]}
-    return json.loads(done.stdout.strip().splitlines()[-1])
+def card_mib():
+    """MiB that the card has in use, if it can be asked."""
+    try:
+        query = ["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits"]
+        return float(subprocess.run(query, capture_output=True, text=True, timeout=10).stdout.splitlines()[0])
+    except (OSError, ValueError, IndexError, subprocess.TimeoutExpired):
+        return None
 
 
-def ours(command, case, precision, iterations):
+def run(command, environment=None, log=None):
+    """The JSON object that a command prints last with `card_mib`, or what went wrong. All it wrote goes to `log`."""
+    before, most = card_mib(), 0.0
+    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as error:
+        child = subprocess.Popen(command, stdout=out, stderr=error, text=True, env=environment)
+        while child.poll() is None:
+            most = max(most, card_mib() or 0.0)
+            time.sleep(0.2)
+        out.seek(0), error.seek(0)
+        lines, errors = out.read().strip().splitlines(), error.read()
+    if log:
+        with open(log, "a") as file:
+            file.write(f"$ {shlex.join(command)}\n{errors}\n" + "\n".join(lines) + "\n")
+    if child.returncode != 0:
+        return {"error": (errors.strip().splitlines() or ["no message"])[-1]}
+    result = json.loads(lines[-1])
+    if before is not None:
+        result["card_mib"] = most - before
+    return result
+
+
+def ours(command, case, precision, iterations, deterministic, log):
     kind, batch, name = case.split(":")
     folders = os.pathsep.join(wheel_folders() + [os.environ.get("DDPM_CUDA_LIBRARIES", "")]).strip(os.pathsep)
     environment = {**os.environ, "DDPM_CUDA_LIBRARIES": folders}
-    call = [*shlex.split(command), kind, batch, str(iterations), "0", name, "--device", "cuda", "--precision", precision]
-    result = run(call, environment)
+    call = [*shlex.split(command), kind, batch, str(iterations), "0", name]
+    call += ["--device", "cuda", "--precision", precision, "--deterministic", str(deterministic).lower()]
+    result = run(call, environment, log)
     if "error" in result:
         return result
-    return {"ms": result[f"{kind}_ms_per_image"] * int(batch), "arena_mib": result["arena_mib"]}
+    row = {"ms": result[f"{kind}_ms_per_image"] * int(batch), "peak_mib": result["memory_mib"]}
+    return row | {key: result[key] for key in ("card_mib",) if key in result}
 
 
 def main():
@@ -143,13 +177,21 @@ def main():
     parser.add_argument("--cases", nargs="+", default=CASES, help="train|forward:BATCH[:NETWORK]")
     parser.add_argument("--precisions", nargs="+", default=("bf16", "tf32", "f32"))
     parser.add_argument("--iterations", type=int, default=20)
+    parser.add_argument("--fastest", action="store_true", help="time ours also with --deterministic false")
     parser.add_argument("--no-torch", action="store_true")
+    parser.add_argument("--compile", default="default", help="torch.compile's mode: default, reduce-overhead, max-autotune")
+    parser.add_argument("--log", help="where all that the programs write goes")
     parser.add_argument("--json", help="where all numbers go")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one:
-        pytorch(options.one, options.precisions[0], options.iterations)
+        pytorch(options.one, options.precisions[0], options.iterations, options.compile)
         return
+    try:
+        import torch  # noqa: F401
+    except ImportError:
+        print("PyTorch cannot be imported: no ceilings, and ours alone", flush=True)
+        options.no_torch = True
     results = {}
     if not options.no_torch:
         results["ceilings"] = ceilings()
@@ -159,15 +201,19 @@ def main():
         for precision in options.precisions:
             row = {}
             if not options.no_torch:
-                row["pytorch"] = run(
-                    [sys.executable, __file__, "--one", case, "--precisions", precision, "--iterations", str(options.iterations)]
-                )
+                call = [sys.executable, __file__, "--one", case, "--precisions", precision, "--compile", options.compile]
+                row["pytorch"] = run([*call, "--iterations", str(options.iterations)], log=options.log)
             if options.ours:
-                row["ours"] = ours(options.ours, case, precision, options.iterations)
+                row["ours"] = ours(options.ours, case, precision, options.iterations, True, options.log)
+                if options.fastest:
+                    row["ours, fastest"] = ours(options.ours, case, precision, options.iterations, False, options.log)
+            if "ms" in row.get("pytorch", {}) and "ms" in row.get("ours", {}):
+                row["times as fast"] = round(row["pytorch"]["ms"] / row["ours"]["ms"], 3)
+                row["of its memory"] = round(row["ours"]["peak_mib"] / row["pytorch"]["peak_mib"], 3)
             results[f"{case} {precision}"] = row
             print(f"{case:24} {precision:5}", "  ".join(f"{who}: {numbers}" for who, numbers in row.items()), flush=True)
-    if options.json:
-        pathlib.Path(options.json).write_text(json.dumps(results, indent=2))
+            if options.json:
+                pathlib.Path(options.json).write_text(json.dumps(results, indent=2))
 
 
 if __name__ == "__main__":

@@ -41,7 +41,7 @@ mod train;
 mod training_evaluation;
 
 use clap::{Parser, Subcommand, ValueEnum};
-use engine::{ConvMethod, CpuOptions, Device, Hardware, Precision};
+use engine::{Algorithms, ConvMethod, CpuOptions, Device, Hardware, Precision};
 use failure::Failure;
 use report::Report;
 use std::num::NonZeroUsize;
@@ -99,6 +99,10 @@ struct Global {
     #[arg(long, global = true, value_enum, default_value_t = PrecisionName::F32)]
     precision: PrecisionName,
 
+    /// On a GPU, whether to take only algorithms that give the same bits every time; false: those that are fastest there
+    #[arg(long, global = true, value_name = "BOOL", action = clap::ArgAction::Set, default_value_t = true)]
+    deterministic: bool,
+
     /// Say nothing while working: errors and the result only
     #[arg(long, short, global = true)]
     quiet: bool,
@@ -145,16 +149,20 @@ impl ConvName {
 impl Global {
     /// What networks are computed on.
     fn hardware(&self) -> Hardware {
-        Hardware { device: self.device, precision: self.precision.into(), cpu: self.cpu() }
+        let algorithms = if self.deterministic { Algorithms::Reproducible } else { Algorithms::Fastest };
+        Hardware { device: self.device, precision: self.precision.into(), algorithms, cpu: self.cpu() }
     }
 
     /// How convolutions are computed, on which the last bits of results depend.
     fn convolutions(&self) -> &'static str {
-        match (self.device, self.precision) {
-            (Device::Cuda(_), PrecisionName::F32) => "cuda-f32",
-            (Device::Cuda(_), PrecisionName::Tf32) => "cuda-tf32",
-            (Device::Cuda(_), PrecisionName::Bf16) => "cuda-bf16",
-            (Device::Auto | Device::Cpu, _) => self.conv.name(),
+        match (self.device, self.precision, self.deterministic) {
+            (Device::Cuda(_), PrecisionName::F32, true) => "cuda-f32",
+            (Device::Cuda(_), PrecisionName::F32, false) => "cuda-f32-fastest",
+            (Device::Cuda(_), PrecisionName::Tf32, true) => "cuda-tf32",
+            (Device::Cuda(_), PrecisionName::Tf32, false) => "cuda-tf32-fastest",
+            (Device::Cuda(_), PrecisionName::Bf16, true) => "cuda-bf16",
+            (Device::Cuda(_), PrecisionName::Bf16, false) => "cuda-bf16-fastest",
+            (Device::Auto | Device::Cpu, ..) => self.conv.name(),
         }
     }
 
@@ -195,6 +203,7 @@ enum Command {
 }
 
 fn run(cli: &Cli) -> Result<Report, Failure> {
+    cli.global.hardware().validate().map_err(Failure::input)?;
     match &cli.command {
         Command::Train(args) => train::run(args, &cli.global),
         Command::Sample(args) => sample::run(args, &cli.global),

@@ -89,6 +89,9 @@ pub fn run(args: &Args, global: &Global) -> Result<Report, Failure> {
     let batch = |image| args.batch.map_or_else(|| default_batch(image), NonZeroUsize::get).min(count);
     let mut model = model::open_sized(&args.model, batch, global.hardware())?;
     let batch = model.denoiser.batch();
+    if let Some(device) = model.denoiser.device_report().filter(|_| !global.quiet) {
+        progress::say(&format!("device: {device}"));
+    }
     if args.profile {
         model.denoiser.start_profile();
     }

@@ -184,6 +184,9 @@ impl Teller {
 impl Observer for Teller {
     fn started(&mut self, start: &Start<'_>) {
         self.say(&format!("data: {}", start.data));
+        if let Some(device) = &start.device {
+            self.say(&format!("device: {device}"));
+        }
         let from = match start.completed {
             0 => String::new(),
             completed => format!(", going on after update {completed}"),

@@ -53,6 +53,17 @@ pub trait Backend: Send {
         Storage::F32
     }
 
+    /// Whether programs are to have [`Kernel::GroupNormDropout`] and its gradient where a dropout follows a normalisation and nothing
+    /// else reads what is between them.
+    fn fuses_dropout(&self) -> bool {
+        false
+    }
+
+    /// Memory taken and the like, in a line for people, once a program has been checked and has its memory.
+    fn report(&self) -> Option<String> {
+        None
+    }
+
     /// Makes `slot` hold `len` zeros; its old content is gone.
     ///
     /// # Errors

@@ -69,6 +69,16 @@ impl Precision {
     }
 }
 
+/// How the libraries' algorithms are chosen on a GPU.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub enum Algorithms {
+    /// By rules, and only those that give the same bits every time.
+    #[default]
+    Reproducible,
+    /// By timing them at start, whatever order they add up in: two runs differ in the last bits.
+    Fastest,
+}
+
 /// What networks are computed on, and how.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct Hardware {
@@ -76,6 +86,8 @@ pub struct Hardware {
     pub device: Device,
     /// How it computes products.
     pub precision: Precision,
+    /// How a GPU's algorithms are chosen.
+    pub algorithms: Algorithms,
     /// How the CPU computes, where it is the one.
     pub cpu: CpuOptions,
 }
@@ -87,17 +99,29 @@ impl From<CpuOptions> for Hardware {
 }
 
 impl Hardware {
+    /// Checks what can be without looking for the device.
+    ///
+    /// # Errors
+    /// If the CPU is to compute in another precision than its own.
+    pub fn validate(&self) -> Result<(), BackendError> {
+        match self.device {
+            Device::Auto | Device::Cpu if self.precision != Precision::F32 => Err(BackendError::CpuPrecision),
+            _ => Ok(()),
+        }
+    }
+
     /// A backend on the device.
     ///
     /// # Errors
     /// If it is not there, lacks something, or does not compute in this precision.
     pub fn open(&self) -> Result<Box<dyn Backend>, BackendError> {
+        self.validate()?;
         match self.device {
             Device::Cuda(index) => {
-                let options = CudaOptions { index, precision: self.precision, own_kernels: false };
+                let (precision, algorithms) = (self.precision, self.algorithms);
+                let options = CudaOptions { index, precision, algorithms, own_kernels: false };
                 Ok(Box::new(Cuda::new(options)?))
             }
-            Device::Auto | Device::Cpu if self.precision != Precision::F32 => Err(BackendError::CpuPrecision),
             Device::Auto | Device::Cpu => Ok(Box::new(Cpu::with_options(self.cpu)?)),
         }
     }

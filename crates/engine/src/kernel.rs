@@ -3,7 +3,7 @@
 //! Each operation's file in [`crate::ops`] says what its kernels read and write. Shapes travel with the views,
 //! so kernels hold attributes only.
 
-use crate::ops::{Attention, Conv, GroupNorm, Pool, Sinusoid};
+use crate::ops::{Attention, Conv, Dropout, GroupNorm, Pool, Sinusoid};
 use crate::shape::Shape;
 
 /// What one step of a program does.
@@ -21,6 +21,10 @@ pub enum Kernel {
     GroupNorm(GroupNorm),
     /// (x, gamma, beta, statistics, dy) → (dx, gamma gradient, beta gradient), the latter two added to.
     GroupNormGrad(GroupNorm),
+    /// The first of them with dropout after it, where a backend does both in one: see [`crate::Backend::fuses_dropout`].
+    GroupNormDropout(GroupNorm, Dropout),
+    /// The gradient through both: (x, gamma, beta, statistics, dy) → (dx, gamma gradient, beta gradient).
+    GroupNormDropoutGrad(GroupNorm, Dropout),
     /// [`crate::ops::activation`]: x → x · sigmoid(x).
     Silu,
     /// (x, dy) → dx.
@@ -57,12 +61,7 @@ pub enum Kernel {
         start: usize,
     },
     /// [`crate::ops::dropout`]: x → x / (1 - rate) where kept, else 0; its own gradient.
-    Dropout {
-        /// Probability of dropping an element.
-        rate: f32,
-        /// Which dropout of the network this is: its own random numbers.
-        layer: u32,
-    },
+    Dropout(Dropout),
     /// [`crate::ops::pool`].
     MaxPool(Pool),
     /// (x, dy) → dx.
@@ -158,13 +157,18 @@ impl Kernel {
     pub(crate) fn is_input_exact(&self, index: usize) -> bool {
         matches!(
             (self, index),
-            (Self::Sinusoid(_), 0) | (Self::GroupNormGrad(_), 3) | (Self::SquaredErrorGrad, 2)
+            (Self::Sinusoid(_), 0)
+                | (Self::GroupNormGrad(_) | Self::GroupNormDropoutGrad(..), 3)
+                | (Self::SquaredErrorGrad, 2)
         )
     }
 
     /// The same of an output.
     pub(crate) fn is_output_exact(&self, index: usize) -> bool {
-        matches!((self, index), (Self::GroupNorm(_), 1) | (Self::SquaredError, 0))
+        matches!(
+            (self, index),
+            (Self::GroupNorm(_) | Self::GroupNormDropout(..), 1) | (Self::SquaredError, 0)
+        )
     }
 }
 

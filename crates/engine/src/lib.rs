@@ -26,7 +26,7 @@ pub use backend::{Backend, BackendError};
 pub use cpu::{ConvMethod, Cpu, CpuOptions, Level};
 pub use cuda::{Cuda, CudaError, CudaOptions};
 pub use graph::{Graph, Var};
-pub use hardware::{Device, Hardware, Precision};
+pub use hardware::{Algorithms, Device, Hardware, Precision};
 pub use kernel::{Run, Slot};
 pub use ops::{Conv, GroupNorm, Padding, Pool, Sinusoid};
 pub use optimizer::AdamStep;

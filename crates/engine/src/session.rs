@@ -62,10 +62,13 @@ impl Session {
     }
 
     /// A copy of a buffer that shares the parameters' layout.
-    pub fn buffer(&self, slot: Slot) -> Vec<f32> {
+    ///
+    /// # Errors
+    /// The first failure of the device, if there was one.
+    pub fn buffer(&self, slot: Slot) -> Result<Vec<f32>, BackendError> {
         let mut values = vec![0.0; self.program.layout().len()];
-        self.backend.download(View::start(slot, values.len()), &mut values);
-        values
+        self.download(View::start(slot, values.len()), &mut values)?;
+        Ok(values)
     }
 
     /// Sets an input.
@@ -80,12 +83,20 @@ impl Session {
 
     /// Reads an output after a run.
     ///
+    /// # Errors
+    /// The first failure of the device, if there was one.
+    ///
     /// # Panics
     /// If the length is not its shape's.
-    pub fn read(&self, output: Var, out: &mut [f32]) {
+    pub fn read(&self, output: Var, out: &mut [f32]) -> Result<(), BackendError> {
         let view = self.program.view(output);
         assert_eq!(out.len(), view.shape.len());
+        self.download(view, out)
+    }
+
+    fn download(&self, view: View, out: &mut [f32]) -> Result<(), BackendError> {
         self.backend.download(view, out);
+        self.backend.failure().map_or(Ok(()), Err)
     }
 
     /// Computes the outputs.
@@ -113,12 +124,15 @@ impl Session {
 
     /// Reads the gradient of an input made by `input_with_gradient`, after [`Self::backward`].
     ///
+    /// # Errors
+    /// The first failure of the device, if there was one.
+    ///
     /// # Panics
     /// If it has none, or the length is not its shape's.
-    pub fn read_gradient(&self, input: Var, out: &mut [f32]) {
+    pub fn read_gradient(&self, input: Var, out: &mut [f32]) -> Result<(), BackendError> {
         let view = self.program.gradient_view(input).expect("the input has no gradient");
         assert_eq!(out.len(), view.shape.len());
-        self.backend.download(view, out);
+        self.download(view, out)
     }
 
     /// Sets the gradients of all parameters to 0. After [`Self::update`] they are already.
@@ -131,21 +145,24 @@ impl Session {
 
     /// Clips, updates the parameters and their moving average, and clears the gradients. Returns the gradients' global norm before
     /// clipping; when it is not finite nothing has been changed.
-    pub fn update(&mut self, step: &AdamStep) -> f64 {
+    ///
+    /// # Errors
+    /// The first failure of the device, if there was one before this update; its own shows in what is read next.
+    pub fn update(&mut self, step: &AdamStep) -> Result<f64, BackendError> {
         let norm = self.backend.gradient_norm();
+        if let Some(failure) = self.backend.failure() {
+            return Err(failure);
+        }
         if norm.is_finite() {
             self.backend.update(step, step.clip_factor(norm));
             self.gradients_clear = true;
         }
-        norm
+        Ok(norm)
     }
 
-    /// Whether the device still works. The CPU always does; another may fail, and then what is read is NaN.
-    ///
-    /// # Errors
-    /// Its first failure.
-    pub fn check_device(&self) -> Result<(), BackendError> {
-        self.backend.failure().map_or(Ok(()), Err)
+    /// What the device tells of itself, in a line; the CPU tells nothing.
+    pub fn device_report(&self) -> Option<String> {
+        self.backend.report()
     }
 
     /// Begins to measure where time goes.

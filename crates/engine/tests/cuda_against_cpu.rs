@@ -71,7 +71,7 @@ impl Network {
                     session.set(input, &normals(10 + index as u64, self.graph.shape(input).len()));
                 }
                 session.forward(&run);
-                session.read(self.output, &mut output);
+                session.read(self.output, &mut output).unwrap();
             };
             for _ in 0..2 {
                 forward(&mut session);
@@ -86,12 +86,11 @@ impl Network {
                 }
                 for (index, &input) in self.differentiated.iter().enumerate() {
                     let mut gradient = vec![0.0; self.graph.shape(input).len()];
-                    session.read_gradient(input, &mut gradient);
+                    session.read_gradient(input, &mut gradient).unwrap();
                     results.push((format!("gradient of input {index}"), gradient));
                 }
-                results.push(("gradients of parameters".to_owned(), session.buffer(Slot::Grads)));
+                results.push(("gradients of parameters".to_owned(), session.buffer(Slot::Grads).unwrap()));
             }
-            session.check_device().unwrap();
             results.push((format!("output, training {training}"), output));
         }
         results
@@ -312,6 +311,35 @@ fn dropout_drops_the_same_elements() {
 }
 
 #[test]
+fn dropout_joins_the_normalisation_before_it() {
+    for shape in SHAPES {
+        for groups in [1, 2, 32] {
+            if !shape.c.is_multiple_of(groups) || (shape.pixels() == 1 && shape.c == groups) {
+                continue;
+            }
+            for silu in [false, true] {
+                let norm = GroupNorm { groups, epsilon: 1e-5, silu };
+                let parameters = [shape.c];
+                Network::new(&[shape], &[&parameters, &parameters], |graph, x, p| {
+                    // The second mask is of another layer.
+                    let once = graph.dropout(x[0], 0.5);
+                    let y = graph.group_norm(once, p[0], p[1], norm);
+                    graph.dropout(y, 0.3)
+                })
+                .check(&format!("{norm:?} and dropout of {shape}"));
+                Network::new(&[shape], &[&parameters, &parameters], |graph, x, p| {
+                    // What is between is wanted too.
+                    let y = graph.group_norm(x[0], p[0], p[1], norm);
+                    let dropped = graph.dropout(y, 0.3);
+                    graph.add(y, dropped)
+                })
+                .check(&format!("{norm:?}, dropped and not, of {shape}"));
+            }
+        }
+    }
+}
+
+#[test]
 fn attention() {
     for shape in [
         Shape::new(1, 1, 1, 1),
@@ -395,7 +423,7 @@ fn training_goes_the_same_way() {
             let run = Run { seed: 3, first_sample: 3 * number };
             session.set(network.inputs[0], &normals(40 + number, shape.len()));
             session.forward(&run);
-            session.read(network.output, &mut output);
+            session.read(network.output, &mut output).unwrap();
             session.clear_gradients();
             session.set_gradient(network.output, &output);
             session.backward(&run);
@@ -408,10 +436,14 @@ fn training_goes_the_same_way() {
                 max_gradient_norm: 10.0,
                 ema_decay: 0.9,
             };
-            norms.push(session.update(&step) as f32);
+            norms.push(session.update(&step).unwrap() as f32);
         }
-        session.check_device().unwrap();
-        [norms, session.buffer(Slot::Params), session.buffer(Slot::Ema), session.buffer(Slot::SecondMoment)]
+        [
+            norms,
+            session.buffer(Slot::Params).unwrap(),
+            session.buffer(Slot::Ema).unwrap(),
+            session.buffer(Slot::SecondMoment).unwrap(),
+        ]
     };
     let expected = train(Machine::Cpu(ConvMethod::Direct));
     for machine in cuda(Precision::F32) {

@@ -49,7 +49,7 @@ fn check_graph(name: &str, graph: &Graph, inputs: &[Var], output: Var) {
         }
         session.forward(&run);
         let mut out = vec![0.0; out_len];
-        session.read(output, &mut out);
+        session.read(output, &mut out).unwrap();
         out.iter().zip(&seed).map(|(y, r)| f64::from(*y) * f64::from(*r)).sum()
     };
     let h = 1e-2;
@@ -66,12 +66,12 @@ fn check_graph(name: &str, graph: &Graph, inputs: &[Var], output: Var) {
     let dot =
         |a: &[f32], b: &[f32]| -> f64 { a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum() };
     let norm = |a: &[f32]| -> f64 { dot(a, a) };
-    let grads = session.buffer(Slot::Grads);
+    let grads = session.buffer(Slot::Grads).unwrap();
     let mut analytic = dot(&grads, &param_direction);
     let mut scale = norm(&grads);
     for (&input, direction) in inputs.iter().zip(&directions) {
         let mut gradient = vec![0.0; direction.len()];
-        session.read_gradient(input, &mut gradient);
+        session.read_gradient(input, &mut gradient).unwrap();
         assert!(norm(&gradient) > 0.0, "{name}: an input's gradient is 0");
         analytic += dot(&gradient, direction);
         scale += norm(&gradient);
@@ -226,11 +226,11 @@ fn max_pool_sends_its_gradient_to_the_maximum() {
     session.set(x, &[1.0, 9.0, 2.0, 3.0, 4.0, 8.0, 7.0, 5.0, 6.0]);
     session.forward(&Run::default());
     let mut out = [0.0; 9];
-    session.read(y, &mut out);
+    session.read(y, &mut out).unwrap();
     assert_eq!(out, [9.0, 9.0, 9.0, 9.0, 9.0, 9.0, 7.0, 8.0, 8.0]);
     session.set_gradient(y, &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 70.0, 80.0, 90.0]);
     session.backward(&Run::default());
-    session.read_gradient(x, &mut out);
+    session.read_gradient(x, &mut out).unwrap();
     assert_eq!(out, [0.0, 21.0, 0.0, 0.0, 0.0, 170.0, 70.0, 0.0, 0.0]);
 }
 
@@ -257,7 +257,7 @@ fn dropout_keeps_the_expectation_and_depends_on_the_sample_number_alone() {
         session.set(x, &vec![1.0; n * 4000]);
         session.forward(&Run { seed: 1, first_sample });
         let mut out = vec![0.0; n * 4000];
-        session.read(y, &mut out);
+        session.read(y, &mut out).unwrap();
         out
     };
     let both = values(7, 2);

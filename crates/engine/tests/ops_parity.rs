@@ -108,8 +108,7 @@ impl Case {
             }
             session.forward(&run);
             let mut output = vec![f32::NAN; graph.shape(y).len()];
-            session.read(y, &mut output);
-            session.check_device().unwrap();
+            session.read(y, &mut output).unwrap();
             (session, output)
         };
 
@@ -126,10 +125,10 @@ impl Case {
         session.backward(&run);
         for (&var, name) in vars.iter().zip(inputs).filter(|(_, name)| has_gradient(name)) {
             let mut gradient = vec![f32::NAN; graph.shape(var).len()];
-            session.read_gradient(var, &mut gradient);
+            session.read_gradient(var, &mut gradient).unwrap();
             self.compare(machine, &format!("d{name}"), &gradient, tolerance);
         }
-        let gradients = session.buffer(Slot::Grads);
+        let gradients = session.buffer(Slot::Grads).unwrap();
         for name in parameters {
             let range = graph.layout().find(name).unwrap().range();
             self.compare(machine, &format!("d{name}"), &gradients[range], tolerance);
@@ -290,7 +289,7 @@ fn a_scale_is_a_smaller_time() {
         session.set(t, &[time]);
         session.forward(&Run::default());
         let mut out = vec![0.0; 32];
-        session.read(y, &mut out);
+        session.read(y, &mut out).unwrap();
         out
     };
     assert_eq!(embed(3996.0, 0.25), embed(999.0, 1.0));
@@ -332,10 +331,10 @@ fn updates_clip_then_step_then_average() {
         for number in 1..=4 {
             session.set_buffer(Slot::Grads, &case.values(&format!("g{number}")));
             let ema_decay = if number == 1 { 0.0 } else { 0.75 };
-            let norm = session.update(&AdamStep { number, ema_decay, ..STEP });
+            let norm = session.update(&AdamStep { number, ema_decay, ..STEP }).unwrap();
             case.compare(machine, &format!("norm{number}"), &[norm as f32], 1e-6);
-            case.compare(machine, &format!("w{number}"), &session.buffer(Slot::Params), 1e-6);
-            case.compare(machine, &format!("ema{number}"), &session.buffer(Slot::Ema), 1e-6);
+            case.compare(machine, &format!("w{number}"), &session.buffer(Slot::Params).unwrap(), 1e-6);
+            case.compare(machine, &format!("ema{number}"), &session.buffer(Slot::Ema).unwrap(), 1e-6);
         }
     }
 }

@@ -26,12 +26,12 @@ fn convolve(method: ConvMethod, shape: Shape, output_channels: usize, padding: u
     let run = Run::default();
     session.forward(&run);
     let mut result = vec![0.0; graph.shape(y).len()];
-    session.read(y, &mut result);
+    session.read(y, &mut result).unwrap();
     session.set_gradient(y, &normals(2, result.len()));
     session.backward(&run);
     let mut dx = vec![0.0; shape.len()];
-    session.read_gradient(x, &mut dx);
-    [result, dx, session.buffer(Slot::Grads)]
+    session.read_gradient(x, &mut dx).unwrap();
+    [result, dx, session.buffer(Slot::Grads).unwrap()]
 }
 
 #[test]

@@ -5,7 +5,7 @@ use crate::feature_store::FeatureStore;
 use crate::image_set::ImageSet;
 use crate::inception_weights::InceptionWeights;
 use crate::resize::{NETWORK_IMAGE, ResizeMode, Resizer};
-use engine::{Backend, Profile};
+use engine::{Backend, BackendError, Profile};
 use models::inception::{FeatureNetwork, Tap};
 use rayon::prelude::*;
 
@@ -45,7 +45,12 @@ impl FeatureExtractor {
     }
 
     /// The features `[n, dims]` of `pixels`, a whole number of images of the resizer's shape.
-    fn features(&mut self, resizer: &Resizer, pixels: &[u8], image_bytes: usize) -> Vec<f32> {
+    fn features(
+        &mut self,
+        resizer: &Resizer,
+        pixels: &[u8],
+        image_bytes: usize,
+    ) -> Result<Vec<f32>, BackendError> {
         let images = pixels.len() / image_bytes;
         self.inputs.resize(images * NETWORK_IMAGE, 0.0);
         let resized = self.inputs.par_chunks_exact_mut(NETWORK_IMAGE);
@@ -75,8 +80,7 @@ impl FeatureExtractor {
             }
             let count = batch.min(total - first) as usize;
             let batch = set.read(first, count)?;
-            let rows = self.features(&resizer, &batch.pixels, set.shape().len());
-            self.network.check_device()?;
+            let rows = self.features(&resizer, &batch.pixels, set.shape().len())?;
             if let Some(place) = rows.iter().position(|value| !value.is_finite()) {
                 return Err(MeasureError::NotFinite {
                     what: set.description(),

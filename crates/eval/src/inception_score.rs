@@ -35,9 +35,12 @@ pub fn inception_score(
     classifier: &mut Classifier,
 ) -> Result<InceptionScore, MeasureError> {
     let mut sums = ScoreSums::new(rows, CLASSES, splits)?;
-    store.for_each_rows(images, |rows| sums.add(&classifier.logits(rows)))?;
-    classifier.check_device()?;
-    Ok(sums.finish())
+    let mut failure = None;
+    store.for_each_rows(images, |rows| match classifier.logits(rows) {
+        Ok(logits) => sums.add(&logits),
+        Err(error) => failure = Some(error),
+    })?;
+    failure.map_or_else(|| Ok(sums.finish()), |error| Err(error.into()))
 }
 
 /// Sums from which the score follows.

@@ -201,7 +201,7 @@ fn the_whole_network_is_pytorch_fids() {
     let error = largest_error(&floats("random/2048"), &features);
     let mut classifier =
         Classifier::new(&weights.classifier().unwrap(), Box::new(Cpu::new(2).unwrap())).unwrap();
-    let logits = classifier.logits(&features);
+    let logits = classifier.logits(&features).unwrap();
     let logits_error = largest_error(&floats("random/logits"), &logits);
     println!("2048 features: {error:e}, logits: {logits_error:e}");
     assert!(error <= 1e-4, "features: {error:e}");

@@ -25,7 +25,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             network.start_profile();
         }
         let start = Instant::now();
-        network.features(&images);
+        network.features(&images)?;
         if index > 0 {
             times.push(start.elapsed().as_secs_f64());
         }

@@ -105,7 +105,7 @@ impl Network {
         }
         self.session.set(self.input, &self.inputs);
         self.session.forward(&Run::default());
-        self.session.read(self.output, &mut self.outputs);
+        self.session.read(self.output, &mut self.outputs).unwrap();
     }
 
     /// The logit of the next dimension's being lit, for each state.
@@ -142,15 +142,17 @@ impl Network {
         self.session.set_gradient(self.output, &gradient);
         self.session.backward(&Run::default());
         self.updates += 1;
-        self.session.update(&AdamStep {
-            number: self.updates,
-            learning_rate: 2e-3,
-            beta1: 0.9,
-            beta2: 0.999,
-            epsilon: 1e-8,
-            max_gradient_norm: 1.0,
-            ema_decay: 0.0,
-        });
+        self.session
+            .update(&AdamStep {
+                number: self.updates,
+                learning_rate: 2e-3,
+                beta1: 0.9,
+                beta2: 0.999,
+                epsilon: 1e-8,
+                max_gradient_norm: 1.0,
+                ema_decay: 0.0,
+            })
+            .unwrap();
     }
 }
 

@@ -1,9 +1,10 @@
 //! Times the paper's networks: forward, or a training step.
 //!
 //! `cargo run --release -p ddpm-models --example step_time -- [forward|train] [batch] [repeats] [threads] [cifar10|celebahq256]
-//! [profile] [--device cpu|cuda[:N]] [--precision f32|tf32]` prints one JSON object, with `profile` also where the time went (on standard error).
+//! [profile] [--device cpu|cuda[:N]] [--precision f32|tf32|bf16] [--deterministic true|false]` prints one JSON object, with `profile` also
+//! where the time went (on standard error).
 
-use engine::{AdamStep, CpuOptions, Hardware, Precision, Program, Run, Session};
+use engine::{AdamStep, Algorithms, CpuOptions, Hardware, Precision, Program, Run, Session};
 use models::{Conventions, Mode, Unet, UnetConfig};
 use std::time::{Duration, Instant};
 
@@ -22,6 +23,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "tf32" => Precision::Tf32,
         "bf16" => Precision::Bf16,
         other => return Err(format!("{other}: give f32, tf32 or bf16").into()),
+    };
+    let algorithms = match option("--deterministic", "true").parse()? {
+        true => Algorithms::Reproducible,
+        false => Algorithms::Fastest,
     };
     let argument =
         |index: usize, default: &str| arguments.get(index).map_or(default.to_string(), String::clone);
@@ -54,17 +59,23 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mode = if training { Mode::Training } else { Mode::Inference };
     let Unet { graph, x_t, timesteps, output } = Unet::new(&config, batch, mode);
     let cpu = CpuOptions { threads, ..CpuOptions::default() };
-    let backend = Hardware { device, precision, cpu }.open()?;
+    let backend = Hardware { device, precision, algorithms, cpu }.open()?;
     let program = if training {
         Program::training(&graph, &[output], backend.as_ref())
     } else {
         Program::inference(&graph, &[output], backend.as_ref())
     };
-    let arena_mib = program.arena_len() as f64 * 4.0 / (1 << 20) as f64;
+    let mib = |words: usize| words as f64 * 4.0 / (1 << 20) as f64;
+    // Parameters; in training also their gradients, two moments and the average.
+    let (arena, buffers) = (program.arena_len(), if training { 5 } else { 1 });
+    let (arena_mib, memory_mib) = (mib(arena), mib(arena + buffers * program.layout().len()));
     let weights = program.layout().initialise(0);
     let mut session = Session::new(program, backend)?;
     session.set_parameters(&weights);
     drop(weights);
+    if let Some(report) = session.device_report() {
+        eprintln!("{report}");
+    }
     let x: Vec<f32> = (0..graph.shape(x_t).len()).map(|i| ((i % 17) as f32 - 8.0) / 8.0).collect();
     let mut prediction = vec![0.0; x.len()];
     let mut times = Vec::new();
@@ -78,26 +89,27 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         session.set(x_t, &x);
         session.set(timesteps, &vec![500.0; batch]);
         session.forward(&run);
-        session.read(output, &mut prediction);
+        session.read(output, &mut prediction)?;
         if training {
             session.clear_gradients();
             session.set_gradient(output, &prediction);
             session.backward(&run);
-            session.update(&AdamStep {
-                number: number as u64 + 1,
-                learning_rate: 1e-4,
-                beta1: 0.9,
-                beta2: 0.999,
-                epsilon: 1e-8,
-                max_gradient_norm: 1.0,
-                ema_decay: 0.9999,
-            });
+            session
+                .update(&AdamStep {
+                    number: number as u64 + 1,
+                    learning_rate: 1e-4,
+                    beta1: 0.9,
+                    beta2: 0.999,
+                    epsilon: 1e-8,
+                    max_gradient_norm: 1.0,
+                    ema_decay: 0.9999,
+                })
+                .unwrap();
         }
         if number > 0 {
             times.push(start.elapsed().as_secs_f64() * 1e3 / batch as f64);
         }
     }
-    session.check_device()?;
     if let Some(profile) = session.profile() {
         let whole = times.iter().sum::<f64>() * batch as f64 / 1e3;
         eprintln!("{}", profile.table(Duration::from_secs_f64(whole)));
@@ -105,7 +117,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     times.sort_by(f64::total_cmp);
     let name = if training { "train_ms_per_image" } else { "forward_ms_per_image" };
     println!(
-        "{{\"{name}\": {:.2}, \"batch\": {batch}, \"arena_mib\": {arena_mib:.1}}}",
+        "{{\"{name}\": {:.5}, \"batch\": {batch}, \"arena_mib\": {arena_mib:.1}, \"memory_mib\": {memory_mib:.1}}}",
         times[times.len() / 2]
     );
     Ok(())

@@ -310,9 +310,12 @@ impl FeatureNetwork {
 
     /// The features `[n, dims]` of `images` `[n, 299, 299, 3]` in [-1, 1].
     ///
+    /// # Errors
+    /// The device's first failure, if there was one.
+    ///
     /// # Panics
     /// If `images` is not a whole number of images.
-    pub fn features(&mut self, images: &[f32]) -> Vec<f32> {
+    pub fn features(&mut self, images: &[f32]) -> Result<Vec<f32>, BackendError> {
         const IMAGE: usize = IMAGE_SIZE * IMAGE_SIZE * 3;
         assert!(images.len().is_multiple_of(IMAGE));
         let dims = self.tap.dims();
@@ -322,18 +325,10 @@ impl FeatureNetwork {
             all_images[..images.len()].copy_from_slice(images);
             self.session.set(self.images, all_images);
             self.session.forward(&Run::default());
-            self.session.read(self.features, all_rows);
+            self.session.read(self.features, all_rows)?;
             rows.extend_from_slice(&all_rows[..images.len() / IMAGE * dims]);
         }
-        rows
-    }
-
-    /// Whether the device still works: when it does not, all that comes from it is NaN.
-    ///
-    /// # Errors
-    /// Its first failure.
-    pub fn check_device(&self) -> Result<(), BackendError> {
-        self.session.check_device()
+        Ok(rows)
     }
 
     /// Begins to measure where time goes.
@@ -385,19 +380,14 @@ impl Classifier {
         (graph, features, logits)
     }
 
-    /// Whether the device still works: when it does not, all that comes from it is NaN.
+    /// The logits `[n, 1008]` of `features` `[n, 2048]`.
     ///
     /// # Errors
-    /// Its first failure.
-    pub fn check_device(&self) -> Result<(), BackendError> {
-        self.session.check_device()
-    }
-
-    /// The logits `[n, 1008]` of `features` `[n, 2048]`.
+    /// The device's first failure, if there was one.
     ///
     /// # Panics
     /// If `features` is not a whole number of rows.
-    pub fn logits(&mut self, features: &[f32]) -> Vec<f32> {
+    pub fn logits(&mut self, features: &[f32]) -> Result<Vec<f32>, BackendError> {
         let dims = Tap::Pool3.dims();
         assert!(features.len().is_multiple_of(dims));
         let mut logits = Vec::with_capacity(features.len() / dims * CLASSES);
@@ -407,10 +397,10 @@ impl Classifier {
             all_features[..features.len()].copy_from_slice(features);
             self.session.set(self.features, &all_features);
             self.session.forward(&Run::default());
-            self.session.read(self.logits, &mut all_logits);
+            self.session.read(self.logits, &mut all_logits)?;
             logits.extend_from_slice(&all_logits[..features.len() / dims * CLASSES]);
         }
-        logits
+        Ok(logits)
     }
 }
 

@@ -52,6 +52,11 @@ impl UnetDenoiser {
         self.session.set_parameters(weights);
     }
 
+    /// What the device tells of itself, in a line; the CPU tells nothing.
+    pub fn device_report(&self) -> Option<String> {
+        self.session.device_report()
+    }
+
     /// Begins to measure where time goes.
     pub fn start_profile(&mut self) {
         self.session.start_profile();
@@ -89,8 +94,7 @@ impl Denoiser for UnetDenoiser {
             self.session.set(self.x_t, all_x);
             self.session.set(self.timesteps, all_t);
             self.session.forward(&Run::default());
-            self.session.read(self.output, all_out);
-            self.session.check_device()?;
+            self.session.read(self.output, all_out)?;
             output.copy_from_slice(&all_out[..output.len()]);
         }
         Ok(())

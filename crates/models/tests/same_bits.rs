@@ -56,25 +56,27 @@ fn train_step(conv: ConvMethod, level: Level, threads: usize, batch: usize) -> [
         session.set(timesteps, &samples.clone().map(|s| (s * 200) as f32).collect::<Vec<_>>());
         session.forward(&run);
         let mut out = vec![0.0; n * IMAGE];
-        session.read(output, &mut out);
+        session.read(output, &mut out).unwrap();
         predictions.extend(out);
         session.set_gradient(output, &gather(2));
         session.backward(&run);
-        grads = session.buffer(Slot::Grads);
+        grads = session.buffer(Slot::Grads).unwrap();
         start += n;
         if start == SAMPLES {
-            let norm = session.update(&AdamStep {
-                number: 1,
-                learning_rate: 1e-3,
-                beta1: 0.9,
-                beta2: 0.999,
-                epsilon: 1e-8,
-                max_gradient_norm: 1.0,
-                ema_decay: 0.0,
-            });
+            let norm = session
+                .update(&AdamStep {
+                    number: 1,
+                    learning_rate: 1e-3,
+                    beta1: 0.9,
+                    beta2: 0.999,
+                    epsilon: 1e-8,
+                    max_gradient_norm: 1.0,
+                    ema_decay: 0.0,
+                })
+                .unwrap();
             assert!(norm > 1.0, "the gradient is too short to be clipped: {norm}");
-            updated = session.buffer(Slot::Params);
-            assert_eq!(session.buffer(Slot::Ema), updated);
+            updated = session.buffer(Slot::Params).unwrap();
+            assert_eq!(session.buffer(Slot::Ema).unwrap(), updated);
         }
     }
     [predictions, grads, updated].map(|values| values.iter().map(|v| v.to_bits()).collect())

@@ -11,6 +11,8 @@ pub struct Start<'a> {
     pub run: &'a Path,
     /// The images, in words.
     pub data: String,
+    /// What the device tells of itself, if it does.
+    pub device: Option<String>,
     /// Numbers in the network.
     pub parameters: usize,
     /// Updates done before.

@@ -49,6 +49,17 @@ pub enum NotFinite {
     },
 }
 
+/// Why an update was not made.
+#[derive(Debug, thiserror::Error)]
+pub enum StepError {
+    /// It would have spoilt the weights.
+    #[error(transparent)]
+    NotFinite(#[from] NotFinite),
+    /// The device.
+    #[error(transparent)]
+    Backend(#[from] BackendError),
+}
+
 /// What cannot be put together.
 #[derive(Debug, thiserror::Error)]
 pub enum SetupError {
@@ -83,12 +94,9 @@ impl TrainingStep {
         self.session.program().layout()
     }
 
-    /// Whether the device still works: when it does not, all that is read from it is NaN.
-    ///
-    /// # Errors
-    /// Its first failure.
-    pub fn check_device(&self) -> Result<(), BackendError> {
-        self.session.check_device()
+    /// What the device tells of itself, in a line; the CPU tells nothing.
+    pub fn device_report(&self) -> Option<String> {
+        self.session.device_report()
     }
 
     /// Begins to measure where time goes.
@@ -102,7 +110,10 @@ impl TrainingStep {
     }
 
     /// A copy of the weights, their average, or the optimiser's state.
-    pub fn buffer(&self, slot: Slot) -> Vec<f32> {
+    ///
+    /// # Errors
+    /// The device's first failure, if there was one.
+    pub fn buffer(&self, slot: Slot) -> Result<Vec<f32>, BackendError> {
         self.session.buffer(slot)
     }
 
@@ -125,7 +136,7 @@ impl TrainingStep {
     /// prediction or a loss; of the gradient none with [`engine::ConvMethod::Direct`], else the last ones.
     ///
     /// # Errors
-    /// [`NotFinite`]; the weights are then as they were.
+    /// [`StepError::NotFinite`]; the weights are then as they were. [`StepError::Backend`]; they are lost.
     ///
     /// # Panics
     /// If there are not `batch_size` images.
@@ -134,7 +145,7 @@ impl TrainingStep {
         completed: u64,
         first_sample: u64,
         images: &[f32],
-    ) -> Result<StepOutcome, NotFinite> {
+    ) -> Result<StepOutcome, StepError> {
         let train = &self.config.train;
         let (seed, batch, pass) = (train.seed, train.batch_size, train.pass_size());
         let image_len = self.config.unet().image_shape().len();
@@ -148,13 +159,13 @@ impl TrainingStep {
             self.session.set(self.timesteps, &inputs.timesteps());
             let run = Run { seed, first_sample };
             self.session.forward(&run);
-            self.session.read(self.output, &mut self.predictions);
+            self.session.read(self.output, &mut self.predictions)?;
             let result = self.objective.loss_and_gradient(x_start, &inputs, &self.predictions, batch);
             for sample in &result.losses {
                 loss += sample;
             }
             if !loss.is_finite() {
-                return Err(NotFinite::Loss { update: completed + 1, loss });
+                return Err(NotFinite::Loss { update: completed + 1, loss }.into());
             }
             self.session.set_gradient(self.output, &result.gradient);
             self.session.backward(&run);
@@ -169,9 +180,9 @@ impl TrainingStep {
             max_gradient_norm: if train.grad_clip > 0.0 { train.grad_clip as f32 } else { f32::INFINITY },
             // The first update copies the weights, as the original code does.
             ema_decay: if completed == 0 { 0.0 } else { train.ema_decay as f32 },
-        });
+        })?;
         if !grad_norm.is_finite() {
-            return Err(NotFinite::Gradient { update: completed + 1, norm: grad_norm });
+            return Err(NotFinite::Gradient { update: completed + 1, norm: grad_norm }.into());
         }
         Ok(StepOutcome { loss: loss / batch as f64, grad_norm, learning_rate })
     }

@@ -4,7 +4,7 @@ use crate::config_text::ConfigError;
 use crate::evaluation::EvaluationError;
 use crate::grid::EncodeError;
 use crate::metrics::MetricsError;
-use crate::step::{NotFinite, SetupError};
+use crate::step::{NotFinite, SetupError, StepError};
 use crate::tensorboard::TensorboardError;
 use crate::training_run::RunError;
 use data::DataError;
@@ -107,6 +107,15 @@ pub enum StopCause {
     /// TensorBoard's files.
     #[error(transparent)]
     Tensorboard(#[from] TensorboardError),
+}
+
+impl From<StepError> for StopCause {
+    fn from(error: StepError) -> Self {
+        match error {
+            StepError::NotFinite(error) => Self::NotFinite(error),
+            StepError::Backend(error) => Self::Backend(error),
+        }
+    }
 }
 
 fn last_good(checkpoint: &Option<PathBuf>) -> String {

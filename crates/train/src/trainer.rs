@@ -134,6 +134,7 @@ fn run<'a>(
     trainer.observer.started(&Start {
         run: trainer.run.path(),
         data: source.description(),
+        device: trainer.step.device_report(),
         parameters: trainer.step.layout().len(),
         completed: trainer.completed,
         steps: config.train.steps,
@@ -208,10 +209,7 @@ impl Trainer<'_> {
         while self.completed < train.steps && !self.stop.load(Ordering::Relaxed) {
             let start = Instant::now();
             let batch = loader.next_batch()?;
-            let outcome = self.step.run(self.completed, batch.first_sample(), batch.images());
-            // Of a device that has failed everything is NaN: that is not the training's fault.
-            self.step.check_device()?;
-            let outcome = outcome?;
+            let outcome = self.step.run(self.completed, batch.first_sample(), batch.images())?;
             drop(batch);
             self.completed += 1;
             training += start.elapsed();
@@ -264,8 +262,7 @@ impl Trainer<'_> {
     }
 
     fn sample(&mut self) -> Result<(), StopCause> {
-        let weights = self.step.buffer(Slot::Ema);
-        self.step.check_device()?;
+        let weights = self.step.buffer(Slot::Ema)?;
         let preview = match &mut self.preview {
             Some(preview) => preview,
             none => {
@@ -290,8 +287,7 @@ impl Trainer<'_> {
 
     fn evaluate(&mut self) -> Result<(), StopCause> {
         let Some(evaluator) = &mut self.evaluator else { return Ok(()) };
-        let ema = self.step.buffer(Slot::Ema);
-        self.step.check_device()?;
+        let ema = self.step.buffer(Slot::Ema)?;
         let scores = evaluator.evaluate(self.completed, &ema, self.stop).map_err(StopCause::Evaluation)?;
         // Told to stop: the weights are scored when the run goes on.
         let Some(scores) = scores else { return Ok(()) };
@@ -314,9 +310,8 @@ impl Trainer<'_> {
         self.logs.keep()?;
         let train = &self.config.train;
         let buffer = |slot| self.step.buffer(slot);
-        let (raw, ema) = (buffer(Slot::Params), buffer(Slot::Ema));
-        let (first, second) = (buffer(Slot::FirstMoment), buffer(Slot::SecondMoment));
-        self.step.check_device()?;
+        let (raw, ema) = (buffer(Slot::Params)?, buffer(Slot::Ema)?);
+        let (first, second) = (buffer(Slot::FirstMoment)?, buffer(Slot::SecondMoment)?);
         let progress = TrainingProgress {
             step: self.completed,
             samples: self.completed * train.batch_size as u64,

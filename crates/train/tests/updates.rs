@@ -3,7 +3,7 @@
 use engine::{ConvMethod, Cpu, CpuOptions, Slot};
 use train::config::Config;
 use train::config_text;
-use train::step::{NotFinite, TrainingStep};
+use train::step::{NotFinite, StepError, TrainingStep};
 
 const SLOTS: [Slot; 4] = [Slot::Params, Slot::Ema, Slot::FirstMoment, Slot::SecondMoment];
 
@@ -42,7 +42,10 @@ fn images(config: &Config, number: usize) -> Vec<f32> {
 }
 
 fn state(step: &TrainingStep) -> Vec<Vec<u32>> {
-    SLOTS.iter().map(|&slot| step.buffer(slot).iter().map(|value| value.to_bits()).collect()).collect()
+    SLOTS
+        .iter()
+        .map(|&slot| step.buffer(slot).unwrap().iter().map(|value| value.to_bits()).collect())
+        .collect()
 }
 
 #[test]
@@ -69,16 +72,16 @@ fn the_division_of_a_batch_is_only_about_memory() {
 fn the_first_update_of_a_warm_up_moves_no_weight_and_copies_the_average() {
     let config = config(&["train.warmup_steps=10"]);
     let mut step = step(&config);
-    let initial = step.buffer(Slot::Params);
-    assert_eq!(step.buffer(Slot::Ema), initial);
+    let initial = step.buffer(Slot::Params).unwrap();
+    assert_eq!(step.buffer(Slot::Ema).unwrap(), initial);
     let outcome = step.run(0, 0, &images(&config, 0)).unwrap();
     assert_eq!(outcome.learning_rate, 0.0);
-    assert_eq!(step.buffer(Slot::Params), initial);
-    assert_eq!(step.buffer(Slot::Ema), initial);
-    assert!(step.buffer(Slot::FirstMoment).iter().any(|&moment| moment != 0.0));
+    assert_eq!(step.buffer(Slot::Params).unwrap(), initial);
+    assert_eq!(step.buffer(Slot::Ema).unwrap(), initial);
+    assert!(step.buffer(Slot::FirstMoment).unwrap().iter().any(|&moment| moment != 0.0));
     let outcome = step.run(1, 6, &images(&config, 1)).unwrap();
     assert_eq!(outcome.learning_rate, 1e-3);
-    assert_ne!(step.buffer(Slot::Params), initial);
+    assert_ne!(step.buffer(Slot::Params).unwrap(), initial);
 }
 
 #[test]
@@ -86,10 +89,10 @@ fn the_average_follows_the_weights() {
     let config = config(&[]);
     let mut step = step(&config);
     step.run(0, 0, &images(&config, 0)).unwrap();
-    let first = step.buffer(Slot::Params);
-    assert_eq!(step.buffer(Slot::Ema), first, "the first update copies");
+    let first = step.buffer(Slot::Params).unwrap();
+    assert_eq!(step.buffer(Slot::Ema).unwrap(), first, "the first update copies");
     step.run(1, 6, &images(&config, 1)).unwrap();
-    let (second, ema) = (step.buffer(Slot::Params), step.buffer(Slot::Ema));
+    let (second, ema) = (step.buffer(Slot::Params).unwrap(), step.buffer(Slot::Ema).unwrap());
     for ((first, second), ema) in first.iter().zip(&second).zip(&ema) {
         let expected = 0.75 * f64::from(*first) + 0.25 * f64::from(*second);
         assert!((f64::from(*ema) - expected).abs() <= 1e-6 * expected.abs().max(1e-3), "{ema} {expected}");
@@ -103,9 +106,9 @@ fn updates_are_adams_with_the_settings_of_the_configuration() {
     let config = config(&sets);
     let mut step = step(&config);
     step.run(0, 0, &images(&config, 0)).unwrap();
-    let before = step.buffer(Slot::Params);
+    let before = step.buffer(Slot::Params).unwrap();
     step.run(1, 6, &images(&config, 1)).unwrap();
-    let [after, _, first, second] = SLOTS.map(|slot| step.buffer(slot));
+    let [after, _, first, second] = SLOTS.map(|slot| step.buffer(slot).unwrap());
     let mut moved: f64 = 0.0;
     for (index, (&before, &after)) in before.iter().zip(&after).enumerate() {
         let mean = f64::from(first[index]) / (1.0 - 0.6f64.powi(2));
@@ -124,7 +127,7 @@ fn a_long_gradient_is_scaled_down() {
         let config = config(&[set]);
         let mut step = step(&config);
         let outcome = step.run(0, 0, &images(&config, 0)).unwrap();
-        (outcome.grad_norm, step.buffer(Slot::FirstMoment))
+        (outcome.grad_norm, step.buffer(Slot::FirstMoment).unwrap())
     };
     let norm = |moments: &[f32]| moments.iter().map(|&m| f64::from(m) * f64::from(m)).sum::<f64>().sqrt();
     let (free_norm, free) = first_moments("train.grad_clip=0");
@@ -146,7 +149,7 @@ fn what_is_not_finite_changes_nothing() {
     let mut spoilt = images(&config, 1);
     *spoilt.last_mut().unwrap() = f32::NAN;
     let error = step.run(1, 6, &spoilt).unwrap_err();
-    assert!(matches!(error, NotFinite::Loss { update: 2, .. }), "{error}");
+    assert!(matches!(error, StepError::NotFinite(NotFinite::Loss { update: 2, .. })), "{error}");
     assert!(state(&step) == before);
     // What the spoilt passes left behind does not reach the next update.
     let outcome = step.run(1, 6, &images(&config, 1)).unwrap();

@@ -4,6 +4,7 @@ use super::math::sigmoid;
 use super::parallel::CHUNK;
 use super::simd::Level;
 use crate::kernel::Run;
+use crate::ops::Dropout;
 use crate::random::{Purpose, Stream};
 use rayon::prelude::*;
 
@@ -73,17 +74,16 @@ pub(crate) fn relu_gradient(level: Level, x: &[f32], dy: &[f32], dx: &mut [f32])
 pub(crate) fn dropout(
     level: Level,
     run: &Run,
-    (rate, layer): (f32, u32),
+    dropout: Dropout,
     sample_len: usize,
     x: &[f32],
     y: &mut [f32],
 ) {
     /// Random blocks computed side by side, of four words each.
     const BLOCKS: usize = 16;
-    let threshold = (f64::from(rate) * 4_294_967_296.0) as u32;
-    let scale = 1.0 / (1.0 - rate);
+    let (threshold, scale) = (dropout.threshold(), dropout.scale());
     y.par_chunks_mut(sample_len).zip(x.par_chunks(sample_len)).enumerate().for_each(|(n, (y, x))| {
-        let stream = Stream::new(run.seed, Purpose::Dropout, layer, run.first_sample + n as u64);
+        let stream = Stream::new(run.seed, Purpose::Dropout, dropout.layer, run.first_sample + n as u64);
         y.par_chunks_mut(CHUNK).zip(x.par_chunks(CHUNK)).enumerate().for_each(|(chunk, (y, x))| {
             level.vectorize(
                 #[inline(always)]

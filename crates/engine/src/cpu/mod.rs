@@ -380,9 +380,7 @@ impl Machine {
             Kernel::Upsample => layout::upsample(shape, x, y),
             Kernel::UpsampleGrad => layout::upsample_gradient(result, x, y),
             Kernel::ChannelSlice { start } => layout::channel_slice(x, shape.c, start, result.c, y),
-            Kernel::Dropout { rate, layer } => {
-                elementwise::dropout(level, run, (rate, layer), shape.sample_len(), x, y)
-            }
+            Kernel::Dropout(dropout) => elementwise::dropout(level, run, dropout, shape.sample_len(), x, y),
             Kernel::MaxPool(pool) => pool::max_pool(pool, (x, shape), (y, result)),
             Kernel::MaxPoolGrad(pool) => {
                 pool::max_pool_gradient(pool, (x, shape), (second(), step.inputs[1].shape), y);
@@ -407,6 +405,8 @@ impl Machine {
             | Kernel::BiasGrad
             | Kernel::GroupNorm(_)
             | Kernel::GroupNormGrad(_)
+            | Kernel::GroupNormDropout(..)
+            | Kernel::GroupNormDropoutGrad(..)
             | Kernel::Attention(_)
             | Kernel::AttentionGrad(_)
             | Kernel::ScaleShiftGrad

@@ -1,9 +1,10 @@
 //! Convolutions: by cuDNN, those of single pixels as products, and what no library takes by kernels of our own.
 //!
 //! cuDNN's filters are `[out, kernel_h, kernel_w, in]`, ours `[kernel_h, kernel_w, in, out]`: they are transposed into the scratch for
-//! what is prepared. cuDNN pads both sides alike: other padding is written out, into the workspace.
+//! what is prepared, and the bias is put after them where the library adds it. Padding that it does not take, not being
+//! alike on both sides, is written out, into the workspace.
 
-use super::device::{Address, Argument, Libraries};
+use super::device::{Address, Argument, Convolved, Libraries, Support};
 use super::error::CudaError;
 use super::kernels::{Convolution, Operands, Product, Side, count};
 use super::queue::{Queue, WORD};
@@ -27,8 +28,8 @@ pub(crate) enum Direction {
 enum Route {
     /// As a product of matrices.
     Pointwise,
-    /// By the library, with this geometry, whose padding is symmetric, and so much workspace.
-    Library { geometry: Convolution, workspace: usize },
+    /// By the library, with this geometry.
+    Library { geometry: Convolution, support: Support },
     /// By a kernel of our own.
     Own,
 }
@@ -48,21 +49,33 @@ fn padded(g: &Convolution) -> Convolution {
     }
 }
 
-/// Whether padding `top` and `left` on both sides gives a result of this size.
-fn is_symmetric(g: &Convolution) -> bool {
-    let fits = |result: u32, len: u32, pad: u32, kernel: u32| {
-        len + 2 * pad >= kernel && (len + 2 * pad - kernel) / g.stride + 1 == result
-    };
-    fits(g.y_h, g.x_h, g.top, g.kernel_h) && fits(g.y_w, g.x_w, g.left, g.kernel_w)
-}
-
 fn route(libraries: Option<&dyn Libraries>, direction: Direction, conv: Conv, g: &Convolution) -> Route {
     if conv == Conv::POINTWISE {
         return Route::Pointwise;
     }
-    let geometry = if is_symmetric(g) { *g } else { padded(g) };
-    let workspace = libraries.and_then(|libraries| libraries.convolution_workspace(direction, &geometry));
-    workspace.map_or(Route::Own, |workspace| Route::Library { geometry, workspace })
+    let by_library = |geometry: Convolution| {
+        let support = libraries?.support(direction, &geometry)?;
+        Some(Route::Library { geometry, support })
+    };
+    let with_padding_written = || if g.has_alike_padding() { None } else { by_library(padded(g)) };
+    by_library(*g).or_else(with_padding_written).unwrap_or(Route::Own)
+}
+
+/// Whether a convolution is left to our own kernels, which are slow.
+pub(super) fn is_own(libraries: Option<&dyn Libraries>, step: &Step) -> Option<bool> {
+    let (inputs, outputs) = (&step.inputs, &step.outputs);
+    let (direction, conv, x, y) = match step.kernel {
+        Kernel::Conv(conv) => (Direction::Forward, conv, inputs[0].shape, outputs[0].shape),
+        Kernel::ConvInputGrad(conv) => (Direction::InputGradient, conv, outputs[0].shape, inputs[0].shape),
+        Kernel::ConvWeightGrad(conv) => (Direction::WeightGradient, conv, inputs[0].shape, inputs[1].shape),
+        _ => return None,
+    };
+    Some(route(libraries, direction, conv, &Convolution::new(conv, x, y)) == Route::Own)
+}
+
+/// Where the bias begins behind a prepared filter, in words.
+fn bias_offset(storage: Storage, filter_len: usize) -> usize {
+    storage.words(filter_len).next_multiple_of(ALIGNMENT)
 }
 
 /// Where the parts of the workspace begin, in words.
@@ -125,9 +138,12 @@ pub(super) fn scratch(
             Scratch { prepared: 0, workspace: chunks * original.filter_len() }
         }
         Route::Pointwise | Route::Own => Scratch::default(),
-        Route::Library { geometry, workspace } => Scratch {
-            prepared: filter,
-            workspace: parts(storage, direction, [&original, &geometry], workspace).len,
+        Route::Library { geometry, support } => Scratch {
+            prepared: match support.adds_bias {
+                true => bias_offset(storage, original.filter_len()) + storage.words(y.c),
+                false => filter,
+            },
+            workspace: parts(storage, direction, [&original, &geometry], support.workspace).len,
         },
     }
 }
@@ -142,16 +158,32 @@ impl Queue<'_> {
         let Some(prepared) = step.prepared else { return Ok(()) };
         let weight = step.inputs[1];
         let len = weight.shape.len();
+        let (from, to) = (self.address(weight), self.address(prepared));
         let outputs = match step.kernel {
             Kernel::Conv(Conv::POINTWISE) | Kernel::ConvInputGrad(Conv::POINTWISE) => {
-                let arguments = [Argument::U32(count(len)), self.argument(weight), self.argument(prepared)];
-                return self.spread("convert", len, &arguments);
+                return self.convert(len, from, to);
             }
             Kernel::Conv(_) => step.outputs[0].shape.c,
             _ => step.inputs[0].shape.c,
         };
-        let (from, to) = (self.address(weight), self.address(prepared));
-        self.transpose("transpose_filter", [len / outputs, outputs], from, to)
+        self.transpose("transpose_filter", [len / outputs, outputs], from, to)?;
+        // Behind the filter there is room for the bias if the library adds it.
+        match (&step.kernel, self.prepared_bias(step)) {
+            (Kernel::Conv(_), Some(bias)) => self.convert(outputs, self.address(step.inputs[2]), bias),
+            _ => Ok(()),
+        }
+    }
+
+    /// Where the bias lies behind the filter, if there is room for it.
+    fn prepared_bias(&self, step: &Step) -> Option<Address> {
+        let prepared = step.prepared?;
+        let offset = bias_offset(self.storage, step.inputs[1].shape.len());
+        (offset < prepared.shape.len()).then(|| self.address(prepared) + (offset * WORD) as Address)
+    }
+
+    fn convert(&self, len: usize, from: Address, to: Address) -> Result<(), CudaError> {
+        let arguments = [Argument::U32(count(len)), Argument::Address(from), Argument::Address(to)];
+        self.spread("convert", len, &arguments)
     }
 
     fn transpose(
@@ -227,18 +259,15 @@ impl Queue<'_> {
                 self.multiply_weights(&product, step, self.address(y))?;
                 self.add_bias(step)
             }
-            Route::Library { geometry, workspace } => {
-                let parts = parts(self.storage, Direction::Forward, [&g, &geometry], workspace);
-                let image = self.padded_image(step, &g, &geometry)?;
-                let filter = step.prepared.map_or(0, |view| self.address(view));
-                self.library(
-                    Direction::Forward,
-                    &geometry,
-                    [image, filter],
-                    self.address(y),
-                    self.workspace(step, parts.library),
-                )?;
-                self.add_bias(step)
+            Route::Library { geometry, support } => {
+                let parts = parts(self.storage, Direction::Forward, [&g, &geometry], support.workspace);
+                let x = self.padded_image(step, &g, &geometry)?;
+                let w = step.prepared.map_or(0, |view| self.address(view));
+                let bias = self.prepared_bias(step).unwrap_or(0);
+                let convolved = Convolved { x, w, y: self.address(y), bias };
+                let workspace = self.workspace(step, parts.library);
+                self.library(Direction::Forward, &geometry, convolved, workspace)?;
+                if support.adds_bias { Ok(()) } else { self.add_bias(step) }
             }
             Route::Own => self.tiles(
                 "convolution",
@@ -264,22 +293,18 @@ impl Queue<'_> {
                 let product = Product::new(sizes, Side::Plain, Side::Transposed);
                 self.multiply_weights(&product, step, self.address(dx))
             }
-            Route::Library { geometry, workspace } => {
-                let parts = parts(self.storage, Direction::InputGradient, [&g, &geometry], workspace);
-                let filter = step.prepared.map_or(0, |view| self.address(view));
+            Route::Library { geometry, support } => {
+                let parts = parts(self.storage, Direction::InputGradient, [&g, &geometry], support.workspace);
+                let w = step.prepared.map_or(0, |view| self.address(view));
                 let in_place = geometry == g;
-                let image = if in_place { self.address(dx) } else { self.workspace(step, 0) };
-                self.library(
-                    Direction::InputGradient,
-                    &geometry,
-                    [filter, self.address(dy)],
-                    image,
-                    self.workspace(step, parts.library),
-                )?;
+                let x = if in_place { self.address(dx) } else { self.workspace(step, 0) };
+                let convolved = Convolved { x, w, y: self.address(dy), bias: 0 };
+                let workspace = self.workspace(step, parts.library);
+                self.library(Direction::InputGradient, &geometry, convolved, workspace)?;
                 if in_place {
                     return Ok(());
                 }
-                self.reframe("crop", [&g, &geometry], image, self.address(dx))
+                self.reframe("crop", [&g, &geometry], x, self.address(dx))
             }
             Route::Own => self.tiles(
                 "convolution_input_gradient",
@@ -305,18 +330,15 @@ impl Queue<'_> {
                 let product = Product::new(sizes, Side::Transposed, Side::Plain).added();
                 self.multiply(Operands::Gradient, &product, 1, [self.address(x), self.address(dy)], dw)
             }
-            Route::Library { geometry, workspace } => {
-                let parts = parts(self.storage, Direction::WeightGradient, [&g, &geometry], workspace);
-                let image = self.padded_image(step, &g, &geometry)?;
-                let gradient = self.workspace(step, parts.filter);
-                self.library(
-                    Direction::WeightGradient,
-                    &geometry,
-                    [image, self.address(dy)],
-                    gradient,
-                    self.workspace(step, parts.library),
-                )?;
-                self.transpose("transpose_gradient", [g.output as usize, g.filter_rows()], gradient, dw)
+            Route::Library { geometry, support } => {
+                let parts =
+                    parts(self.storage, Direction::WeightGradient, [&g, &geometry], support.workspace);
+                let x = self.padded_image(step, &g, &geometry)?;
+                let w = self.workspace(step, parts.filter);
+                let convolved = Convolved { x, w, y: self.address(dy), bias: 0 };
+                let workspace = self.workspace(step, parts.library);
+                self.library(Direction::WeightGradient, &geometry, convolved, workspace)?;
+                self.transpose("transpose_gradient", [g.output as usize, g.filter_rows()], w, dw)
             }
             Route::Own => {
                 let (chunk, chunks) = chunks(&g);
@@ -352,13 +374,12 @@ impl Queue<'_> {
         &self,
         direction: Direction,
         geometry: &Convolution,
-        from: [Address; 2],
-        out: Address,
+        convolved: Convolved,
         workspace: Address,
     ) -> Result<(), CudaError> {
         let Some(libraries) = self.device.libraries() else { return Ok(()) };
         // SAFETY: the tensors have the geometry's shapes; `scratch` asked for the workspace.
-        unsafe { libraries.convolve(direction, geometry, from, out, workspace) }
+        unsafe { libraries.convolve(direction, geometry, convolved, workspace) }
     }
 
     /// The product of the step's first input and its weight, by the library with the prepared weight, or our own kernel.

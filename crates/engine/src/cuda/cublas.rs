@@ -5,7 +5,7 @@
 use super::device::Address;
 use super::error::CudaError;
 use super::kernels::{Operands, Product};
-use crate::hardware::Precision;
+use crate::hardware::{Algorithms, Precision};
 use cudarc::cublaslt::{result, sys};
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -45,6 +45,7 @@ pub(super) struct Cublas {
     handle: sys::cublasLtHandle_t,
     stream: *mut c_void,
     precision: Precision,
+    algorithms: Algorithms,
     workspace: (Address, usize),
     plans: RefCell<HashMap<Key, Plan>>,
 }
@@ -64,9 +65,10 @@ impl Cublas {
         stream: *mut c_void,
         workspace: (Address, usize),
         precision: Precision,
+        algorithms: Algorithms,
     ) -> Result<Self, CudaError> {
         let handle = result::create_handle().map_err(failed("cublasLtCreate"))?;
-        Ok(Self { handle, stream, precision, workspace, plans: RefCell::default() })
+        Ok(Self { handle, stream, precision, algorithms, workspace, plans: RefCell::default() })
     }
 
     /// Computes `batch` products; `false` if there is no algorithm for them.
@@ -203,8 +205,13 @@ impl Cublas {
 
         let preference = result::create_matmul_pref()?;
         let [a, b, c] = key.alignments;
-        // Sums divided among blocks are added in a fixed order, never in place.
-        let reductions = sys::cublasLtReductionScheme_t::CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE as u32;
+        let reductions = match self.algorithms {
+            // Sums divided among blocks are added in a fixed order, never in place.
+            Algorithms::Reproducible => {
+                sys::cublasLtReductionScheme_t::CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE
+            }
+            Algorithms::Fastest => sys::cublasLtReductionScheme_t::CUBLASLT_REDUCTION_SCHEME_MASK,
+        } as u32;
         // SAFETY: the preference was just created, and is destroyed once; the values have the attributes' types.
         let found = unsafe {
             let attribute = |attribute, value: u32| {
@@ -251,9 +258,10 @@ fn set<T>(
     set((&raw const *value).cast(), size_of::<T>())
 }
 
-/// Bytes to which an address is aligned, as far as it matters.
+/// Bytes to which an address is aligned, as far as it matters: to more than loads read at once it does not, and the same product is to
+/// be computed alike wherever it lies.
 fn alignment(address: Address) -> u32 {
-    const MOST: u32 = 256;
+    const MOST: u32 = 16;
     1 << address.trailing_zeros().min(MOST.ilog2())
 }
 

@@ -1,57 +1,29 @@
-//! Convolutions by cuDNN, NHWC, with deterministic algorithms only.
+//! Convolutions by cuDNN, NHWC, through its graph API: what it takes, the plan for each, its execution.
+
+mod descriptor;
+mod plan;
 
 use super::convolution::Direction;
-use super::device::Address;
+use super::device::{Address, Convolved, Support};
 use super::error::CudaError;
 use super::kernels::Convolution;
-use crate::hardware::Precision;
+use crate::hardware::{Algorithms, Precision};
+use crate::kernel::Storage;
 use cudarc::cudnn::{result, sys};
+use cudarc::driver;
+use plan::{Plan, Planner, Target, Tensors};
 use std::cell::RefCell;
 use std::collections::HashMap;
-use std::ffi::{c_int, c_void};
-
-/// Bytes of workspace that an algorithm may want.
-const MOST_WORKSPACE: usize = 1 << 30;
-
-/// An algorithm of one of the three directions.
-#[derive(Clone, Copy)]
-enum Algorithm {
-    Forward(sys::cudnnConvolutionFwdAlgo_t),
-    InputGradient(sys::cudnnConvolutionBwdDataAlgo_t),
-    WeightGradient(sys::cudnnConvolutionBwdFilterAlgo_t),
-}
-
-/// Descriptors of a convolution's tensors, destroyed with it.
-struct Descriptors {
-    x: sys::cudnnTensorDescriptor_t,
-    y: sys::cudnnTensorDescriptor_t,
-    filter: sys::cudnnFilterDescriptor_t,
-    convolution: sys::cudnnConvolutionDescriptor_t,
-}
-
-impl Drop for Descriptors {
-    fn drop(&mut self) {
-        // SAFETY: they were created, and are destroyed once. Nothing could be done about a failure.
-        unsafe {
-            let _ = result::destroy_tensor_descriptor(self.x);
-            let _ = result::destroy_tensor_descriptor(self.y);
-            let _ = result::destroy_filter_descriptor(self.filter);
-            let _ = result::destroy_convolution_descriptor(self.convolution);
-        }
-    }
-}
-
-struct Plan {
-    descriptors: Descriptors,
-    algorithm: Algorithm,
-    workspace: usize,
-}
+use std::ffi::c_void;
+use std::time::{Duration, Instant};
 
 /// A handle, and what was found out about each convolution.
 pub(super) struct Cudnn {
     handle: sys::cudnnHandle_t,
+    stream: *mut c_void,
     precision: Precision,
-    /// `None` where no algorithm will do.
+    algorithms: Algorithms,
+    /// `None` where no engine will do.
     plans: RefCell<HashMap<(Direction, Convolution), Option<Plan>>>,
 }
 
@@ -66,191 +38,87 @@ impl Drop for Cudnn {
 impl Cudnn {
     /// # Safety
     /// A context is current, `stream` is one of its.
-    pub unsafe fn new(stream: *mut c_void, precision: Precision) -> Result<Self, CudaError> {
+    pub unsafe fn new(
+        stream: *mut c_void,
+        precision: Precision,
+        algorithms: Algorithms,
+    ) -> Result<Self, CudaError> {
         let handle = result::create_handle().map_err(failed("cudnnCreate"))?;
-        let cudnn = Self { handle, precision, plans: RefCell::default() };
+        let cudnn = Self { handle, stream, precision, algorithms, plans: RefCell::default() };
         // SAFETY: as the caller says.
         unsafe { result::set_stream(handle, stream.cast()) }.map_err(failed("cudnnSetStream"))?;
         Ok(cudnn)
     }
 
-    /// The workspace of a convolution, `None` if cuDNN has no deterministic algorithm for it.
-    pub fn workspace(&self, direction: Direction, geometry: &Convolution) -> Option<usize> {
+    /// What cuDNN does for a convolution and needs for it, `None` if it has no engine that will do.
+    pub fn support(&self, direction: Direction, geometry: &Convolution) -> Option<Support> {
         let mut plans = self.plans.borrow_mut();
-        let plan = plans
-            .entry((direction, *geometry))
-            // What cuDNN does not take, whatever its reason, is computed by our own kernels.
-            .or_insert_with(|| self.plan(direction, geometry).ok().flatten());
-        plan.as_ref().map(|plan| plan.workspace)
+        let plan = plans.entry((direction, *geometry)).or_insert_with(|| self.plan(direction, geometry));
+        plan.as_ref().map(|plan| Support { workspace: plan.workspace, adds_bias: plan.adds_bias })
     }
 
-    fn plan(&self, direction: Direction, geometry: &Convolution) -> Result<Option<Plan>, result::CudnnError> {
-        let descriptors = self.describe(geometry)?;
-        let Descriptors { x, y, filter, convolution } = descriptors;
-        let handle = self.handle;
-        // SAFETY: the descriptors are set; there is room for the results asked for; those returned are set.
-        unsafe {
-            let (algorithm, math) = match direction {
-                Direction::Forward => {
-                    let found = search(|most, found, out| {
-                        result::get_convolution_forward_algorithm(
-                            handle,
-                            x,
-                            filter,
-                            convolution,
-                            y,
-                            most,
-                            found,
-                            out,
-                        )
-                    })?;
-                    let best = found
-                        .iter()
-                        .find(|perf| self.accepts(perf.status, perf.determinism, perf.mathType, perf.memory));
-                    let Some(best) = best else { return Ok(None) };
-                    (Algorithm::Forward(best.algo), best.mathType)
-                }
-                Direction::InputGradient => {
-                    let found = search(|most, found, out| {
-                        result::get_convolution_backward_data_algorithm(
-                            handle,
-                            filter,
-                            y,
-                            convolution,
-                            x,
-                            most,
-                            found,
-                            out,
-                        )
-                    })?;
-                    let best = found
-                        .iter()
-                        .find(|perf| self.accepts(perf.status, perf.determinism, perf.mathType, perf.memory));
-                    let Some(best) = best else { return Ok(None) };
-                    (Algorithm::InputGradient(best.algo), best.mathType)
-                }
-                Direction::WeightGradient => {
-                    let found = search(|most, found, out| {
-                        result::get_convolution_backward_filter_algorithm(
-                            handle,
-                            x,
-                            y,
-                            convolution,
-                            filter,
-                            most,
-                            found,
-                            out,
-                        )
-                    })?;
-                    let best = found
-                        .iter()
-                        .find(|perf| self.accepts(perf.status, perf.determinism, perf.mathType, perf.memory));
-                    let Some(best) = best else { return Ok(None) };
-                    (Algorithm::WeightGradient(best.algo), best.mathType)
-                }
-            };
-            // What may use tensor cores would, of floats.
-            let math = if self.precision == Precision::F32 { self.math() } else { math };
-            result::set_convolution_math_type(convolution, math)?;
-            let workspace = match algorithm {
-                Algorithm::Forward(algo) => {
-                    result::get_convolution_forward_workspace_size(handle, x, filter, convolution, y, algo)?
-                }
-                Algorithm::InputGradient(algo) => result::get_convolution_backward_data_workspace_size(
-                    handle,
-                    filter,
-                    y,
-                    convolution,
-                    x,
-                    algo,
-                )?,
-                Algorithm::WeightGradient(algo) => result::get_convolution_backward_filter_workspace_size(
-                    handle,
-                    x,
-                    y,
-                    convolution,
-                    filter,
-                    algo,
-                )?,
-            };
-            Ok(Some(Plan { descriptors, algorithm, workspace }))
+    /// The plan for a convolution. What cuDNN does not take, whatever its reason, is computed by our own kernels.
+    fn plan(&self, direction: Direction, geometry: &Convolution) -> Option<Plan> {
+        /// Plans that are timed.
+        const TIMED: usize = 12;
+        let Self { handle, precision, algorithms, .. } = *self;
+        let planner = Planner { target: Target::Handle(handle), precision, algorithms };
+        let most = if algorithms == Algorithms::Fastest { TIMED } else { 1 };
+        let plans = |with_bias| planner.plans(direction, geometry, with_bias, most).unwrap_or_default();
+        let mut plans = match direction {
+            Direction::Forward => Some(plans(true)).filter(|found| !found.is_empty()),
+            _ => None,
         }
-    }
-
-    fn accepts(
-        &self,
-        status: sys::cudnnStatus_t,
-        determinism: sys::cudnnDeterminism_t,
-        math: sys::cudnnMathType_t,
-        memory: usize,
-    ) -> bool {
-        let exact =
-            matches!(math, sys::cudnnMathType_t::CUDNN_FMA_MATH | sys::cudnnMathType_t::CUDNN_DEFAULT_MATH);
-        // Factors are never rounded further than the precision says.
-        let halves = math == sys::cudnnMathType_t::CUDNN_TENSOR_OP_MATH_ALLOW_CONVERSION;
-        status == sys::cudnnStatus_t::CUDNN_STATUS_SUCCESS
-            && determinism == sys::cudnnDeterminism_t::CUDNN_DETERMINISTIC
-            && memory <= MOST_WORKSPACE
-            && !halves
-            && (exact || self.precision != Precision::F32)
-    }
-
-    /// The math that the heuristics are to look for.
-    fn math(&self) -> sys::cudnnMathType_t {
-        match self.precision {
-            Precision::F32 => sys::cudnnMathType_t::CUDNN_FMA_MATH,
-            Precision::Tf32 | Precision::Bf16 => sys::cudnnMathType_t::CUDNN_TENSOR_OP_MATH,
+        .unwrap_or_else(|| plans(false));
+        if plans.len() > 1 {
+            let fastest = self.fastest(&plans, geometry).unwrap_or(0);
+            return Some(plans.swap_remove(fastest));
         }
+        plans.pop()
     }
 
-    fn describe(&self, g: &Convolution) -> Result<Descriptors, result::CudnnError> {
-        const FLOAT: sys::cudnnDataType_t = sys::cudnnDataType_t::CUDNN_DATA_FLOAT;
-        const NHWC: sys::cudnnTensorFormat_t = sys::cudnnTensorFormat_t::CUDNN_TENSOR_NHWC;
-        let elements = match self.precision {
-            Precision::F32 | Precision::Tf32 => FLOAT,
-            Precision::Bf16 => sys::cudnnDataType_t::CUDNN_DATA_BFLOAT16,
+    /// Which plan takes least time; `None` if there is no memory to find out.
+    fn fastest(&self, plans: &[Plan], geometry: &Convolution) -> Option<usize> {
+        let width = match self.precision.storage() {
+            Storage::F32 => 4,
+            Storage::Bf16 => 2,
         };
-        let sizes = |sizes: [u32; 4]| sizes.map(u32::cast_signed);
-        let [top, left, stride] = [g.top, g.left, g.stride].map(u32::cast_signed);
-        let descriptors = Descriptors {
-            x: result::create_tensor_descriptor()?,
-            y: result::create_tensor_descriptor()?,
-            filter: result::create_filter_descriptor()?,
-            convolution: result::create_convolution_descriptor()?,
-        };
-        // SAFETY: the descriptors were just created.
-        unsafe {
-            result::set_tensor4d_descriptor(
-                descriptors.x,
-                NHWC,
-                elements,
-                sizes([g.n, g.input, g.x_h, g.x_w]),
-            )?;
-            result::set_tensor4d_descriptor(
-                descriptors.y,
-                NHWC,
-                elements,
-                sizes([g.n, g.output, g.y_h, g.y_w]),
-            )?;
-            let filter = sizes([g.output, g.input, g.kernel_h, g.kernel_w]);
-            result::set_filter4d_descriptor(descriptors.filter, elements, NHWC, filter)?;
-            result::set_convolution2d_descriptor(
-                descriptors.convolution,
-                top,
-                left,
-                stride,
-                stride,
-                1,
-                1,
-                sys::cudnnConvolutionMode_t::CUDNN_CROSS_CORRELATION,
-                FLOAT,
-            )?;
-            result::set_convolution_math_type(descriptors.convolution, self.math())?;
+        let lens = [
+            geometry.x().len() * width,
+            geometry.filter_len() * width,
+            geometry.y().len() * width,
+            geometry.output as usize * width,
+            plans.iter().map(|plan| plan.workspace).max()?,
+        ];
+        let mut memory = Vec::with_capacity(lens.len());
+        for len in lens {
+            memory.push(Memory::new(len, self.stream)?);
         }
-        Ok(descriptors)
+        let [x, w, y, bias, workspace] = [0, 1, 2, 3, 4].map(|index| memory[index].0 as *mut c_void);
+        let tensors = Tensors { x, w, y, bias };
+        let times = plans.iter().map(|plan| self.time(plan, tensors, workspace).unwrap_or(Duration::MAX));
+        times.enumerate().min_by_key(|&(_, time)| time).map(|(index, _)| index)
     }
 
-    /// Computes a convolution that [`Self::workspace`] took.
+    /// How long a plan takes.
+    fn time(&self, plan: &Plan, tensors: Tensors, workspace: *mut c_void) -> Option<Duration> {
+        const REPEATS: u32 = 10;
+        // SAFETY: the stream is there; the tensors have the plan's sizes.
+        let run = || unsafe { plan.execute(self.handle, tensors, workspace).ok() };
+        // SAFETY: as above.
+        let wait = || unsafe { driver::result::stream::synchronize(self.stream.cast()).ok() };
+        // The first loads code.
+        run()?;
+        wait()?;
+        let start = Instant::now();
+        for _ in 0..REPEATS {
+            run()?;
+        }
+        wait()?;
+        Some(start.elapsed())
+    }
+
+    /// Computes a convolution that [`Self::support`] took.
     ///
     /// # Safety
     /// The tensors have the geometry's shapes, the workspace its size.
@@ -258,91 +126,42 @@ impl Cudnn {
         &self,
         direction: Direction,
         geometry: &Convolution,
-        [first, second]: [Address; 2],
-        out: Address,
+        convolved: Convolved,
         workspace: Address,
     ) -> Result<(), CudaError> {
         let plans = self.plans.borrow();
         let Some(Some(plan)) = plans.get(&(direction, *geometry)) else {
             return Err(CudaError::Call { call: "a convolution", status: "no plan".to_owned() });
         };
-        let (one, zero) = (1.0f32, 0.0f32);
-        let (one, zero): (*const c_void, *const c_void) = ((&raw const one).cast(), (&raw const zero).cast());
-        let (first, second) = (first as *const c_void, second as *const c_void);
-        let (out, workspace) = (out as *mut c_void, workspace as *mut c_void);
-        let Descriptors { x, y, filter, convolution } = plan.descriptors;
-        let (handle, len) = (self.handle, plan.workspace);
-        // SAFETY: as the caller says; the plan's descriptors are those of the geometry.
+        let Convolved { x, w, y, bias } = convolved;
+        let [x, w, y, bias] = [x, w, y, bias].map(|address| address as *mut c_void);
+        // SAFETY: as the caller says.
+        unsafe { plan.execute(self.handle, Tensors { x, w, y, bias }, workspace as *mut c_void) }
+            .map_err(failed("cudnnBackendExecute"))
+    }
+}
+
+/// Memory for a while, full of small numbers.
+struct Memory(Address);
+
+impl Memory {
+    fn new(bytes: usize, stream: *mut c_void) -> Option<Self> {
+        /// Of it consist 0.046 in `f32` and in bf16.
+        const BYTE: u8 = 0x3D;
+        // SAFETY: a context is current; the memory is this one's.
         unsafe {
-            match plan.algorithm {
-                Algorithm::Forward(algo) => result::convolution_forward(
-                    handle,
-                    one,
-                    x,
-                    first,
-                    filter,
-                    second,
-                    convolution,
-                    algo,
-                    workspace,
-                    len,
-                    zero,
-                    y,
-                    out,
-                )
-                .map_err(failed("cudnnConvolutionForward")),
-                Algorithm::InputGradient(algo) => result::convolution_backward_data(
-                    handle,
-                    one,
-                    filter,
-                    first,
-                    y,
-                    second,
-                    convolution,
-                    algo,
-                    workspace,
-                    len,
-                    zero,
-                    x,
-                    out,
-                )
-                .map_err(failed("cudnnConvolutionBackwardData")),
-                Algorithm::WeightGradient(algo) => result::convolution_backward_filter(
-                    handle,
-                    one,
-                    x,
-                    first,
-                    y,
-                    second,
-                    convolution,
-                    algo,
-                    workspace,
-                    len,
-                    zero,
-                    filter,
-                    out,
-                )
-                .map_err(failed("cudnnConvolutionBackwardFilter")),
-            }
+            let memory = Self(driver::result::malloc_sync(bytes.max(1)).ok()?);
+            driver::result::memset_d8_async(memory.0, BYTE, bytes.max(1), stream.cast()).ok()?;
+            Some(memory)
         }
     }
 }
 
-/// The results of a heuristic, best first.
-///
-/// # Safety
-/// `ask(most, found, out)` writes at most `most` results to `out`, and their number to `found`.
-unsafe fn search<T>(
-    ask: impl FnOnce(c_int, *mut c_int, *mut T) -> Result<(), result::CudnnError>,
-) -> Result<Vec<T>, result::CudnnError> {
-    const MOST: usize = 16;
-    let mut results: Vec<T> = Vec::with_capacity(MOST);
-    let mut found = 0;
-    ask(MOST as c_int, &raw mut found, results.as_mut_ptr())?;
-    let found = usize::try_from(found).unwrap_or(0).min(MOST);
-    // SAFETY: so many were written, as the caller says.
-    unsafe { results.set_len(found) };
-    Ok(results)
+impl Drop for Memory {
+    fn drop(&mut self) {
+        // SAFETY: it was allocated, and is freed once; what uses it has been waited for.
+        let _ = unsafe { driver::result::free_sync(self.0) };
+    }
 }
 
 fn failed(call: &'static str) -> impl Fn(result::CudnnError) -> CudaError {

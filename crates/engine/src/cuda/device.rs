@@ -5,7 +5,7 @@
 
 use super::convolution::Direction;
 use super::error::CudaError;
-use super::kernels::{Convolution, Operands, Product, Window};
+use super::kernels::{Convolution, Dropout, Operands, Product, Window};
 use std::ffi::c_void;
 
 /// A place in a device's memory, in bytes.
@@ -25,6 +25,7 @@ pub(crate) enum Argument {
     Window(Window),
     Product(Product),
     Convolution(Convolution),
+    Dropout(Dropout),
 }
 
 impl Argument {
@@ -39,6 +40,7 @@ impl Argument {
             Self::Window(value) => (&raw const *value).cast(),
             Self::Product(value) => (&raw const *value).cast(),
             Self::Convolution(value) => (&raw const *value).cast(),
+            Self::Dropout(value) => (&raw const *value).cast(),
         };
         pointer.cast_mut()
     }
@@ -109,13 +111,32 @@ pub(crate) trait Recording: Send {
     fn replay(&self) -> Result<(), CudaError>;
 }
 
+/// What a library does for a convolution, and needs for it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Support {
+    /// Bytes of workspace.
+    pub workspace: usize,
+    /// Whether it adds the bias to the result.
+    pub adds_bias: bool,
+}
+
+/// Where a convolution's image, filter and result lie, or their gradients.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Convolved {
+    pub x: Address,
+    /// `[out, kernel_h, kernel_w, in]`.
+    pub w: Address,
+    pub y: Address,
+    /// Stored as activations are; read where the library adds it.
+    pub bias: Address,
+}
+
 /// The vendor's products.
 pub(crate) trait Libraries {
-    /// Bytes of workspace that a convolution wants; `None` when the library does not take it. Its padding is symmetric.
-    fn convolution_workspace(&self, direction: Direction, geometry: &Convolution) -> Option<usize>;
+    /// What the library does for a convolution; `None` when it does not take it.
+    fn support(&self, direction: Direction, geometry: &Convolution) -> Option<Support>;
 
-    /// Computes `out` of a convolution that [`Self::convolution_workspace`] took, from the other two of its image, filter and result
-    /// (in this order). Filters are `[out, kernel_h, kernel_w, in]`.
+    /// Computes a convolution that [`Self::support`] took: the one of the tensors that the direction names, from the other two.
     ///
     /// # Safety
     /// The tensors have the geometry's shapes, the workspace has its size.
@@ -123,8 +144,7 @@ pub(crate) trait Libraries {
         &self,
         direction: Direction,
         geometry: &Convolution,
-        from: [Address; 2],
-        out: Address,
+        convolved: Convolved,
         workspace: Address,
     ) -> Result<(), CudaError>;
 

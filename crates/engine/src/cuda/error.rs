@@ -23,16 +23,54 @@ pub enum CudaError {
         /// The function.
         function: &'static str,
     },
-    /// The driver is older than the libraries.
+    /// The driver is older than a library.
     #[error(
-        "the NVIDIA driver supports CUDA {driver}, but the CUDA libraries are of version {libraries}: install a newer driver, \
-         or libraries of version {driver} or older, or use --device cpu"
+        "the NVIDIA driver supports CUDA {driver}, but {library} is of CUDA {version}: install a newer driver, or libraries of \
+         CUDA {driver} or older, or use --device cpu"
     )]
     OldDriver {
         /// The newest CUDA that the driver supports.
         driver: String,
-        /// The version of NVRTC.
-        libraries: String,
+        /// The library's file.
+        library: &'static str,
+        /// The CUDA that it is of, or made for.
+        version: String,
+    },
+    /// A library is too old.
+    #[error(
+        "{library} is of version {found}, at least {needed} is needed: install that, or use --device cpu"
+    )]
+    OldLibrary {
+        /// The library's file.
+        library: &'static str,
+        /// Its version.
+        found: String,
+        /// The oldest that will do.
+        needed: &'static str,
+    },
+    /// The run-time compiler does not know the device.
+    #[error(
+        "CUDA's run-time compiler, of version {version}, makes no code for compute capability {major}.{minor}: install the CUDA \
+         libraries of a version that does (a newer one for a new device), or use --device cpu"
+    )]
+    UnknownArchitecture {
+        /// Its version.
+        version: String,
+        /// The device's compute capability.
+        major: i32,
+        /// After the point.
+        minor: i32,
+    },
+    /// The device is there, but cannot be put to work.
+    #[error(
+        "the CUDA device cannot be put to work: {call} failed with {status}; see whether nvidia-smi shows it and memory free, or use \
+         --device cpu"
+    )]
+    Start {
+        /// The function.
+        call: &'static str,
+        /// The status it returned.
+        status: String,
     },
     /// There is no device of this number.
     #[error(

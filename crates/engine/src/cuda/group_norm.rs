@@ -2,7 +2,7 @@
 
 use super::device::{Address, Argument};
 use super::error::CudaError;
-use super::kernels::count;
+use super::kernels::{Dropout, count};
 use super::queue::{Queue, WORD};
 use crate::kernel::{Scratch, Step};
 use crate::ops::GroupNorm;
@@ -31,7 +31,7 @@ pub(super) fn gradient_scratch(shape: Shape, norm: GroupNorm) -> Scratch {
 
 impl Queue<'_> {
     /// (x, gamma, beta) → (y, statistics).
-    pub(super) fn normalise(&self, norm: GroupNorm, step: &Step) -> Result<(), CudaError> {
+    pub(super) fn normalise(&self, norm: GroupNorm, dropout: Dropout, step: &Step) -> Result<(), CudaError> {
         let shape = step.inputs[0].shape;
         let [x, gamma, beta] = [0, 1, 2].map(|index| self.argument(step.inputs[index]));
         let [y, statistics] = [0, 1].map(|index| self.argument(step.outputs[index]));
@@ -54,6 +54,7 @@ impl Queue<'_> {
                 c,
                 Argument::U32(groups),
                 Argument::U32(u32::from(norm.silu)),
+                Argument::Dropout(dropout),
                 x,
                 gamma,
                 beta,
@@ -64,7 +65,12 @@ impl Queue<'_> {
     }
 
     /// (x, gamma, beta, statistics, dy) → (dx, gamma gradient, beta gradient), the latter two added to.
-    pub(super) fn normalise_gradient(&self, norm: GroupNorm, step: &Step) -> Result<(), CudaError> {
+    pub(super) fn normalise_gradient(
+        &self,
+        norm: GroupNorm,
+        dropout: Dropout,
+        step: &Step,
+    ) -> Result<(), CudaError> {
         let shape = step.inputs[0].shape;
         let [x, gamma, beta, statistics, dy] = [0, 1, 2, 3, 4].map(|index| self.argument(step.inputs[index]));
         let [dx, dgamma, dbeta] = [0, 1, 2].map(|index| step.outputs[index]);
@@ -76,11 +82,24 @@ impl Queue<'_> {
         let [pixels, stretch, c] =
             [shape.pixels(), STRETCH, shape.c].map(|value| Argument::U32(count(value)));
         let [n, parts, groups] = [shape.n, stretches(shape), norm.groups].map(count);
-        let with_silu = Argument::U32(u32::from(norm.silu));
+        let (with_silu, dropout) = (Argument::U32(u32::from(norm.silu)), Argument::Dropout(dropout));
         self.grid(
             "group_norm_gradient_sums",
             [parts, n, 1],
-            &[pixels, stretch, c, Argument::U32(groups), with_silu, x, gamma, beta, statistics, dy, sums],
+            &[
+                pixels,
+                stretch,
+                c,
+                Argument::U32(groups),
+                with_silu,
+                dropout,
+                x,
+                gamma,
+                beta,
+                statistics,
+                dy,
+                sums,
+            ],
         )?;
         self.grid(
             "group_norm_gradient_means",
@@ -96,6 +115,7 @@ impl Queue<'_> {
                 c,
                 Argument::U32(groups),
                 with_silu,
+                dropout,
                 x,
                 gamma,
                 beta,

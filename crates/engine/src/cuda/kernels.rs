@@ -88,6 +88,19 @@ impl Window {
     }
 }
 
+/// `Dropout` in `kernels/elementwise.cu`; with `run` 0 nothing is dropped.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Default, Debug)]
+pub(crate) struct Dropout {
+    pub purpose: u32,
+    pub layer: u32,
+    /// Random words below it drop their element.
+    pub threshold: u32,
+    pub scale: f32,
+    /// Where the seed and the number of the first sample lie.
+    pub run: u64,
+}
+
 /// `Convolution` in `kernels/product.cu`.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -132,6 +145,29 @@ impl Convolution {
     /// The result's shape.
     pub fn y(&self) -> Shape {
         Shape::new(self.n as usize, self.y_h as usize, self.y_w as usize, self.output as usize)
+    }
+
+    /// Whether padding `top` and `left` on both sides gives a result of this size.
+    pub fn has_alike_padding(&self) -> bool {
+        let fits = |result: u32, len: u32, pad: u32, kernel: u32| {
+            len + 2 * pad >= kernel && (len + 2 * pad - kernel) / self.stride + 1 == result
+        };
+        fits(self.y_h, self.x_h, self.top, self.kernel_h)
+            && fits(self.y_w, self.x_w, self.left, self.kernel_w)
+    }
+
+    /// Padding below and to the right.
+    pub fn padding_after(&self) -> [u32; 2] {
+        if self.has_alike_padding() {
+            return [self.top, self.left];
+        }
+        let after = |result: u32, len: u32, before: u32, kernel: u32| {
+            ((result - 1) * self.stride + kernel).saturating_sub(len + before)
+        };
+        [
+            after(self.y_h, self.x_h, self.top, self.kernel_h),
+            after(self.y_w, self.x_w, self.left, self.kernel_w),
+        ]
     }
 
     /// Rows of a filter as a matrix with `output` columns.

@@ -41,7 +41,19 @@ const LIBRARIES: [Library; 4] = [
             "cuDriverGetVersion",
             "cuDeviceGet",
             "cuDeviceGetCount",
+            "cuDeviceGetName",
+            "cuDeviceGetAttribute",
+            "cuDeviceTotalMem_v2",
             "cuDevicePrimaryCtxRetain",
+            "cuDevicePrimaryCtxRelease_v2",
+            "cuCtxGetCurrent",
+            "cuCtxSetCurrent",
+            "cuCtxSynchronize",
+            "cuGetErrorName",
+            "cuGetErrorString",
+            "cuStreamCreate",
+            "cuStreamSynchronize",
+            "cuStreamDestroy_v2",
             "cuMemAlloc_v2",
             "cuMemFree_v2",
             "cuMemGetInfo_v2",
@@ -49,12 +61,15 @@ const LIBRARIES: [Library; 4] = [
             "cuMemcpyDtoHAsync_v2",
             "cuMemsetD8Async",
             "cuModuleLoadData",
+            "cuModuleUnload",
             "cuModuleGetFunction",
             "cuLaunchKernel",
             "cuStreamBeginCapture_v2",
             "cuStreamEndCapture",
             "cuGraphInstantiateWithFlags",
             "cuGraphLaunch",
+            "cuGraphDestroy",
+            "cuGraphExecDestroy",
         ],
     },
     Library {
@@ -65,7 +80,18 @@ const LIBRARIES: [Library; 4] = [
         companions: &["libnvrtc-builtins.so"],
         is_present: nvrtc::sys::is_culib_present,
         loaded: nvrtc::sys::culib,
-        functions: &["nvrtcVersion", "nvrtcCreateProgram", "nvrtcCompileProgram", "nvrtcGetCUBIN"],
+        functions: &[
+            "nvrtcVersion",
+            "nvrtcGetNumSupportedArchs",
+            "nvrtcGetSupportedArchs",
+            "nvrtcCreateProgram",
+            "nvrtcCompileProgram",
+            "nvrtcGetProgramLogSize",
+            "nvrtcGetProgramLog",
+            "nvrtcGetCUBINSize",
+            "nvrtcGetCUBIN",
+            "nvrtcDestroyProgram",
+        ],
     },
     // cuDNN loads cuBLAS itself, by its name: it must be there before.
     Library {
@@ -76,7 +102,22 @@ const LIBRARIES: [Library; 4] = [
         companions: &["libcublas.so"],
         is_present: cublaslt::sys::is_culib_present,
         loaded: cublaslt::sys::culib,
-        functions: &["cublasLtCreate", "cublasLtMatmul", "cublasLtMatmulAlgoGetHeuristic"],
+        functions: &[
+            "cublasLtGetVersion",
+            "cublasLtCreate",
+            "cublasLtDestroy",
+            "cublasLtMatmul",
+            "cublasLtMatmulAlgoGetHeuristic",
+            "cublasLtMatmulDescCreate",
+            "cublasLtMatmulDescSetAttribute",
+            "cublasLtMatmulDescDestroy",
+            "cublasLtMatrixLayoutCreate",
+            "cublasLtMatrixLayoutSetAttribute",
+            "cublasLtMatrixLayoutDestroy",
+            "cublasLtMatmulPreferenceCreate",
+            "cublasLtMatmulPreferenceSetAttribute",
+            "cublasLtMatmulPreferenceDestroy",
+        ],
     },
     Library {
         name: "libcudnn.so",
@@ -87,13 +128,17 @@ const LIBRARIES: [Library; 4] = [
         is_present: cudnn::sys::is_culib_present,
         loaded: cudnn::sys::culib,
         functions: &[
+            "cudnnGetVersion",
+            "cudnnGetCudartVersion",
             "cudnnCreate",
-            "cudnnConvolutionForward",
-            "cudnnConvolutionBackwardData",
-            "cudnnConvolutionBackwardFilter",
-            "cudnnGetConvolutionForwardAlgorithm_v7",
-            "cudnnGetConvolutionBackwardDataAlgorithm_v7",
-            "cudnnGetConvolutionBackwardFilterAlgorithm_v7",
+            "cudnnDestroy",
+            "cudnnSetStream",
+            "cudnnBackendCreateDescriptor",
+            "cudnnBackendDestroyDescriptor",
+            "cudnnBackendSetAttribute",
+            "cudnnBackendGetAttribute",
+            "cudnnBackendFinalize",
+            "cudnnBackendExecute",
         ],
     },
 ];
@@ -111,6 +156,17 @@ pub(super) fn load_compiler(folder: Option<&Path>) -> Result<(), CudaError> {
         compiler.preload(folder);
     }
     compiler.load()
+}
+
+#[cfg(test)]
+/// Loads all but the driver, from these folders if they are there: cuDNN plans for devices that are not.
+pub(super) fn load_without_driver(from: &OsStr) -> Result<(), CudaError> {
+    let folders: Vec<_> = std::env::split_paths(from).collect();
+    for library in &LIBRARIES[1..] {
+        folders.iter().for_each(|folder| library.preload(folder));
+        library.load()?;
+    }
+    Ok(())
 }
 
 impl Library {

@@ -37,14 +37,14 @@ mod steps;
 pub use error::CudaError;
 
 use crate::backend::{Backend, BackendError};
-use crate::hardware::Precision;
+use crate::hardware::{Algorithms, Precision};
 use crate::kernel::{Kernel, Run, Scratch, Slot, Step, Storage, View};
 use crate::optimizer::AdamStep;
 use crate::profile::Profile;
 use crate::shape::Shape;
 use device::{Address, Argument, Device, Recording};
 use queue::{Queue, SLOTS, WORD, slot_index};
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::time::Instant;
 
 /// What a [`Cuda`] is made with.
@@ -54,6 +54,8 @@ pub struct CudaOptions {
     pub index: usize,
     /// How products are computed.
     pub precision: Precision,
+    /// How the libraries' algorithms are chosen.
+    pub algorithms: Algorithms,
     /// Whether our own kernels compute everything, for comparisons: slower.
     pub own_kernels: bool,
 }
@@ -85,6 +87,8 @@ pub struct Cuda {
     records: bool,
     buffers: [Buffer; SLOTS],
     numbers: Address,
+    /// Of the steps checked: all, and those left to our own kernels, which are slow.
+    convolutions: Cell<[usize; 2]>,
     device: Box<dyn Device>,
     /// The first failure; nothing is done after it.
     failure: RefCell<Option<CudaError>>,
@@ -109,8 +113,7 @@ impl Cuda {
     /// # Errors
     /// [`CudaError`]: there is no driver, library or device, or one is too old.
     pub fn new(options: CudaOptions) -> Result<Self, CudaError> {
-        let CudaOptions { index, precision, own_kernels } = options;
-        Self::on(Box::new(nvidia::Nvidia::new(index, precision, own_kernels)?), precision)
+        Self::on(Box::new(nvidia::Nvidia::new(options)?), options.precision)
     }
 
     /// No GPU, but the same kernels and launches on the CPU, slowly: for tests. Without `own_kernels`, products go the ways that they go
@@ -131,6 +134,7 @@ impl Cuda {
             records: true,
             buffers: [Buffer::default(); SLOTS],
             numbers: 0,
+            convolutions: Cell::default(),
             device,
             failure: RefCell::default(),
             profile: None,
@@ -260,7 +264,15 @@ impl Cuda {
 
 impl Backend for Cuda {
     fn check(&self, steps: &[Step]) -> Result<(), BackendError> {
-        Ok(steps.iter().try_for_each(|step| steps::check(step, self.storage))?)
+        steps.iter().try_for_each(|step| steps::check(step, self.storage))?;
+        let libraries = self.device.libraries();
+        let [mut all, mut own] = self.convolutions.get();
+        for is_own in steps.iter().filter_map(|step| convolution::is_own(libraries, step)) {
+            all += 1;
+            own += usize::from(is_own);
+        }
+        self.convolutions.set([all, own]);
+        Ok(())
     }
 
     fn failure(&self) -> Option<BackendError> {
@@ -269,6 +281,30 @@ impl Backend for Cuda {
 
     fn storage(&self) -> Storage {
         self.storage
+    }
+
+    fn fuses_dropout(&self) -> bool {
+        true
+    }
+
+    fn report(&self) -> Option<String> {
+        let mib = |bytes: usize| bytes.div_ceil(1 << 20);
+        let arena = self.buffers[slot_index(Slot::Arena)].len * WORD;
+        let all = self.buffers.iter().map(|buffer| buffer.len * WORD).sum::<usize>() + NUMBERS;
+        let [convolutions, own] = self.convolutions.get();
+        let slow = match own {
+            0 => String::new(),
+            own => format!(
+                "; {own} of {convolutions} convolutions are left to kernels of our own, which are slow: cuDNN has none for them"
+            ),
+        };
+        Some(format!(
+            "{}, {} MiB of its memory taken: {} for activations in one arena, {} for parameters and what goes with them{slow}",
+            self.device.description(),
+            mib(all),
+            mib(arena),
+            mib(all - arena)
+        ))
     }
 
     fn allocate(&mut self, slot: Slot, len: usize) -> Result<(), BackendError> {

@@ -1,15 +1,17 @@
 //! A real device, through the driver.
 
+use super::CudaOptions;
 use super::compiler;
 use super::convolution::Direction;
 use super::cublas::Cublas;
 use super::cudnn::Cudnn;
-use super::device::{Address, Argument, Device, Libraries, Recording, THREADS};
+use super::device::{Address, Argument, Convolved, Device, Libraries, Recording, Support, THREADS};
 use super::error::CudaError;
 use super::kernels::{Convolution, Operands, Product, count, names};
 use super::library;
-use crate::hardware::Precision;
+use crate::hardware::{Algorithms, Precision};
 use cudarc::driver::{CudaContext, CudaGraph, CudaStream, DriverError, result, sys};
+use cudarc::{cublaslt, cudnn};
 use std::collections::HashMap;
 use std::ffi::CString;
 use std::sync::Arc;
@@ -74,47 +76,48 @@ impl Found {
         library::load()?;
         result::init().map_err(|error| match error.0 {
             sys::CUresult::CUDA_ERROR_NO_DEVICE => CudaError::NoDevice { index, count: 0 },
-            _ => failed("cuInit")(error),
+            _ => cannot_start("cuInit")(error),
         })?;
         check_versions()?;
-        let devices = CudaContext::device_count().map_err(failed("cuDeviceGetCount"))?;
+        let devices = CudaContext::device_count().map_err(cannot_start("cuDeviceGetCount"))?;
         let devices = usize::try_from(devices).unwrap_or(0);
         if index >= devices {
             return Err(CudaError::NoDevice { index, count: devices });
         }
-        let context = CudaContext::new(index).map_err(failed("cuDevicePrimaryCtxRetain"))?;
-        let name = context.name().map_err(failed("cuDeviceGetName"))?;
-        let capability = context.compute_capability().map_err(failed("cuDeviceGetAttribute"))?;
+        let context = CudaContext::new(index).map_err(cannot_start("cuDevicePrimaryCtxRetain"))?;
+        let name = context.name().map_err(cannot_start("cuDeviceGetName"))?;
+        let capability = context.compute_capability().map_err(cannot_start("cuDeviceGetAttribute"))?;
         let (major, minor) = capability;
         if major < OLDEST {
             return Err(CudaError::OldDevice { name, major, minor });
         }
-        let memory = context.total_mem().map_err(failed("cuDeviceTotalMem"))?;
+        let memory = context.total_mem().map_err(cannot_start("cuDeviceTotalMem"))?;
         let description = format!("{name} ({} GiB, compute capability {major}.{minor})", memory >> 30);
         Ok(Self { context, capability, description })
     }
 }
 
 impl Nvidia {
-    /// Device number `index`, with NVIDIA's libraries or (`own_kernels`) without.
-    pub fn new(index: usize, precision: Precision, own_kernels: bool) -> Result<Self, CudaError> {
+    /// A device with NVIDIA's libraries, or without where our own kernels are to do everything.
+    pub fn new(options: CudaOptions) -> Result<Self, CudaError> {
+        let CudaOptions { index, precision, algorithms, own_kernels } = options;
         let Found { context, capability, description } = Found::new(index)?;
-        let stream = context.new_stream().map_err(failed("cuStreamCreate"))?;
+        let stream = context.new_stream().map_err(cannot_start("cuStreamCreate"))?;
 
         let code = compiler::compile(capability, precision.storage())?;
         // SAFETY: the compiler made this image.
         let module = unsafe { result::module::load_data(code.as_ptr().cast()) };
-        let module = Module(module.map_err(failed("cuModuleLoadData"))?, context.clone());
+        let module = Module(module.map_err(cannot_start("cuModuleLoadData"))?, context.clone());
         let mut functions = HashMap::new();
         for name in names() {
             let c_name = CString::new(name).unwrap_or_default();
             // SAFETY: the module is loaded.
             let function = unsafe { result::module::get_function(module.0, c_name) };
-            functions.insert(name, function.map_err(failed("cuModuleGetFunction"))?);
+            functions.insert(name, function.map_err(cannot_start("cuModuleGetFunction"))?);
         }
         let vendor = match own_kernels {
             true => None,
-            false => Some(Vendor::new(&context, &stream, precision)?),
+            false => Some(Vendor::new(&context, &stream, precision, algorithms)?),
         };
         Ok(Self { vendor, _module: module, functions, stream, context, description })
     }
@@ -124,19 +127,54 @@ impl Nvidia {
     }
 }
 
-/// Machine code of newer compilers is nothing to older drivers.
+/// Asks the driver and the libraries for their versions.
 fn check_versions() -> Result<(), CudaError> {
     let mut driver = 0;
     // SAFETY: the pointer is to a number.
     let status = unsafe { sys::cuDriverGetVersion(&raw mut driver) };
-    status.result().map_err(failed("cuDriverGetVersion"))?;
+    status.result().map_err(cannot_start("cuDriverGetVersion"))?;
+    // SAFETY: both are loaded, and their functions take nothing.
+    let (cublas, cudnn, cudnn_cuda) = unsafe {
+        (
+            cublaslt::sys::cublasLtGetVersion(),
+            cudnn::sys::cudnnGetVersion(),
+            cudnn::sys::cudnnGetCudartVersion(),
+        )
+    };
+    check_cudnn(cudnn)?;
     let (major, minor) = compiler::version()?;
-    // Within a major version all is compatible.
-    if driver / 1000 < major {
-        let driver = format!("{}.{}", driver / 1000, driver % 1000 / 10);
-        return Err(CudaError::OldDriver { driver, libraries: format!("{major}.{minor}") });
+    let number = |version: usize| i32::try_from(version).unwrap_or(0);
+    let libraries = [
+        ("libnvrtc.so", (major, minor)),
+        ("libcublasLt.so", (number(cublas / 10_000), number(cublas % 10_000 / 100))),
+        ("libcudnn.so", (number(cudnn_cuda / 1000), number(cudnn_cuda % 1000 / 10))),
+    ];
+    check_driver((driver / 1000, driver % 1000 / 10), &libraries)
+}
+
+/// Statuses and more have other numbers before version 9.
+fn check_cudnn(version: usize) -> Result<(), CudaError> {
+    const OLDEST: usize = 90_000;
+    if version >= OLDEST {
+        return Ok(());
     }
-    Ok(())
+    let found = format!("{}.{}", version / 1000, version % 1000 / 100);
+    Err(CudaError::OldLibrary { library: "libcudnn.so", found, needed: "9" })
+}
+
+/// Machine code of a newer major version is nothing to an older driver; within one all is compatible.
+fn check_driver(
+    (driver, minor): (i32, i32),
+    libraries: &[(&'static str, (i32, i32))],
+) -> Result<(), CudaError> {
+    match libraries.iter().find(|(_, (major, _))| *major > driver) {
+        None => Ok(()),
+        Some((library, (major, library_minor))) => Err(CudaError::OldDriver {
+            driver: format!("{driver}.{minor}"),
+            library,
+            version: format!("{major}.{library_minor}"),
+        }),
+    }
 }
 
 impl Vendor {
@@ -144,15 +182,17 @@ impl Vendor {
         context: &Arc<CudaContext>,
         stream: &Arc<CudaStream>,
         precision: Precision,
+        algorithms: Algorithms,
     ) -> Result<Self, CudaError> {
         context.bind_to_thread().map_err(failed("cuCtxSetCurrent"))?;
         let queue = stream.cu_stream().cast();
         // SAFETY: the context is current, and the stream its own, kept by the device this is part of.
-        let cudnn = unsafe { Cudnn::new(queue, precision)? };
+        let cudnn = unsafe { Cudnn::new(queue, precision, algorithms)? };
         // SAFETY: it is freed once, when this is dropped.
-        let workspace = unsafe { result::malloc_sync(PRODUCT_WORKSPACE) }.map_err(failed("cuMemAlloc"))?;
+        let workspace =
+            unsafe { result::malloc_sync(PRODUCT_WORKSPACE) }.map_err(cannot_start("cuMemAlloc"))?;
         // SAFETY: as for cuDNN; the workspace is freed after the last product.
-        let cublas = unsafe { Cublas::new(queue, (workspace, PRODUCT_WORKSPACE), precision)? };
+        let cublas = unsafe { Cublas::new(queue, (workspace, PRODUCT_WORKSPACE), precision, algorithms)? };
         Ok(Self { cudnn, cublas, workspace, context: context.clone() })
     }
 }
@@ -238,7 +278,8 @@ impl Device for Nvidia {
     fn end_recording(&self) -> Result<Option<Box<dyn Recording>>, CudaError> {
         let graph = self.stream.end_capture(sys::CUgraphInstantiate_flags(0));
         let graph = graph.map_err(failed("cuStreamEndCapture"))?;
-        Ok(graph.map(|graph| Box::new(Graph(graph)) as Box<dyn Recording>))
+        let context = self.context.clone();
+        Ok(graph.map(|graph| Box::new(Graph { graph, context }) as Box<dyn Recording>))
     }
 
     fn libraries(&self) -> Option<&dyn Libraries> {
@@ -247,34 +288,43 @@ impl Device for Nvidia {
 }
 
 /// A recorded graph.
-struct Graph(CudaGraph);
+struct Graph {
+    graph: CudaGraph,
+    context: Arc<CudaContext>,
+}
+
+impl Drop for Graph {
+    fn drop(&mut self) {
+        // The graph is destroyed after this, on whichever thread it is.
+        let _ = self.context.bind_to_thread();
+    }
+}
 
 // SAFETY: it may be used from any thread, by one at a time; what launches it makes the context current.
 unsafe impl Send for Graph {}
 
 impl Recording for Graph {
     fn replay(&self) -> Result<(), CudaError> {
-        self.0.launch().map_err(failed("cuGraphLaunch"))
+        self.graph.launch().map_err(failed("cuGraphLaunch"))
     }
 }
 
 impl Libraries for Vendor {
-    fn convolution_workspace(&self, direction: Direction, geometry: &Convolution) -> Option<usize> {
+    fn support(&self, direction: Direction, geometry: &Convolution) -> Option<Support> {
         self.context.bind_to_thread().ok()?;
-        self.cudnn.workspace(direction, geometry)
+        self.cudnn.support(direction, geometry)
     }
 
     unsafe fn convolve(
         &self,
         direction: Direction,
         geometry: &Convolution,
-        from: [Address; 2],
-        out: Address,
+        convolved: Convolved,
         workspace: Address,
     ) -> Result<(), CudaError> {
         self.context.bind_to_thread().map_err(failed("cuCtxSetCurrent"))?;
         // SAFETY: as the caller says.
-        unsafe { self.cudnn.convolve(direction, geometry, from, out, workspace) }
+        unsafe { self.cudnn.convolve(direction, geometry, convolved, workspace) }
     }
 
     unsafe fn multiply(
@@ -293,4 +343,30 @@ impl Libraries for Vendor {
 
 fn failed(call: &'static str) -> impl Fn(DriverError) -> CudaError {
     move |error| CudaError::Call { call, status: error.to_string() }
+}
+
+/// The same before there was anything to lose.
+fn cannot_start(call: &'static str) -> impl Fn(DriverError) -> CudaError {
+    move |error| CudaError::Start { call, status: error.to_string() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_that_do_not_go_together_are_named() {
+        let libraries = |nvrtc, cublas, cudnn| {
+            [("libnvrtc.so", nvrtc), ("libcublasLt.so", cublas), ("libcudnn.so", cudnn)]
+        };
+        for driver in [(12, 2), (12, 9), (13, 0)] {
+            check_driver(driver, &libraries((12, 9), (12, 4), (12, 0))).unwrap();
+        }
+        let error = check_driver((12, 8), &libraries((12, 9), (13, 1), (13, 0))).unwrap_err().to_string();
+        assert!(error.contains("CUDA 12.8") && error.contains("libcublasLt.so is of CUDA 13.1"), "{error}");
+        check_cudnn(90_100).unwrap();
+        check_cudnn(92_100).unwrap();
+        let error = check_cudnn(8907).unwrap_err().to_string();
+        assert!(error.contains("libcudnn.so is of version 8.9"), "{error}");
+    }
 }

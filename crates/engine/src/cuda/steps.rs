@@ -5,10 +5,10 @@ use super::convolution::{self, Direction};
 use super::device::{Argument, Libraries};
 use super::error::CudaError;
 use super::group_norm;
-use super::kernels::{Window, check_size, count};
+use super::kernels::{self, Window, check_size, count};
 use super::queue::Queue;
 use crate::kernel::{Kernel, Scratch, Slot, Step, Storage, View};
-use crate::ops::{Conv, Pool, Sinusoid};
+use crate::ops::{Conv, Dropout, Pool, Sinusoid};
 use crate::random::Purpose;
 use crate::shape::Shape;
 
@@ -56,8 +56,10 @@ pub(super) fn scratch(
         Kernel::ScaleShiftGrad => {
             Scratch { prepared: 0, workspace: column_parts(shape.n, shape.pixels(), 2 * shape.c) }
         }
-        Kernel::GroupNorm(_) => group_norm::scratch(shape),
-        Kernel::GroupNormGrad(norm) => group_norm::gradient_scratch(shape, norm),
+        Kernel::GroupNorm(_) | Kernel::GroupNormDropout(..) => group_norm::scratch(shape),
+        Kernel::GroupNormGrad(norm) | Kernel::GroupNormDropoutGrad(norm, _) => {
+            group_norm::gradient_scratch(shape, norm)
+        }
         Kernel::AttentionGrad(_) => attention::gradient_scratch(storage, shape),
         _ => Scratch::default(),
     }
@@ -91,8 +93,12 @@ impl Queue<'_> {
             Kernel::Conv(conv) => self.convolve(conv, step),
             Kernel::ConvInputGrad(conv) => self.convolve_input_gradient(conv, step),
             Kernel::ConvWeightGrad(conv) => self.convolve_weight_gradient(conv, step),
-            Kernel::GroupNorm(norm) => self.normalise(norm, step),
-            Kernel::GroupNormGrad(norm) => self.normalise_gradient(norm, step),
+            Kernel::GroupNorm(norm) => self.normalise(norm, kernels::Dropout::default(), step),
+            Kernel::GroupNormDropout(norm, dropout) => self.normalise(norm, self.dropout(dropout), step),
+            Kernel::GroupNormGrad(norm) => self.normalise_gradient(norm, kernels::Dropout::default(), step),
+            Kernel::GroupNormDropoutGrad(norm, dropout) => {
+                self.normalise_gradient(norm, self.dropout(dropout), step)
+            }
             Kernel::Attention(attention) => self.attend(attention.scale, step),
             Kernel::AttentionGrad(attention) => self.attend_gradient(attention.scale, step),
             Kernel::Silu => self.elementwise("silu", step),
@@ -119,7 +125,7 @@ impl Queue<'_> {
                 let (x, y) = (step.inputs[0], step.outputs[0]);
                 self.copy_channels(y.shape.c, (x, start), (y, 0))
             }
-            Kernel::Dropout { rate, layer } => self.dropout(rate, layer, step),
+            Kernel::Dropout(dropout) => self.drop_out(dropout, step),
             Kernel::MaxPool(pool) => self.pool("max_pool", pool, [step.inputs[0], step.outputs[0]], step),
             Kernel::AvgPool(pool) => self.pool("avg_pool", pool, [step.inputs[0], step.outputs[0]], step),
             Kernel::MaxPoolGrad(pool) => {
@@ -249,17 +255,21 @@ impl Queue<'_> {
         self.spread(kernel, pixels * numbers[0], &arguments)
     }
 
-    fn dropout(&self, rate: f32, layer: u32, step: &Step) -> Result<(), CudaError> {
+    /// A dropout as kernels take it.
+    fn dropout(&self, dropout: Dropout) -> kernels::Dropout {
+        kernels::Dropout {
+            purpose: Purpose::Dropout as u32,
+            layer: dropout.layer,
+            threshold: dropout.threshold(),
+            scale: dropout.scale(),
+            run: self.run,
+        }
+    }
+
+    fn drop_out(&self, dropout: Dropout, step: &Step) -> Result<(), CudaError> {
         let shape = step.outputs[0].shape;
-        let mut arguments = vec![
-            Argument::U32(count(shape.sample_len())),
-            Argument::U32(Purpose::Dropout as u32),
-            Argument::U32(layer),
-            // As the CPU has it.
-            Argument::U32((f64::from(rate) * 4_294_967_296.0) as u32),
-            Argument::F32(1.0 / (1.0 - rate)),
-            Argument::Address(self.run),
-        ];
+        let mut arguments =
+            vec![Argument::U32(count(shape.sample_len())), Argument::Dropout(self.dropout(dropout))];
         arguments.extend(self.tensors(step));
         self.spread_samples("dropout", shape.sample_len().div_ceil(4), shape.n, &arguments)
     }

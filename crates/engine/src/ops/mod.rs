@@ -18,6 +18,7 @@ pub mod upsample;
 
 pub use attention::Attention;
 pub use conv::{Conv, Padding};
+pub use dropout::Dropout;
 pub use group_norm::GroupNorm;
 pub use pool::Pool;
 pub use sinusoid::Sinusoid;

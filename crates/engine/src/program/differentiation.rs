@@ -57,7 +57,7 @@ fn derive(kernel: &Kernel, d: &mut Differentiation) {
         Kernel::ScaleShift => ops::scale_shift::gradient(d),
         Kernel::Upsample => ops::upsample::gradient(d),
         Kernel::Concat => ops::concat::gradient(d),
-        Kernel::Dropout { .. } => ops::dropout::gradient(kernel.clone(), d),
+        Kernel::Dropout(_) => ops::dropout::gradient(kernel.clone(), d),
         Kernel::MaxPool(pool) => ops::pool::gradient_of_max_pool(pool, d),
         Kernel::AvgPool(pool) => ops::pool::gradient_of_avg_pool(pool, d),
         Kernel::Softmax => ops::softmax::gradient(d),
@@ -71,6 +71,8 @@ fn derive(kernel: &Kernel, d: &mut Differentiation) {
         | Kernel::ConvWeightGrad(_)
         | Kernel::BiasGrad
         | Kernel::GroupNormGrad(_)
+        | Kernel::GroupNormDropout(..)
+        | Kernel::GroupNormDropoutGrad(..)
         | Kernel::SiluGrad
         | Kernel::ReluGrad
         | Kernel::AttentionGrad(_)

@@ -1,6 +1,7 @@
 //! From a graph to steps: the gradient is derived, lifetimes are measured, every tensor gets its place in one arena.
 
 mod differentiation;
+mod fusion;
 mod memory;
 
 pub(crate) use differentiation::Differentiation;
@@ -11,6 +12,7 @@ use crate::kernel::{Kernel, Scratch, Slot, Step, Storage, View};
 use crate::params::{Param, ParamLayout};
 use crate::shape::Shape;
 use differentiation::differentiate;
+use fusion::fuse_dropout;
 use memory::{Lifetime, place};
 
 /// Something an instruction reads or writes, before memory is planned.
@@ -128,13 +130,17 @@ impl Program {
     }
 
     fn plan(
-        draft: Draft,
-        forward_len: usize,
+        mut draft: Draft,
+        mut forward_len: usize,
         outputs: &[Var],
         gradients: Vec<Option<usize>>,
         backend: &dyn Backend,
         training: bool,
     ) -> Self {
+        if backend.fuses_dropout() {
+            let kept: Vec<_> = outputs.iter().map(|output| draft.node_values[output.0]).collect();
+            forward_len = fuse_dropout(&mut draft, forward_len, &kept);
+        }
         let storages = choose_storages(&draft, backend.storage());
         let mut lifetimes = measure_lifetimes(&draft, forward_len, outputs, &gradients);
         for (lifetime, storage) in lifetimes.iter_mut().zip(&storages) {
@@ -263,5 +269,10 @@ fn measure_lifetimes(
             lifetimes[value].last = end;
         }
     }
+    // What was between fused operations takes no memory.
+    lifetimes
+        .iter_mut()
+        .filter(|lifetime| lifetime.first == usize::MAX)
+        .for_each(|lifetime| lifetime.len = 0);
     lifetimes
 }

@@ -16,7 +16,13 @@ pub enum Machine {
 /// left out.
 pub fn cuda(precision: Precision) -> Vec<Machine> {
     static SAID: Once = Once::new();
-    let both = [true, false].map(|own_kernels| CudaOptions { index: 0, precision, own_kernels });
+    let both =
+        [true, false].map(|own_kernels| CudaOptions { precision, own_kernels, ..CudaOptions::default() });
+    if std::env::var_os("DDPM_TEST_CUDA").is_some() {
+        // There must be a device, and its time is not spent on the emulation.
+        Cuda::find(0).unwrap_or_else(|error| panic!("DDPM_TEST_CUDA is set, and {error}"));
+        return both.map(Machine::Cuda).into();
+    }
     let mut machines = Vec::new();
     match Cuda::emulated(both[0]) {
         Ok(_) => machines.extend(both.map(Machine::Emulated)),

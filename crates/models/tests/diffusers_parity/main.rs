@@ -160,7 +160,7 @@ fn check_on(bytes: &[u8], config: &UnetConfig, tolerance: Tolerance) {
 
     session.forward(&run);
     let mut output = vec![f32::NAN; graph.shape(y).len()];
-    session.read(y, &mut output);
+    session.read(y, &mut output).unwrap();
     let output = nhwc_to_nchw(&output, [n, size, size, output_channels]);
     let exact = largest_error(&fixture.floats("output"), &output);
     let stock = largest_error(&fixture.floats("output_stock"), &output);
@@ -172,7 +172,7 @@ fn check_on(bytes: &[u8], config: &UnetConfig, tolerance: Tolerance) {
     session.set_gradient(y, &nchw_to_nhwc(&r, [n, output_channels, size, size]));
     session.clear_gradients();
     session.backward(&run);
-    let gradients = session.buffer(Slot::Grads);
+    let gradients = session.buffer(Slot::Grads).unwrap();
     let mut worst = (0.0f64, 0.0f64);
     for spec in graph.layout().specs() {
         let digest = fixture.floats(&format!("gradient/{}", spec.name));

@@ -2,7 +2,7 @@
 
 use crate::cuda::bf16;
 use crate::cuda::convolution::Direction;
-use crate::cuda::device::{Address, Libraries};
+use crate::cuda::device::{Address, Convolved, Libraries, Support};
 use crate::cuda::error::CudaError;
 use crate::cuda::kernels::{Convolution, Operands, Product};
 use crate::kernel::Storage;
@@ -72,23 +72,31 @@ fn for_each_product(g: &Convolution, mut f: impl FnMut(usize, usize, usize)) {
 }
 
 impl Libraries for StandIns {
-    fn convolution_workspace(&self, _: Direction, geometry: &Convolution) -> Option<usize> {
-        // Some the libraries do not take.
-        (geometry.kernel_h != 2).then_some(WORKSPACE)
+    fn support(&self, direction: Direction, geometry: &Convolution) -> Option<Support> {
+        // Some the libraries do not take, and some they take without the bias or without other padding.
+        let adds_bias = direction == Direction::Forward && geometry.output.is_multiple_of(2);
+        let takes_padding = geometry.has_alike_padding() || geometry.input.is_multiple_of(2);
+        (geometry.kernel_h != 2 && takes_padding).then_some(Support { workspace: WORKSPACE, adds_bias })
     }
 
     unsafe fn convolve(
         &self,
         direction: Direction,
         geometry: &Convolution,
-        [first, second]: [Address; 2],
-        out: Address,
+        convolved: Convolved,
         workspace: Address,
     ) -> Result<(), CudaError> {
         // SAFETY: the workspace has its size. What must not lie there is spoilt.
         unsafe { std::ptr::write_bytes(workspace as *mut u8, 0xFF, WORKSPACE) };
         let storage = self.storage;
-        let [first, second, out] = [first, second, out].map(|address| Tensor { address, storage });
+        let Convolved { x, w, y, bias } = convolved;
+        let [x, w, y, bias] = [x, w, y, bias].map(|address| Tensor { address, storage });
+        let (first, second, out) = match direction {
+            Direction::Forward => (x, w, y),
+            Direction::InputGradient => (w, y, x),
+            Direction::WeightGradient => (x, y, w),
+        };
+        let adds_bias = self.support(direction, geometry).is_some_and(|support| support.adds_bias);
         let len = match direction {
             Direction::Forward => geometry.y().len(),
             Direction::InputGradient => geometry.x().len(),
@@ -105,8 +113,11 @@ impl Libraries for StandIns {
             sums[to] += unsafe { first.read(a) * second.read(b) };
         });
         for (index, sum) in sums.into_iter().enumerate() {
-            // SAFETY: as above.
-            unsafe { out.write(index, sum) };
+            // SAFETY: as above; the bias has a number for each channel.
+            unsafe {
+                let bias = if adds_bias { bias.read(index % geometry.output as usize) } else { 0.0 };
+                out.write(index, sum + bias);
+            }
         }
         Ok(())
     }

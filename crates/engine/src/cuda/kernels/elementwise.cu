@@ -95,19 +95,44 @@ __device__ void philox(unsigned counter[4], unsigned k0, unsigned k1) {
     }
 }
 
-/// y = x · scale where the element's random word reaches the threshold, else 0. run: seed, number of the first sample.
+/// An element is multiplied by scale where its random word reaches the threshold, else it becomes 0. run: seed, number of the first
+/// sample; null where nothing is dropped. The host has the same struct.
+struct Dropout {
+    unsigned purpose, layer, threshold;
+    float scale;
+    const unsigned long long* run;
+};
+
+/// The four random words of a sample's elements 4 · block and on. The sample is the grid's second index.
+__device__ void random_words(const Dropout& dropout, unsigned block, unsigned words[4]) {
+    unsigned long long seed = dropout.run[0], sample = dropout.run[1] + blockIdx.y;
+    words[0] = block;
+    words[1] = dropout.layer;
+    words[2] = (unsigned)sample;
+    words[3] = ((unsigned)(sample >> 32) & 0x00FFFFFFu) << 8 | dropout.purpose;
+    philox(words, (unsigned)seed, (unsigned)(seed >> 32));
+}
+
+/// V elements of a sample, 1 or 4, of which the first is number `at`, a multiple of V.
+template <unsigned V> __device__ void drop(const Dropout& dropout, unsigned at, float values[V]) {
+    if (!dropout.run) return;
+    unsigned words[4];
+    random_words(dropout, at / 4, words);
+    for (unsigned j = 0; j < V; ++j) {
+        unsigned word = V == 4 ? words[j] : at % 4 == 0 ? words[0] : at % 4 == 1 ? words[1] : at % 4 == 2 ? words[2] : words[3];
+        values[j] = word >= dropout.threshold ? values[j] * dropout.scale : 0.0f;
+    }
+}
+
 /// Grid: (anything, samples).
-extern "C" __global__ void dropout(unsigned sample_len, unsigned purpose, unsigned layer, unsigned threshold, float scale,
-                                   const unsigned long long* run, const Element* x, Element* y) {
-    unsigned long long seed = run[0], sample = run[1] + blockIdx.y;
-    unsigned high = ((unsigned)(sample >> 32) & 0x00FFFFFFu) << 8 | purpose;
+extern "C" __global__ void dropout(unsigned sample_len, Dropout dropout, const Element* x, Element* y) {
     size_t start = (size_t)blockIdx.y * sample_len;
     for (unsigned block = thread_of_grid(); block < (sample_len + 3) / 4; block += threads_of_grid()) {
-        unsigned words[4] = {block, layer, (unsigned)sample, high};
-        philox(words, (unsigned)seed, (unsigned)(seed >> 32));
+        unsigned words[4];
+        random_words(dropout, block, words);
         for (unsigned word = 0; word < 4 && 4 * block + word < sample_len; ++word) {
             size_t i = start + 4 * block + word;
-            y[i] = words[word] >= threshold ? x[i] * scale : 0.0f;
+            y[i] = words[word] >= dropout.threshold ? x[i] * dropout.scale : 0.0f;
         }
     }
 }

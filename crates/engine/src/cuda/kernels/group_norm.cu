@@ -1,4 +1,4 @@
-// Group normalisation with SiLU, forward and backward: see ops/group_norm.rs and cpu/group_norm.rs for the formulas.
+// Group normalisation with SiLU and dropout, forward and backward: see ops/group_norm.rs and cpu/group_norm.rs for the formulas.
 //
 // Passes go over stretches of whole pixels, so memory is read in its order; what stretches found out is put together, in double and in
 // a fixed order, by a small kernel between two passes.
@@ -75,9 +75,10 @@ __device__ float normalised(float x, const float* pair) { return (x - pair[0]) *
 
 __device__ float scaled(float hat, const float* gamma, const float* beta, unsigned c) { return fmaf(hat, gamma[c], beta[c]); }
 
-/// y = γ x̂ + β, then SiLU if wanted. Grid: (anything, samples).
-extern "C" __global__ void group_norm_apply(unsigned sample_len, unsigned c, unsigned groups, unsigned with_silu, const Element* x,
-                                            const float* gamma, const float* beta, const float* statistics, Element* y) {
+/// y = γ x̂ + β, then SiLU and dropout if wanted. Grid: (anything, samples).
+extern "C" __global__ void group_norm_apply(unsigned sample_len, unsigned c, unsigned groups, unsigned with_silu, Dropout dropout,
+                                            const Element* x, const float* gamma, const float* beta, const float* statistics,
+                                            Element* y) {
     const float* pairs = statistics + 2 * (size_t)blockIdx.y * groups;
     size_t start = (size_t)blockIdx.y * sample_len;
     unsigned group = c / groups;
@@ -91,23 +92,27 @@ extern "C" __global__ void group_norm_apply(unsigned sample_len, unsigned c, uns
                 z[j] = scaled(normalised(z[j], pair), gamma, beta, channel + j);
                 if (with_silu) z[j] *= sigmoid(z[j]);
             }
+            drop<4>(dropout, 4 * i, z);
             store4(y + start, i, make_float4(z[0], z[1], z[2], z[3]));
         }
     } else {
         for (unsigned i = thread_of_grid(); i < sample_len; i += threads_of_grid()) {
             unsigned channel = i % c;
             float z = scaled(normalised(x[start + i], pairs + 2 * (channel / group)), gamma, beta, channel);
-            y[start + i] = with_silu ? z * sigmoid(z) : z;
+            if (with_silu) z *= sigmoid(z);
+            drop<1>(dropout, i, &z);
+            y[start + i] = z;
         }
     }
 }
 
-/// Each channel's sums of dz and dz x̂ over a stretch of pixels, dz being the gradient before SiLU.
+/// Each channel's sums of dz and dz x̂ over a stretch of pixels, dz being the gradient before SiLU and dropout.
 template <unsigned V> struct GradientSums {
     const Element* x;
     const Element* dy;
     const float *gamma, *beta, *pairs;
     unsigned c, group, with_silu;
+    Dropout dropout;
     float* out;
 
     __device__ void begin(unsigned) {}
@@ -115,6 +120,7 @@ template <unsigned V> struct GradientSums {
         float values[V], dz[V];
         load<V>(x, (size_t)pixel * c + channel, values);
         load<V>(dy, (size_t)pixel * c + channel, dz);
+        drop<V>(dropout, pixel * c + channel, dz);
         for (unsigned j = 0; j < V; ++j) {
             float hat = normalised(values[j], pairs + 2 * ((channel + j) / group));
             if (with_silu) dz[j] = before_silu(scaled(hat, gamma, beta, channel + j), dz[j]);
@@ -130,7 +136,7 @@ template <unsigned V> struct GradientSums {
 
 /// sums[n, stretch, (dz, dz x̂), c]. Grid: (stretches, samples).
 extern "C" __global__ void group_norm_gradient_sums(unsigned pixels, unsigned stretch, unsigned c, unsigned groups, unsigned with_silu,
-                                                    const Element* x, const float* gamma, const float* beta,
+                                                    Dropout dropout, const Element* x, const float* gamma, const float* beta,
                                                     const float* statistics, const Element* dy, float* sums) {
     size_t sample = (size_t)blockIdx.y * pixels * c;
     const float* pairs = statistics + 2 * (size_t)blockIdx.y * groups;
@@ -138,9 +144,9 @@ extern "C" __global__ void group_norm_gradient_sums(unsigned pixels, unsigned st
     unsigned first = blockIdx.x * stretch, group = c / groups;
     unsigned end = first + stretch < pixels ? first + stretch : pixels;
     if (c % 4 == 0) {
-        sum_rows<4, 2>(first, end, c, GradientSums<4>{x + sample, dy + sample, gamma, beta, pairs, c, group, with_silu, out});
+        sum_rows<4, 2>(first, end, c, GradientSums<4>{x + sample, dy + sample, gamma, beta, pairs, c, group, with_silu, dropout, out});
     } else {
-        sum_rows<1, 2>(first, end, c, GradientSums<1>{x + sample, dy + sample, gamma, beta, pairs, c, group, with_silu, out});
+        sum_rows<1, 2>(first, end, c, GradientSums<1>{x + sample, dy + sample, gamma, beta, pairs, c, group, with_silu, dropout, out});
     }
 }
 
@@ -193,8 +199,8 @@ extern "C" __global__ void group_norm_gradient_means(unsigned pixels, unsigned s
 
 /// dx = (γ dz - mean - x̂ · mean_hat) / deviation. Grid: (anything, samples).
 extern "C" __global__ void group_norm_gradient_apply(unsigned sample_len, unsigned c, unsigned groups, unsigned with_silu,
-                                                     const Element* x, const float* gamma, const float* beta, const float* statistics,
-                                                     const Element* dy, const float* means, Element* dx) {
+                                                     Dropout dropout, const Element* x, const float* gamma, const float* beta,
+                                                     const float* statistics, const Element* dy, const float* means, Element* dx) {
     const float* pairs = statistics + 2 * (size_t)blockIdx.y * groups;
     const float* group_means = means + 2 * (size_t)blockIdx.y * groups;
     size_t start = (size_t)blockIdx.y * sample_len;
@@ -208,6 +214,7 @@ extern "C" __global__ void group_norm_gradient_apply(unsigned sample_len, unsign
             float4 d = load4(dy + start, i);
             float z[4] = {v.x, v.y, v.z, v.w};
             float dz[4] = {d.x, d.y, d.z, d.w};
+            drop<4>(dropout, 4 * i, dz);
             for (unsigned j = 0; j < 4; ++j) {
                 float hat = normalised(z[j], pair);
                 if (with_silu) dz[j] = before_silu(scaled(hat, gamma, beta, channel + j), dz[j]);
@@ -222,6 +229,7 @@ extern "C" __global__ void group_norm_gradient_apply(unsigned sample_len, unsign
             const float* mean = group_means + 2 * index;
             float hat = normalised(x[start + i], pair);
             float dz = dy[start + i];
+            drop<1>(dropout, i, &dz);
             if (with_silu) dz = before_silu(scaled(hat, gamma, beta, channel), dz);
             dx[start + i] = (fmaf(-hat, mean[1], dz * gamma[channel]) - mean[0]) * pair[1];
         }

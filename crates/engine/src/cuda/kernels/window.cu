@@ -24,15 +24,24 @@ __device__ Range holding(unsigned index, unsigned stride, unsigned before, unsig
     return Range{first, end < count ? end : count};
 }
 
+/// Where element i of a tensor [n, h, w, c] lies.
+struct Position {
+    unsigned sample, row, column, channel;
+};
+
+__device__ Position position(unsigned i, unsigned h, unsigned w, unsigned c) {
+    unsigned pixel = i / c;
+    return Position{pixel / (w * h), pixel / w % h, pixel % w, i % c};
+}
+
 extern "C" __global__ void max_pool(unsigned count, Window g, const Element* x, Element* y) {
     for (unsigned i = thread_of_grid(); i < count; i += threads_of_grid()) {
-        unsigned channel = i % g.c, pixel = i / g.c, column = pixel % g.y_w, row = pixel / g.y_w % g.y_h;
-        unsigned sample = pixel / (g.y_w * g.y_h);
-        Range rows = inside(row, g.stride, g.top, g.kernel_h, g.x_h), columns = inside(column, g.stride, g.left, g.kernel_w, g.x_w);
+        Position at = position(i, g.y_h, g.y_w, g.c);
+        Range rows = inside(at.row, g.stride, g.top, g.kernel_h, g.x_h), columns = inside(at.column, g.stride, g.left, g.kernel_w, g.x_w);
         float largest = -infinity();
         for (unsigned r = rows.first; r < rows.end; ++r) {
             for (unsigned s = columns.first; s < columns.end; ++s) {
-                float value = x[((sample * g.x_h + r) * g.x_w + s) * g.c + channel];
+                float value = x[((at.sample * g.x_h + r) * g.x_w + s) * g.c + at.channel];
                 // A NaN in the window stays.
                 if (value > largest || value != value) largest = value;
             }
@@ -43,9 +52,9 @@ extern "C" __global__ void max_pool(unsigned count, Window g, const Element* x, 
 
 extern "C" __global__ void max_pool_gradient(unsigned count, Window g, const Element* x, const Element* dy, Element* dx) {
     for (unsigned i = thread_of_grid(); i < count; i += threads_of_grid()) {
-        unsigned channel = i % g.c, pixel = i / g.c, column = pixel % g.x_w, row = pixel / g.x_w % g.x_h;
-        unsigned sample = pixel / (g.x_w * g.x_h);
-        Range rows = holding(row, g.stride, g.top, g.kernel_h, g.y_h), columns = holding(column, g.stride, g.left, g.kernel_w, g.y_w);
+        Position at = position(i, g.x_h, g.x_w, g.c);
+        Range rows = holding(at.row, g.stride, g.top, g.kernel_h, g.y_h);
+        Range columns = holding(at.column, g.stride, g.left, g.kernel_w, g.y_w);
         float total = 0.0f;
         for (unsigned a = rows.first; a < rows.end; ++a) {
             for (unsigned b = columns.first; b < columns.end; ++b) {
@@ -53,17 +62,17 @@ extern "C" __global__ void max_pool_gradient(unsigned count, Window g, const Ele
                 Range window_columns = inside(b, g.stride, g.left, g.kernel_w, g.x_w);
                 // The first of the largest, or the window's first pixel.
                 float largest = -infinity();
-                unsigned best = ((sample * g.x_h + window_rows.first) * g.x_w + window_columns.first) * g.c + channel;
+                unsigned best = ((at.sample * g.x_h + window_rows.first) * g.x_w + window_columns.first) * g.c + at.channel;
                 for (unsigned r = window_rows.first; r < window_rows.end; ++r) {
                     for (unsigned s = window_columns.first; s < window_columns.end; ++s) {
-                        unsigned index = ((sample * g.x_h + r) * g.x_w + s) * g.c + channel;
+                        unsigned index = ((at.sample * g.x_h + r) * g.x_w + s) * g.c + at.channel;
                         if (x[index] > largest) {
                             largest = x[index];
                             best = index;
                         }
                     }
                 }
-                if (best == i) total += dy[((sample * g.y_h + a) * g.y_w + b) * g.c + channel];
+                if (best == i) total += dy[((at.sample * g.y_h + a) * g.y_w + b) * g.c + at.channel];
             }
         }
         dx[i] = total;
@@ -72,12 +81,11 @@ extern "C" __global__ void max_pool_gradient(unsigned count, Window g, const Ele
 
 extern "C" __global__ void avg_pool(unsigned count, Window g, const Element* x, Element* y) {
     for (unsigned i = thread_of_grid(); i < count; i += threads_of_grid()) {
-        unsigned channel = i % g.c, pixel = i / g.c, column = pixel % g.y_w, row = pixel / g.y_w % g.y_h;
-        unsigned sample = pixel / (g.y_w * g.y_h);
-        Range rows = inside(row, g.stride, g.top, g.kernel_h, g.x_h), columns = inside(column, g.stride, g.left, g.kernel_w, g.x_w);
+        Position at = position(i, g.y_h, g.y_w, g.c);
+        Range rows = inside(at.row, g.stride, g.top, g.kernel_h, g.x_h), columns = inside(at.column, g.stride, g.left, g.kernel_w, g.x_w);
         float total = 0.0f;
         for (unsigned r = rows.first; r < rows.end; ++r) {
-            for (unsigned s = columns.first; s < columns.end; ++s) total += x[((sample * g.x_h + r) * g.x_w + s) * g.c + channel];
+            for (unsigned s = columns.first; s < columns.end; ++s) total += x[((at.sample * g.x_h + r) * g.x_w + s) * g.c + at.channel];
         }
         y[i] = total / (float)((rows.end - rows.first) * (columns.end - columns.first));
     }
@@ -85,16 +93,16 @@ extern "C" __global__ void avg_pool(unsigned count, Window g, const Element* x, 
 
 extern "C" __global__ void avg_pool_gradient(unsigned count, Window g, const Element* dy, Element* dx) {
     for (unsigned i = thread_of_grid(); i < count; i += threads_of_grid()) {
-        unsigned channel = i % g.c, pixel = i / g.c, column = pixel % g.x_w, row = pixel / g.x_w % g.x_h;
-        unsigned sample = pixel / (g.x_w * g.x_h);
-        Range rows = holding(row, g.stride, g.top, g.kernel_h, g.y_h), columns = holding(column, g.stride, g.left, g.kernel_w, g.y_w);
+        Position at = position(i, g.x_h, g.x_w, g.c);
+        Range rows = holding(at.row, g.stride, g.top, g.kernel_h, g.y_h);
+        Range columns = holding(at.column, g.stride, g.left, g.kernel_w, g.y_w);
         float total = 0.0f;
         for (unsigned a = rows.first; a < rows.end; ++a) {
             Range window_rows = inside(a, g.stride, g.top, g.kernel_h, g.x_h);
             for (unsigned b = columns.first; b < columns.end; ++b) {
                 Range window_columns = inside(b, g.stride, g.left, g.kernel_w, g.x_w);
                 unsigned size = (window_rows.end - window_rows.first) * (window_columns.end - window_columns.first);
-                total += dy[((sample * g.y_h + a) * g.y_w + b) * g.c + channel] / (float)size;
+                total += dy[((at.sample * g.y_h + a) * g.y_w + b) * g.c + at.channel] / (float)size;
             }
         }
         dx[i] = total;
