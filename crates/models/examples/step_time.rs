@@ -73,9 +73,6 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut session = Session::new(program, backend)?;
     session.set_parameters(&weights);
     drop(weights);
-    if let Some(report) = session.device_report() {
-        eprintln!("{report}");
-    }
     let x: Vec<f32> = (0..graph.shape(x_t).len()).map(|i| ((i % 17) as f32 - 8.0) / 8.0).collect();
     let mut prediction = vec![0.0; x.len()];
     let mut times = Vec::new();
@@ -109,6 +106,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         if number > 0 {
             times.push(start.elapsed().as_secs_f64() * 1e3 / batch as f64);
         }
+    }
+    // Only now it knows whether steps were recorded.
+    if let Some(report) = session.device_report() {
+        eprintln!("{report}");
     }
     if let Some(profile) = session.profile() {
         let whole = times.iter().sum::<f64>() * batch as f64 / 1e3;

@@ -41,8 +41,13 @@ fn what_a_device_cannot_do_is_said() {
     fail(&mut ddpm(&["sample", "x", "--out", "y", "--device", "gpu"]), 2, &["gpu", "cuda:N"]);
     let dir = tempfile::tempdir().unwrap();
     let run = dir.path().join("run");
-    let cpu = &["--precision", "tf32"];
-    fail(&mut train_tiny(&run, &["train.steps=1"], cpu), 1, &["f32", "--device cuda"]);
+    for precision in ["tf32", "bf16"] {
+        for device in ["cpu", "auto"] {
+            let options = &["--precision", precision, "--device", device];
+            fail(&mut train_tiny(&run, &["train.steps=1"], options), 2, &["f32", "--device cuda"]);
+        }
+    }
+    fail(&mut ddpm(&["sample", "x", "--out", "y", "--deterministic", "maybe"]), 2, &["maybe", "true, false"]);
     assert!(!run.exists());
 }
 

@@ -127,16 +127,38 @@ impl Cublas {
     }
 
     fn plan(&self, key: &Key, product: &Product) -> Result<Plan, result::CublasError> {
+        let mut plan = Plan::new(self.precision, key, product)?;
+        let preference = Preference::new(self.algorithms, self.workspace.1, key.alignments)?;
+        let [left, right, out] = [0, 1, 2].map(|index| plan.layouts[index]);
+        // SAFETY: all of them were made for this product.
+        let found = unsafe {
+            let (handle, description) = (self.handle, plan.description);
+            result::get_matmul_algo_heuristic(handle, description, left, right, out, out, preference.0)
+        };
+        plan.algorithm = match found {
+            Ok(found) => Some(found.algo),
+            Err(result::CublasError(
+                sys::cublasStatus_t::CUBLAS_STATUS_NOT_SUPPORTED
+                | sys::cublasStatus_t::CUBLAS_STATUS_INVALID_VALUE,
+            )) => None,
+            Err(error) => return Err(error),
+        };
+        Ok(plan)
+    }
+}
+
+impl Plan {
+    /// A product without its algorithm.
+    fn new(precision: Precision, key: &Key, product: &Product) -> Result<Self, result::CublasError> {
         use sys::cublasLtMatmulDescAttributes_t as Description;
-        use sys::cublasLtMatmulPreferenceAttributes_t as Preference;
         const FLOAT: sys::cudaDataType = sys::cudaDataType_t::CUDA_R_32F;
-        let compute = match self.precision {
+        let compute = match precision {
             Precision::F32 => sys::cublasComputeType_t::CUBLAS_COMPUTE_32F,
             Precision::Tf32 => sys::cublasComputeType_t::CUBLAS_COMPUTE_32F_FAST_TF32,
             // Of bf16 factors; sums are f32.
             Precision::Bf16 => sys::cublasComputeType_t::CUBLAS_COMPUTE_32F,
         };
-        let activations = match self.precision {
+        let activations = match precision {
             Precision::F32 | Precision::Tf32 => FLOAT,
             Precision::Bf16 => sys::cudaDataType_t::CUDA_R_16BF,
         };
@@ -202,51 +224,58 @@ impl Cublas {
                 )?;
             }
         }
+        Ok(plan)
+    }
+}
 
-        let preference = result::create_matmul_pref()?;
-        let [a, b, c] = key.alignments;
-        let reductions = match self.algorithms {
+/// What algorithms may do.
+struct Preference(sys::cublasLtMatmulPreference_t);
+
+impl Drop for Preference {
+    fn drop(&mut self) {
+        // SAFETY: it was created, and is destroyed once. Nothing could be done about a failure.
+        let _ = unsafe { result::destroy_matmul_pref(self.0) };
+    }
+}
+
+impl Preference {
+    /// `workspace`: bytes; `alignments`: of a, b and c.
+    fn new(
+        algorithms: Algorithms,
+        workspace: usize,
+        [a, b, c]: [u32; 3],
+    ) -> Result<Self, result::CublasError> {
+        use sys::cublasLtMatmulPreferenceAttributes_t as Name;
+        let preference = Self(result::create_matmul_pref()?);
+        let reductions = match algorithms {
             // Sums divided among blocks are added in a fixed order, never in place.
             Algorithms::Reproducible => {
                 sys::cublasLtReductionScheme_t::CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE
             }
             Algorithms::Fastest => sys::cublasLtReductionScheme_t::CUBLASLT_REDUCTION_SCHEME_MASK,
         } as u32;
-        // SAFETY: the preference was just created, and is destroyed once; the values have the attributes' types.
-        let found = unsafe {
-            let attribute = |attribute, value: u32| {
+        let numbers = [
+            (Name::CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, reductions),
+            (Name::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, b),
+            (Name::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, a),
+            (Name::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, c),
+            (Name::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, c),
+        ];
+        // SAFETY: the preference was just created; the values have the attributes' types.
+        unsafe {
+            let most = Name::CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES;
+            set(
+                |value, size| result::set_matmul_pref_attribute(preference.0, most, value, size),
+                &workspace,
+            )?;
+            for (name, number) in numbers {
                 set(
-                    |value, size| result::set_matmul_pref_attribute(preference, attribute, value, size),
-                    &value,
-                )
-            };
-            let set_all = || {
-                set(
-                    |value, size| {
-                        let workspace = Preference::CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES;
-                        result::set_matmul_pref_attribute(preference, workspace, value, size)
-                    },
-                    &self.workspace.1,
+                    |value, size| result::set_matmul_pref_attribute(preference.0, name, value, size),
+                    &number,
                 )?;
-                attribute(Preference::CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, reductions)?;
-                attribute(Preference::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, b)?;
-                attribute(Preference::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, a)?;
-                attribute(Preference::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, c)?;
-                attribute(Preference::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, c)
-            };
-            let [left, right, out] = [plan.layouts[0], plan.layouts[1], plan.layouts[2]];
-            let found = set_all().and_then(|()| {
-                result::get_matmul_algo_heuristic(self.handle, description, left, right, out, out, preference)
-            });
-            let _ = result::destroy_matmul_pref(preference);
-            found
-        };
-        plan.algorithm = match found {
-            Ok(found) => Some(found.algo),
-            Err(result::CublasError(sys::cublasStatus_t::CUBLAS_STATUS_NOT_SUPPORTED)) => None,
-            Err(error) => return Err(error),
-        };
-        Ok(plan)
+            }
+        }
+        Ok(preference)
     }
 }
 
@@ -267,4 +296,50 @@ fn alignment(address: Address) -> u32 {
 
 fn failed(call: &'static str) -> impl Fn(result::CublasError) -> CudaError {
     move |error| CudaError::Call { call, status: format!("{:?}", error.0) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cuda::kernels::Side;
+    use crate::cuda::library;
+
+    /// Describing products needs no GPU: `DDPM_TEST_CUDNN` names the folders that have cuBLASLt, cuDNN and NVRTC.
+    #[test]
+    fn products_can_be_described() {
+        let Some(folders) = std::env::var_os("DDPM_TEST_CUDNN") else {
+            println!(
+                "SKIPPED: DDPM_TEST_CUDNN names no folders with libcublasLt; products are not described"
+            );
+            return;
+        };
+        library::load_without_driver(&folders).unwrap();
+        for precision in [Precision::F32, Precision::Tf32, Precision::Bf16] {
+            for operands in [Operands::Activations, Operands::Weights, Operands::Gradient] {
+                for (batch, a, b) in [
+                    (1, Side::Plain, Side::Plain),
+                    (128, Side::Plain, Side::Transposed),
+                    (3, Side::Transposed, Side::Plain),
+                ] {
+                    let product = Product::new([256, 130, 64], a, b);
+                    let key = Key {
+                        operands,
+                        sizes: [product.m, product.n, product.depth],
+                        transposed: [product.a_column != 1, product.b_column != 1],
+                        batch,
+                        alignments: [16, 4, 2],
+                    };
+                    Plan::new(precision, &key, &product).unwrap();
+                    for algorithms in [Algorithms::Reproducible, Algorithms::Fastest] {
+                        Preference::new(algorithms, 32 << 20, key.alignments).unwrap();
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn an_alignment_matters_up_to_sixteen_bytes() {
+        assert_eq!([0x7F00, 0x7F08, 0x7F04, 0x7F02].map(alignment), [16, 8, 4, 2]);
+    }
 }

@@ -1,6 +1,7 @@
 //! The kernels on the CPU: their source compiled as C++ by the system's compiler, with `emulation.h` for what CUDA adds. For tests.
 
 mod stand_ins;
+mod tape;
 
 use super::device::{Address, Argument, Device, Libraries, Recording, THREADS};
 use super::error::CudaError;
@@ -13,6 +14,7 @@ use std::fmt::Write;
 use std::path::Path;
 use std::process::Command;
 use std::sync::{Mutex, OnceLock, PoisonError};
+use tape::Tape;
 
 type Launch = unsafe extern "C" fn(grid: *const u32, threads: u32, arguments: *mut *mut c_void, count: u32);
 
@@ -27,6 +29,7 @@ struct Kernels {
 pub(super) struct Emulation {
     kernels: &'static Kernels,
     stand_ins: Option<StandIns>,
+    tape: Tape,
     allocations: Mutex<HashMap<Address, Vec<u64>>>,
 }
 
@@ -48,8 +51,9 @@ impl Emulation {
         static KERNELS: [OnceLock<Result<Kernels, CudaError>>; 2] = [OnceLock::new(), OnceLock::new()];
         let kernels = KERNELS[usize::from(storage == Storage::Bf16)].get_or_init(|| build(storage));
         let kernels = kernels.as_ref().map_err(Clone::clone)?;
-        let stand_ins = libraries.then_some(StandIns { storage });
-        Ok(Self { kernels, stand_ins, allocations: Mutex::default() })
+        let tape = Tape::default();
+        let stand_ins = libraries.then(|| StandIns { storage, tape: tape.clone() });
+        Ok(Self { kernels, stand_ins, tape, allocations: Mutex::default() })
     }
 }
 
@@ -118,6 +122,7 @@ impl Device for Emulation {
     fn allocate(&self, bytes: usize) -> Result<Option<Address>, CudaError> {
         /// Elements between the start of the memory and a multiple of 64 bytes.
         const MARGIN: usize = 8;
+        self.tape.refuse("taking memory")?;
         let mut memory = Vec::new();
         if memory.try_reserve_exact(bytes.div_ceil(8) + MARGIN).is_err() {
             return Ok(None);
@@ -134,21 +139,25 @@ impl Device for Emulation {
     }
 
     unsafe fn upload(&self, to: Address, data: &[u8]) -> Result<(), CudaError> {
+        self.tape.refuse("an upload")?;
         // SAFETY: there is memory for it.
         unsafe { std::ptr::copy_nonoverlapping(data.as_ptr(), to as *mut u8, data.len()) };
         Ok(())
     }
 
     unsafe fn download(&self, from: Address, out: &mut [u8]) -> Result<(), CudaError> {
+        self.tape.refuse("a download")?;
         // SAFETY: the memory is there.
         unsafe { std::ptr::copy_nonoverlapping(from as *const u8, out.as_mut_ptr(), out.len()) };
         Ok(())
     }
 
     unsafe fn clear(&self, at: Address, bytes: usize) -> Result<(), CudaError> {
-        // SAFETY: the memory is there.
-        unsafe { std::ptr::write_bytes(at as *mut u8, 0, bytes) };
-        Ok(())
+        self.tape.take(move || {
+            // SAFETY: the memory is there.
+            unsafe { std::ptr::write_bytes(at as *mut u8, 0, bytes) };
+            Ok(())
+        })
     }
 
     unsafe fn launch(
@@ -159,26 +168,30 @@ impl Device for Emulation {
     ) -> Result<(), CudaError> {
         /// Fibres and shared memory are the library's variables.
         static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
-        let Some(launch) = self.kernels.launches.get(kernel) else {
+        let Some(&launch) = self.kernels.launches.get(kernel) else {
             return Err(CudaError::Call { call: kernel, status: "no such kernel".to_owned() });
         };
-        let mut pointers: Vec<_> = arguments.iter().map(Argument::pointer).collect();
-        let _guard = ONE_AT_A_TIME.lock();
-        // SAFETY: the arguments are the kernel's, as the caller says; their number is checked there.
-        unsafe { launch(grid.as_ptr(), count(THREADS), pointers.as_mut_ptr(), count(pointers.len())) };
-        Ok(())
+        let arguments = arguments.to_vec();
+        self.tape.take(move || {
+            let mut pointers: Vec<_> = arguments.iter().map(Argument::pointer).collect();
+            let _guard = ONE_AT_A_TIME.lock();
+            // SAFETY: the arguments are the kernel's, as the caller says; their number is checked there.
+            unsafe { launch(grid.as_ptr(), count(THREADS), pointers.as_mut_ptr(), count(pointers.len())) };
+            Ok(())
+        })
     }
 
     fn synchronize(&self) -> Result<(), CudaError> {
-        Ok(())
+        self.tape.refuse("waiting")
     }
 
     fn begin_recording(&self) -> Result<bool, CudaError> {
-        Ok(false)
+        self.tape.begin();
+        Ok(true)
     }
 
     fn end_recording(&self) -> Result<Option<Box<dyn Recording>>, CudaError> {
-        Ok(None)
+        Ok(self.tape.end())
     }
 
     fn libraries(&self) -> Option<&dyn Libraries> {

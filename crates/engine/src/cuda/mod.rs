@@ -1,13 +1,13 @@
 //! The CUDA backend: NVIDIA's libraries for products, kernels of our own for the rest, everything loaded at run time.
 //!
 //! [`Cuda`] is the same backend over two devices (`device.rs`): a real GPU (`nvidia.rs`), and with the feature `emulation` one that
-//! runs the kernels' source, compiled as C++, on the CPU. So launches, offsets and kernels are tested without a GPU; what only a GPU
-//! can show are the calls of the driver, of cuDNN and of cuBLASLt.
+//! runs the kernels' source, compiled as C++, on the CPU. So launches, offsets and kernels are tested without a GPU, and cuDNN plans its
+//! convolutions for devices that are only described to it; what only a GPU can show are the calls of the driver and of cuBLASLt.
 //!
 //! - `steps.rs`: each [`Kernel`] as launches. All are supported; what is too large is refused when a session is made.
 //! - `convolution.rs`, `attention.rs`, `group_norm.rs`: those that take several.
 //! - `kernels/*.cu`: the kernels, compiled at start for the device (`compiler.rs`). No sum uses atomics, so the same bits come out each time.
-//! - `cudnn.rs`, `cublas.rs`: the libraries, deterministic algorithms only. What they do not take goes to `kernels/product.cu`.
+//! - `cudnn.rs`, `cublas.rs`: the libraries, by [`Algorithms`]. What they do not take goes to `kernels/product.cu`, and the report says so.
 //! - `library.rs`: what is missing is found out before it is called.
 //!
 //! A list of steps that is run again is recorded as a CUDA graph in its second run, and replayed from then on; what changes between runs
@@ -85,6 +85,8 @@ pub struct Cuda {
     // Recordings and memory are given back before the device goes.
     recorded: Vec<Recorded>,
     records: bool,
+    /// Why steps are not recorded, where that was tried.
+    not_recorded: Option<CudaError>,
     buffers: [Buffer; SLOTS],
     numbers: Address,
     /// Of the steps checked: all, and those left to our own kernels, which are slow.
@@ -132,6 +134,7 @@ impl Cuda {
             storage: precision.storage(),
             recorded: Vec::new(),
             records: true,
+            not_recorded: None,
             buffers: [Buffer::default(); SLOTS],
             numbers: 0,
             convolutions: Cell::default(),
@@ -239,7 +242,11 @@ impl Cuda {
             return self.launch_all(steps, prepare);
         };
         if self.recorded[index].recording.is_none() {
-            self.recorded[index].recording = self.record(steps, prepare)?;
+            match self.record(steps, prepare) {
+                Ok(recording) => self.recorded[index].recording = recording,
+                // What cannot be recorded can still be run.
+                Err(error) => self.not_recorded = Some(error),
+            }
         }
         match &self.recorded[index].recording {
             Some(recording) => recording.replay(),
@@ -256,9 +263,10 @@ impl Cuda {
             return Ok(None);
         }
         let launched = self.launch_all(steps, prepare);
+        // It must end in any case.
         let recording = self.device.end_recording();
-        // What cannot be recorded can still be run.
-        Ok(if launched.is_ok() { recording.ok().flatten() } else { None })
+        launched?;
+        recording
     }
 }
 
@@ -298,8 +306,12 @@ impl Backend for Cuda {
                 "; {own} of {convolutions} convolutions are left to kernels of our own, which are slow: cuDNN has none for them"
             ),
         };
+        let launched = match &self.not_recorded {
+            None => String::new(),
+            Some(error) => format!("; steps are launched one by one, since they cannot be recorded: {error}"),
+        };
         Some(format!(
-            "{}, {} MiB of its memory taken: {} for activations in one arena, {} for parameters and what goes with them{slow}",
+            "{}, {} MiB of its memory taken: {} for activations in one arena, {} for parameters and what goes with them{slow}{launched}",
             self.device.description(),
             mib(all),
             mib(arena),

@@ -169,7 +169,7 @@ impl Queue<'_> {
         let shape = step.outputs[0].shape;
         let mut arguments = vec![Argument::U32(count(shape.sample_len())), Argument::U32(count(shape.c))];
         arguments.extend(self.tensors(step));
-        self.spread_samples(kernel, shape.sample_len(), shape.n, &arguments)
+        self.spread_samples(kernel, shape.sample_len().div_ceil(4), shape.n, &arguments)
     }
 
     /// (x, vector, dy) → (dx, vector gradient).

@@ -10,8 +10,10 @@ use cudarc::cudnn::result::CudnnError;
 use cudarc::cudnn::sys;
 use std::ffi::{c_int, c_void};
 
-/// Bytes of workspace that a plan may want. In `f32` and NHWC some want copies of the image.
+/// Bytes of workspace that a plan may want where no other wants less. In `f32` and NHWC some want copies of the image.
 const MOST_WORKSPACE: i64 = 2 << 30;
+/// Bytes that it may want in any case.
+const MODEST_WORKSPACE: usize = 128 << 20;
 /// Bytes to which all tensors are aligned, at least.
 const ALIGNMENT: i64 = 16;
 
@@ -88,7 +90,7 @@ impl Planner<'_> {
     ) -> Result<Vec<Plan>, CudnnError> {
         use sys::cudnnBackendHeurMode_t::{CUDNN_HEUR_MODE_A, CUDNN_HEUR_MODE_FALLBACK};
         let graph = self.graph(direction, geometry, with_bias)?;
-        let mut plans = Vec::new();
+        let (mut plans, mut large) = (Vec::new(), Vec::new());
         for mode in [CUDNN_HEUR_MODE_A, CUDNN_HEUR_MODE_FALLBACK] {
             // That a heuristic knows nothing may be an error of its own.
             for configuration in self.configurations(&graph, mode).unwrap_or_default() {
@@ -96,10 +98,13 @@ impl Planner<'_> {
                     return Ok(plans);
                 }
                 // What an engine does not take after all, the next may.
-                plans.extend(self.plan(&configuration, with_bias).ok().flatten());
+                let Ok(Some(plan)) = self.plan(&configuration, with_bias) else { continue };
+                let list = if plan.workspace <= MODEST_WORKSPACE { &mut plans } else { &mut large };
+                list.push(plan);
             }
         }
-        Ok(plans)
+        large.truncate(most);
+        Ok(if plans.is_empty() { large } else { plans })
     }
 
     fn configurations(

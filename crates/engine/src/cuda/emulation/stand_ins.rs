@@ -1,5 +1,6 @@
 //! What stands in for cuDNN and cuBLASLt: the plainest loops over the same layouts.
 
+use super::tape::Tape;
 use crate::cuda::bf16;
 use crate::cuda::convolution::Direction;
 use crate::cuda::device::{Address, Convolved, Libraries, Support};
@@ -10,6 +11,7 @@ use crate::kernel::Storage;
 /// Both libraries, for activations stored in one way.
 pub(super) struct StandIns {
     pub storage: Storage,
+    pub tape: Tape,
 }
 
 /// Bytes of workspace that every convolution wants: no round number.
@@ -74,7 +76,7 @@ fn for_each_product(g: &Convolution, mut f: impl FnMut(usize, usize, usize)) {
 impl Libraries for StandIns {
     fn support(&self, direction: Direction, geometry: &Convolution) -> Option<Support> {
         // Some the libraries do not take, and some they take without the bias or without other padding.
-        let adds_bias = direction == Direction::Forward && geometry.output.is_multiple_of(2);
+        let adds_bias = adds_bias(direction, geometry);
         let takes_padding = geometry.has_alike_padding() || geometry.input.is_multiple_of(2);
         (geometry.kernel_h != 2 && takes_padding).then_some(Support { workspace: WORKSPACE, adds_bias })
     }
@@ -86,40 +88,12 @@ impl Libraries for StandIns {
         convolved: Convolved,
         workspace: Address,
     ) -> Result<(), CudaError> {
-        // SAFETY: the workspace has its size. What must not lie there is spoilt.
-        unsafe { std::ptr::write_bytes(workspace as *mut u8, 0xFF, WORKSPACE) };
-        let storage = self.storage;
-        let Convolved { x, w, y, bias } = convolved;
-        let [x, w, y, bias] = [x, w, y, bias].map(|address| Tensor { address, storage });
-        let (first, second, out) = match direction {
-            Direction::Forward => (x, w, y),
-            Direction::InputGradient => (w, y, x),
-            Direction::WeightGradient => (x, y, w),
-        };
-        let adds_bias = self.support(direction, geometry).is_some_and(|support| support.adds_bias);
-        let len = match direction {
-            Direction::Forward => geometry.y().len(),
-            Direction::InputGradient => geometry.x().len(),
-            Direction::WeightGradient => geometry.filter_len(),
-        };
-        let mut sums = vec![0.0; len];
-        for_each_product(geometry, |x, w, y| {
-            let (a, b, to) = match direction {
-                Direction::Forward => (x, w, y),
-                Direction::InputGradient => (w, y, x),
-                Direction::WeightGradient => (x, y, w),
-            };
-            // SAFETY: the tensors have the geometry's shapes.
-            sums[to] += unsafe { first.read(a) * second.read(b) };
-        });
-        for (index, sum) in sums.into_iter().enumerate() {
-            // SAFETY: as above; the bias has a number for each channel.
-            unsafe {
-                let bias = if adds_bias { bias.read(index % geometry.output as usize) } else { 0.0 };
-                out.write(index, sum + bias);
-            }
-        }
-        Ok(())
+        let (storage, geometry) = (self.storage, *geometry);
+        self.tape.take(move || {
+            // SAFETY: as the caller says.
+            unsafe { self::convolve(storage, direction, &geometry, convolved, workspace) };
+            Ok(())
+        })
     }
 
     unsafe fn multiply(
@@ -134,29 +108,94 @@ impl Libraries for StandIns {
         if p.depth == 17 {
             return Ok(false);
         }
-        let [a, b] = [a, b].map(|address| Tensor { address, storage: self.storage });
-        let storage = if operands == Operands::Gradient { Storage::F32 } else { self.storage };
-        let out = Tensor { address: out, storage };
-        let place = |batch: u64, index: usize, row: usize, row_step: u32, column: usize, column_step: u32| {
-            batch as usize * index + row * row_step as usize + column * column_step as usize
+        let (storage, p) = (self.storage, *p);
+        self.tape.take(move || {
+            // SAFETY: as the caller says.
+            unsafe { self::multiply(storage, operands, &p, batch, [a, b], out) };
+            Ok(())
+        })?;
+        Ok(true)
+    }
+}
+
+fn adds_bias(direction: Direction, geometry: &Convolution) -> bool {
+    direction == Direction::Forward && geometry.output.is_multiple_of(2)
+}
+
+/// # Safety
+/// The tensors have the geometry's shapes, the workspace has its size.
+unsafe fn convolve(
+    storage: Storage,
+    direction: Direction,
+    geometry: &Convolution,
+    convolved: Convolved,
+    workspace: Address,
+) {
+    // SAFETY: the workspace has its size. What must not lie there is spoilt.
+    unsafe { std::ptr::write_bytes(workspace as *mut u8, 0xFF, WORKSPACE) };
+    let Convolved { x, w, y, bias } = convolved;
+    let [x, w, y, bias] = [x, w, y, bias].map(|address| Tensor { address, storage });
+    let (first, second, out) = match direction {
+        Direction::Forward => (x, w, y),
+        Direction::InputGradient => (w, y, x),
+        Direction::WeightGradient => (x, y, w),
+    };
+    let adds_bias = adds_bias(direction, geometry);
+    let len = match direction {
+        Direction::Forward => geometry.y().len(),
+        Direction::InputGradient => geometry.x().len(),
+        Direction::WeightGradient => geometry.filter_len(),
+    };
+    let mut sums = vec![0.0; len];
+    for_each_product(geometry, |x, w, y| {
+        let (a, b, to) = match direction {
+            Direction::Forward => (x, w, y),
+            Direction::InputGradient => (w, y, x),
+            Direction::WeightGradient => (x, y, w),
         };
-        for index in 0..batch {
-            for i in 0..p.m as usize {
-                for j in 0..p.n as usize {
-                    let to = place(p.c_batch, index, i, p.c_row, j, 1);
-                    // SAFETY: the matrices are there.
-                    unsafe {
-                        let mut sum = 0.0;
-                        for k in 0..p.depth as usize {
-                            sum += a.read(place(p.a_batch, index, i, p.a_row, k, p.a_column))
-                                * b.read(place(p.b_batch, index, k, p.b_row, j, p.b_column));
-                        }
-                        let before = if p.accumulate == 1 { out.read(to) } else { 0.0 };
-                        out.write(to, f64::from(p.alpha) * sum + before);
+        // SAFETY: the tensors have the geometry's shapes.
+        sums[to] += unsafe { first.read(a) * second.read(b) };
+    });
+    for (index, sum) in sums.into_iter().enumerate() {
+        // SAFETY: as above; the bias has a number for each channel.
+        unsafe {
+            let bias = if adds_bias { bias.read(index % geometry.output as usize) } else { 0.0 };
+            out.write(index, sum + bias);
+        }
+    }
+}
+
+/// # Safety
+/// The matrices are there.
+unsafe fn multiply(
+    storage: Storage,
+    operands: Operands,
+    p: &Product,
+    batch: usize,
+    [a, b]: [Address; 2],
+    out: Address,
+) {
+    let [a, b] = [a, b].map(|address| Tensor { address, storage });
+    let storage = if operands == Operands::Gradient { Storage::F32 } else { storage };
+    let out = Tensor { address: out, storage };
+    let place = |batch: u64, index: usize, row: usize, row_step: u32, column: usize, column_step: u32| {
+        batch as usize * index + row * row_step as usize + column * column_step as usize
+    };
+    for index in 0..batch {
+        for i in 0..p.m as usize {
+            for j in 0..p.n as usize {
+                let to = place(p.c_batch, index, i, p.c_row, j, 1);
+                // SAFETY: the matrices are there.
+                unsafe {
+                    let mut sum = 0.0;
+                    for k in 0..p.depth as usize {
+                        sum += a.read(place(p.a_batch, index, i, p.a_row, k, p.a_column))
+                            * b.read(place(p.b_batch, index, k, p.b_row, j, p.b_column));
                     }
+                    let before = if p.accumulate == 1 { out.read(to) } else { 0.0 };
+                    out.write(to, f64::from(p.alpha) * sum + before);
                 }
             }
         }
-        Ok(true)
     }
 }

@@ -45,7 +45,14 @@ extern "C" __global__ void add(unsigned count, const Element* a, const Element* 
 extern "C" __global__ void add_per_sample(unsigned sample_len, unsigned channels, const Element* x, const Element* vector, Element* y) {
     const Element* v = vector + (size_t)blockIdx.y * channels;
     size_t start = (size_t)blockIdx.y * sample_len;
-    for (unsigned i = thread_of_grid(); i < sample_len; i += threads_of_grid()) y[start + i] = x[start + i] + v[i % channels];
+    if (channels % 4 == 0) {
+        for (unsigned i = thread_of_grid(); i < sample_len / 4; i += threads_of_grid()) {
+            float4 a = load4(x + start, i), b = load4(v, i % (channels / 4));
+            store4(y + start, i, make_float4(a.x + b.x, a.y + b.y, a.z + b.z, a.w + b.w));
+        }
+    } else {
+        for (unsigned i = thread_of_grid(); i < sample_len; i += threads_of_grid()) y[start + i] = x[start + i] + v[i % channels];
+    }
 }
 
 /// y[n, pixel, c] = x[n, pixel, c] · (1 + vector[n, c]) + vector[n, C + c]. Grid: (anything, samples).
