@@ -1,8 +1,8 @@
 //! Times the paper's networks: forward, or a training step.
 //!
 //! `cargo run --release -p ddpm-models --example step_time -- [forward|train] [batch] [repeats] [threads] [cifar10|celebahq256]
-//! [profile] [--device cpu|cuda[:N]] [--precision f32|tf32|bf16] [--deterministic true|false]` prints one JSON object, with `profile` also
-//! where the time went (on standard error).
+//! [profile] [--image-size N] [--channels N] [--device cpu|cuda[:N]] [--precision f32|tf32|bf16] [--deterministic true|false]` prints one
+//! JSON object, with `profile` also where the time went (on standard error).
 
 use engine::{AdamStep, Algorithms, CpuOptions, Hardware, Precision, Program, Run, Session};
 use models::{Conventions, Mode, Unet, UnetConfig};
@@ -28,6 +28,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         true => Algorithms::Reproducible,
         false => Algorithms::Fastest,
     };
+    let image_size = option("--image-size", "");
+    let channels = option("--channels", "");
     let argument =
         |index: usize, default: &str| arguments.get(index).map_or(default.to_string(), String::clone);
     let kind = argument(0, "train");
@@ -48,13 +50,19 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         scale_shift_norm: false,
         conventions: Conventions::default(),
     };
-    let config = match argument(4, "cifar10").as_str() {
+    let mut config = match argument(4, "cifar10").as_str() {
         "cifar10" => cifar10,
         "celebahq256" => {
             UnetConfig { image_size: 256, channel_mult: vec![1, 1, 2, 2, 4, 4], dropout: 0.0, ..cifar10 }
         }
         other => return Err(format!("{other}: give cifar10 or celebahq256").into()),
     };
+    if !image_size.is_empty() {
+        config.image_size = image_size.parse()?;
+    }
+    if !channels.is_empty() {
+        config.channels = channels.parse()?;
+    }
     let training = kind == "train";
     let mode = if training { Mode::Training } else { Mode::Inference };
     let Unet { graph, x_t, timesteps, output } = Unet::new(&config, batch, mode);

@@ -88,6 +88,8 @@ pub(crate) fn dropout(
             level.vectorize(
                 #[inline(always)]
                 || {
+                    // Values of its own: read through the closure again and again, they would be gathered.
+                    let (threshold, scale) = (threshold, scale);
                     let first = chunk * (CHUNK / 4);
                     for (group, (y, x)) in y.chunks_mut(4 * BLOCKS).zip(x.chunks(4 * BLOCKS)).enumerate() {
                         let blocks = stream.blocks::<BLOCKS>((first + group * BLOCKS) as u32);
