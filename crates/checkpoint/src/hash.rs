@@ -22,14 +22,32 @@ pub fn layout_fingerprint(layout: &ParamLayout) -> String {
 
 /// A fingerprint of a network's parameters: equal for equal bits in the same order, as 32 hexadecimal digits.
 pub fn weights_fingerprint(weights: &[f32]) -> String {
-    let mut hash = Xxh3::new();
-    let mut chunk = Vec::with_capacity(CHUNK_BYTES);
-    for values in weights.chunks(CHUNK_BYTES / size_of::<f32>()) {
-        chunk.clear();
-        chunk.extend(values.iter().flat_map(|value| value.to_le_bytes()));
-        hash.update(&chunk);
+    let mut hash = WeightsHash::default();
+    hash.update(weights);
+    hash.fingerprint()
+}
+
+/// [`weights_fingerprint`] of parameters that come piece by piece.
+#[derive(Default)]
+pub struct WeightsHash {
+    hash: Xxh3,
+    chunk: Vec<u8>,
+}
+
+impl WeightsHash {
+    /// Adds the next parameters.
+    pub fn update(&mut self, weights: &[f32]) {
+        for values in weights.chunks(CHUNK_BYTES / size_of::<f32>()) {
+            self.chunk.clear();
+            self.chunk.extend(values.iter().flat_map(|value| value.to_le_bytes()));
+            self.hash.update(&self.chunk);
+        }
     }
-    hex(&hash)
+
+    /// The fingerprint of all that were added.
+    pub fn fingerprint(&self) -> String {
+        hex(&self.hash)
+    }
 }
 
 pub(crate) fn bytes(bytes: &[u8]) -> String {
@@ -99,6 +117,9 @@ mod tests {
         let weights: Vec<f32> = (0..CHUNK_BYTES / 4 + 3).map(|i| i as f32).collect();
         let raw: Vec<u8> = weights.iter().flat_map(|value| value.to_le_bytes()).collect();
         assert_eq!(weights_fingerprint(&weights), bytes(&raw));
+        let mut pieces = WeightsHash::default();
+        weights.chunks(7).for_each(|piece| pieces.update(piece));
+        assert_eq!(pieces.fingerprint(), bytes(&raw));
         let mut other = weights.clone();
         other[5] = -0.5;
         assert_ne!(weights_fingerprint(&other), weights_fingerprint(&weights));

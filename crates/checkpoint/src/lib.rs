@@ -35,7 +35,7 @@ mod sstable;
 pub use diffusers::{LabelledWeights, ModelDescription, export, replace_export};
 pub use dtype::Dtype;
 pub use error::Error;
-pub use hash::{layout_fingerprint, weights_fingerprint};
+pub use hash::{WeightsHash, layout_fingerprint, weights_fingerprint};
 pub use import::{ForeignModel, Heads, ImportOptions, QkvOrder};
 pub use inspect::{Summary, WeightsSummary, inspect};
 pub use manifest::Manifest;

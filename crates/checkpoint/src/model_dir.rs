@@ -7,7 +7,7 @@ use crate::run_directory::{CHECKPOINTS_DIR, RunDirectory};
 use crate::training_state::{RAW_DIR, STATE_FILE};
 use crate::weights_file::WeightsFile;
 use diffusion::DiffusionConfig;
-use engine::ParamLayout;
+use engine::{ParamLayout, ParamSpec};
 use models::UnetConfig;
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -161,12 +161,14 @@ impl StoredModel {
         &self.file
     }
 
-    /// Checks names and shapes of the tensors against the network's parameters without reading any.
+    /// Checks names and shapes of the tensors against the network's parameters, and that the file is long enough for them,
+    /// without reading any.
     ///
     /// # Errors
     /// Lists what is missing, unexpected or of another shape.
     pub fn check_parameters(&self, layout: &ParamLayout) -> Result<(), Error> {
-        diffusers::match_names(&self.file, layout).map(drop)
+        diffusers::match_names(&self.file, layout)?;
+        self.file.check_holds(layout.len())
     }
 
     /// Reads the parameters in the layout's order.
@@ -175,9 +177,8 @@ impl StoredModel {
     /// If tensors are missing, unexpected, of another shape or an unsupported type, or a weight is NaN or infinite.
     pub fn read_parameters(&mut self, layout: &ParamLayout) -> Result<Vec<f32>, Error> {
         self.check_parameters(layout)?;
-        self.file.check_holds(layout.len())?;
         let mut parameters = vec![0.0; layout.len()];
-        diffusers::read_parameters(&mut self.file, layout, &mut parameters)?;
+        self.read_parameters_into(layout, &mut parameters)?;
         Ok(parameters)
     }
 
@@ -193,6 +194,20 @@ impl StoredModel {
         layout: &ParamLayout,
         parameters: &mut [f32],
     ) -> Result<(), Error> {
-        diffusers::read_parameters(&mut self.file, layout, parameters)
+        assert_eq!(parameters.len(), layout.len(), "the buffer is not of this layout");
+        self.for_each_parameter(layout, |spec, values| parameters[spec.range()].copy_from_slice(values))
+    }
+
+    /// Reads the parameters in the layout's order, and calls `visit` with each and its values: to put them where they are
+    /// needed, with memory for the largest of them alone.
+    ///
+    /// # Errors
+    /// Those of [`StoredModel::read_parameters`], after some have been visited.
+    pub fn for_each_parameter(
+        &mut self,
+        layout: &ParamLayout,
+        visit: impl FnMut(&ParamSpec, &[f32]),
+    ) -> Result<(), Error> {
+        diffusers::for_each_parameter(&mut self.file, layout, visit)
     }
 }

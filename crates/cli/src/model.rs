@@ -1,7 +1,7 @@
 //! MODEL on the command line, opened for predicting.
 
 use crate::failure::Failure;
-use checkpoint::{LocationKind, ModelLocation, StoredModel, Weights, weights_fingerprint};
+use checkpoint::{LocationKind, ModelLocation, StoredModel, Weights, WeightsHash};
 use clap::ValueEnum;
 use data::{ImageOptions, ResizeFilter};
 use diffusion::{Denoiser, GaussianDiffusion};
@@ -94,12 +94,21 @@ fn load(
     hardware: Hardware,
 ) -> Result<Model, Failure> {
     let layout = Unet::layout(&stored.unet);
-    let weights = stored.read_parameters(&layout).map_err(checkpoint_failure)?;
+    stored.check_parameters(&layout).map_err(checkpoint_failure)?;
     let backend = hardware.open().map_err(Failure::work)?;
-    let denoiser = UnetDenoiser::new(&stored.unet, &weights, batch, backend).map_err(Failure::work)?;
+    let mut denoiser =
+        UnetDenoiser::without_weights(&stored.unet, batch, backend).map_err(Failure::work)?;
+    let mut hash = WeightsHash::default();
+    denoiser
+        .read_weights(|set| {
+            stored.for_each_parameter(&layout, |spec, values| {
+                hash.update(values);
+                set(spec, values);
+            })
+        })
+        .map_err(checkpoint_failure)?;
     let run = (location.kind == LocationKind::Run).then(|| path.to_owned());
-    let fingerprint = weights_fingerprint(&weights);
-    Ok(Model { denoiser, stored, directory: location.directory, run, fingerprint })
+    Ok(Model { denoiser, stored, directory: location.directory, run, fingerprint: hash.fingerprint() })
 }
 
 /// Opens the model's files, reading no weight.

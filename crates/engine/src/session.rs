@@ -4,6 +4,7 @@ use crate::backend::{Backend, BackendError};
 use crate::graph::Var;
 use crate::kernel::{Run, Slot, View};
 use crate::optimizer::AdamStep;
+use crate::params::ParamSpec;
 use crate::profile::Profile;
 use crate::program::Program;
 
@@ -46,6 +47,33 @@ impl Session {
     pub fn set_parameters(&mut self, weights: &[f32]) {
         assert_eq!(weights.len(), self.program.layout().len());
         self.backend.upload(View::start(Slot::Params, weights.len()), weights);
+        self.prepare();
+    }
+
+    /// Sets the parameters one by one, so that no second copy of them all is needed: `read` calls what it is given with each
+    /// of the layout's parameters and its values.
+    ///
+    /// # Errors
+    /// What `read` met; some parameters are then set.
+    ///
+    /// # Panics
+    /// If a parameter is not of this layout, or has not as many values.
+    pub fn read_parameters<E>(
+        &mut self,
+        read: impl FnOnce(&mut dyn FnMut(&ParamSpec, &[f32])) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let Self { backend, program, .. } = self;
+        let len = program.layout().len();
+        read(&mut |spec, values| {
+            assert!(spec.len() == values.len() && spec.range().end <= len, "{}", spec.name);
+            backend.upload(View { offset: spec.offset, ..View::start(Slot::Params, values.len()) }, values);
+        })?;
+        self.prepare();
+        Ok(())
+    }
+
+    /// Fills what is computed from parameters only.
+    fn prepare(&mut self) {
         if !self.program.training {
             self.backend.prepare(&self.program.forward);
         }

@@ -53,9 +53,11 @@ impl Model {
         let path = path.as_ref();
         let mut stored = ModelLocation::resolve(path)?.open(None)?;
         let config = stored.diffusion.clone().ok_or_else(|| Error::NoProcess { path: path.to_owned() })?;
-        let weights = stored.read_parameters(&Unet::layout(&stored.unet))?;
+        let layout = Unet::layout(&stored.unet);
+        stored.check_parameters(&layout)?;
         let cpu = Box::new(Cpu::with_options(CpuOptions::default())?);
-        let network = UnetDenoiser::new(&stored.unet, &weights, BATCH, cpu)?;
+        let mut network = UnetDenoiser::without_weights(&stored.unet, BATCH, cpu)?;
+        network.read_weights(|set| stored.for_each_parameter(&layout, set))?;
         Ok(Self { network, process: GaussianDiffusion::new(&config)? })
     }
 

@@ -3,7 +3,7 @@
 use crate::config::UnetConfig;
 use crate::unet::{Mode, Unet};
 use diffusion::{DenoiseError, Denoiser};
-use engine::{Backend, BackendError, ImageShape, Profile, Program, Run, Session, Var};
+use engine::{Backend, BackendError, ImageShape, ParamSpec, Profile, Program, Run, Session, Var};
 
 /// A U-Net with its weights in memory, ready to predict.
 pub struct UnetDenoiser {
@@ -35,10 +35,23 @@ impl UnetDenoiser {
         batch: usize,
         backend: Box<dyn Backend>,
     ) -> Result<Self, BackendError> {
+        let mut denoiser = Self::without_weights(config, batch, backend)?;
+        denoiser.set_weights(weights);
+        Ok(denoiser)
+    }
+
+    /// The same network before it has weights: [`Self::read_weights`] sets them with no second copy of them in memory.
+    ///
+    /// # Errors
+    /// [`BackendError`] when memory is short.
+    pub fn without_weights(
+        config: &UnetConfig,
+        batch: usize,
+        backend: Box<dyn Backend>,
+    ) -> Result<Self, BackendError> {
         let Unet { graph, x_t, timesteps, output } = Unet::new(config, batch, Mode::Inference);
         let program = Program::inference(&graph, &[output], backend.as_ref());
-        let mut session = Session::new(program, backend)?;
-        session.set_parameters(weights);
+        let session = Session::new(program, backend)?;
         let staging = Staging {
             x_t: vec![0.0; graph.shape(x_t).len()],
             timesteps: vec![0.0; batch],
@@ -55,6 +68,18 @@ impl UnetDenoiser {
     /// What the device tells of itself, in a line; the CPU tells nothing.
     pub fn device_report(&self) -> Option<String> {
         self.session.device_report()
+    }
+
+    /// Sets the weights one by one: `read` calls what it is given with each parameter and its values, as
+    /// `StoredModel::for_each_parameter` does.
+    ///
+    /// # Errors
+    /// What `read` met; some weights are then set.
+    pub fn read_weights<E>(
+        &mut self,
+        read: impl FnOnce(&mut dyn FnMut(&ParamSpec, &[f32])) -> Result<(), E>,
+    ) -> Result<(), E> {
+        self.session.read_parameters(read)
     }
 
     /// Begins to measure where time goes.

@@ -19,7 +19,7 @@ pub use parameters::ParameterMismatch;
 pub use scheduler_config::{scheduler_from_json, scheduler_to_json};
 pub use unet_config::{unet_from_json, unet_to_json};
 
-pub(crate) use parameters::{file_shape, is_shape_of, load_parameter, match_names, read_parameters};
+pub(crate) use parameters::{file_shape, for_each_parameter, is_shape_of, load_parameter, match_names};
 
 use scheduler_config::have_equal_betas;
 

@@ -81,26 +81,25 @@ pub(crate) fn write_parameters(
     write_tensors(path, out, labels, dtype, &tensors)
 }
 
-/// Reads all parameters of `layout` from a diffusers weights file into `parameters`.
+/// Reads all parameters of `layout` from a diffusers weights file, and calls `visit` with each and its values in memory's
+/// order. Memory is taken for the largest of them alone.
 ///
 /// # Errors
 /// If tensors are missing, unexpected, of another shape or an unsupported type, a weight is NaN or infinite, or the
-/// file cannot be read. On an error `parameters` may be partly filled.
-///
-/// # Panics
-/// If `parameters` is not of the layout's length.
-pub(crate) fn read_parameters(
+/// file cannot be read.
+pub(crate) fn for_each_parameter(
     file: &mut WeightsFile,
     layout: &ParamLayout,
-    parameters: &mut [f32],
+    mut visit: impl FnMut(&ParamSpec, &[f32]),
 ) -> Result<(), Error> {
-    assert_eq!(parameters.len(), layout.len(), "the buffer is not of this layout");
     let names = match_names(file, layout)?;
-    let mut stored = Vec::new();
+    let (mut stored, mut values) = (Vec::new(), Vec::new());
     for (spec, name) in layout.specs().iter().zip(names) {
         stored.resize(spec.len(), 0.0);
+        values.resize(spec.len(), 0.0);
         file.read(&name, &mut stored)?;
-        Matrices::of(spec).load(&stored, &mut parameters[spec.range()]);
+        Matrices::of(spec).load(&stored, &mut values);
+        visit(spec, &values);
     }
     Ok(())
 }
