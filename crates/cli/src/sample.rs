@@ -83,9 +83,10 @@ pub fn run(args: &Args, global: &Global) -> Result<Report, Failure> {
     if !args.dry_run {
         sample_output::check_place(&args.out, args.resume)?;
     }
-    let latents = args.x_t.as_deref().map(Latents::read).transpose()?;
-    let count =
-        args.n.map_or_else(|| latents.as_ref().map_or(DEFAULT_COUNT, Latents::count), NonZeroUsize::get);
+    let latents = args.x_t.as_deref().map(StoredLatents::open).transpose()?;
+    let count = args
+        .n
+        .map_or_else(|| latents.as_ref().map_or(DEFAULT_COUNT, StoredLatents::count), NonZeroUsize::get);
     let batch = |image| args.batch.map_or_else(|| default_batch(image), NonZeroUsize::get).min(count);
     let mut model = model::open_sized(&args.model, batch, global.hardware())?;
     let batch = model.denoiser.batch();
@@ -103,9 +104,7 @@ pub fn run(args: &Args, global: &Global) -> Result<Report, Failure> {
     let seed = global.seed.unwrap_or(0);
     // Wrong options are found before anything is written.
     sampling.sampler(&process, image, seed, 0, 0).map_err(Failure::input)?;
-    if let Some(latents) = &latents {
-        latents.check(image, count)?;
-    }
+    let latents = latents.map(|latents| latents.read(image, count)).transpose()?;
     let work = Work { sampling, process, image, seed, batch, count, latents };
     if args.dry_run {
         return work.dry_run(&mut model);
@@ -169,50 +168,48 @@ struct Work {
     latents: Option<Latents>,
 }
 
-/// The x_T of images.
-struct Latents {
+/// A file of x_T, as `ddpm invert` writes it, of which only the header is read.
+struct StoredLatents {
     path: PathBuf,
     /// `[n, height, width, channels]`.
-    shape: Vec<usize>,
-    values: Vec<f32>,
+    array: numpy::Member,
 }
 
-impl Latents {
-    /// Reads what `ddpm invert` has written.
-    fn read(path: &Path) -> Result<Self, Failure> {
-        let member = NpzFile::open(path).and_then(|mut file| file.member(LATENTS)).map_err(Failure::input)?;
-        let shape = member.header().shape.clone();
-        let values = member.read_f64().map_err(Failure::input)?;
-        if let Some(bad) = values.iter().find(|value| !value.is_finite()) {
-            return Err(Failure::input(format!("{}: {LATENTS} holds {bad}", path.display())));
-        }
-        Ok(Self {
-            path: path.to_owned(),
-            shape,
-            values: values.into_iter().map(|value| value as f32).collect(),
-        })
+impl StoredLatents {
+    fn open(path: &Path) -> Result<Self, Failure> {
+        let array = NpzFile::open(path).and_then(|mut file| file.member(LATENTS)).map_err(Failure::input)?;
+        Ok(Self { path: path.to_owned(), array })
     }
 
     fn count(&self) -> usize {
-        self.shape.first().copied().unwrap_or(0)
+        self.array.header().shape.first().copied().unwrap_or(0)
     }
 
-    /// Refuses latents of other images than the model's, or of too few.
-    fn check(&self, image: ImageShape, count: usize) -> Result<(), Failure> {
+    /// Reads them; refuses those of other images than the model's, or too few, before.
+    fn read(self, image: ImageShape, count: usize) -> Result<Latents, Failure> {
         let of_model = [image.height, image.width, image.channels];
-        if self.shape.len() != 4 || self.shape[1..] != of_model || count == 0 || count > self.count() {
+        let shape = &self.array.header().shape;
+        if shape.len() != 4 || shape[1..] != of_model || count == 0 || count > self.count() {
             return Err(Failure::input(format!(
-                "{}: {LATENTS} has the shape {:?}, not [{} or more, {}, {}, {}] as {count} images of this model need",
+                "{}: {LATENTS} has the shape {shape:?}, not [{} or more, {}, {}, {}] as {count} images of this model need",
                 self.path.display(),
-                self.shape,
                 count.max(1),
                 image.height,
                 image.width,
                 image.channels,
             )));
         }
-        Ok(())
+        let values = self.array.read_f64().map_err(Failure::input)?;
+        if let Some(bad) = values.iter().find(|value| !value.is_finite()) {
+            return Err(Failure::input(format!("{}: {LATENTS} holds {bad}", self.path.display())));
+        }
+        Ok(Latents { values: values.into_iter().map(|value| value as f32).collect() })
     }
+}
+
+/// The x_T of images.
+struct Latents {
+    values: Vec<f32>,
 }
 
 /// Why drawing ended early.

@@ -61,8 +61,8 @@ impl Element {
         }
     }
 
-    /// Its name in files. What is written is little-endian.
-    pub(crate) fn descr(self) -> String {
+    /// Its name in files that are little-endian, as all are that are written.
+    pub fn descr(self) -> String {
         match self {
             Self::U8 => "|u1".into(),
             Self::I32 { .. } => "<i4".into(),
@@ -188,8 +188,7 @@ impl Header {
         let descr = field("descr")?;
         let descr: String = descr.chars().skip(1).take_while(|&c| c != '\'' && c != '"').collect();
         let element = Element::parse(&descr).ok_or_else(|| {
-            let remedy = "save it as float32: numpy.save(path, x.astype(\"float32\"))";
-            format!("elements of type `{descr}`; {remedy}")
+            format!("elements of type `{descr}`, which are not read: those are u1, i4, i8, f4 and f8")
         })?;
         let fortran_order = field("fortran_order")?.starts_with("True");
         let shape = field("shape")?

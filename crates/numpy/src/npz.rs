@@ -170,7 +170,7 @@ impl Member {
         }
     }
 
-    /// All numbers of the array, in the file's order.
+    /// All numbers of the array, the last dimension fastest, in whichever order they lie in the file.
     ///
     /// # Errors
     /// If they are text, cannot be read, or are not as many as the shape says.
@@ -190,8 +190,9 @@ impl Member {
             element.decode(&chunk[..step], &mut values);
             left -= step as u64;
         }
+        let Header { fortran_order, shape, .. } = self.header.clone();
         self.finish()?;
-        Ok(values)
+        Ok(if fortran_order { in_c_order(&values, &shape) } else { values })
     }
 
     /// The text of an array without dimensions, as `numpy.savez(…, name="text")` writes it.
@@ -213,6 +214,24 @@ impl Member {
         self.finish()?;
         Ok(text.trim_end_matches('\0').to_owned())
     }
+}
+
+/// The elements of an array whose first dimension is fastest in `values`, the last one fastest.
+fn in_c_order(values: &[f64], shape: &[usize]) -> Vec<f64> {
+    let mut place = vec![0; shape.len()];
+    let mut ordered = Vec::with_capacity(values.len());
+    for _ in 0..values.len() {
+        let index = place.iter().zip(shape).rfold(0, |index, (&at, &len)| index * len + at);
+        ordered.push(values[index]);
+        for (at, &len) in place.iter_mut().zip(shape).rev() {
+            *at += 1;
+            if *at < len {
+                break;
+            }
+            *at = 0;
+        }
+    }
+    ordered
 }
 
 /// An archive being written; its arrays are stored, not compressed. The same arrays give the same bytes.
@@ -353,6 +372,27 @@ mod tests {
         assert_eq!(piece[..], content[700..771]);
         member.skip_bytes(7000 - 771).unwrap();
         member.finish().unwrap();
+    }
+
+    #[test]
+    fn arrays_in_fortran_order_are_put_in_order() {
+        // numpy.savez(path, x=numpy.asfortranarray(numpy.arange(12.0).reshape(2, 3, 2)))
+        let mut bytes = Vec::new();
+        let mut archive = ZipWriter::new(io::Cursor::new(&mut bytes));
+        let options = SimpleFileOptions::default().compression_method(CompressionMethod::Stored);
+        archive.start_file("x.npy", options).unwrap();
+        let header = Header::encode(Element::F64 { big_endian: false }, &[2, 3, 2]);
+        let header = String::from_utf8_lossy(&header[10..]).replace("False,", "True, ");
+        archive.write_all(b"\x93NUMPY\x01\x00\x76\x00").unwrap();
+        archive.write_all(header.as_bytes()).unwrap();
+        for value in [0, 6, 2, 8, 4, 10, 1, 7, 3, 9, 5, 11] {
+            archive.write_all(&f64::from(value).to_le_bytes()).unwrap();
+        }
+        archive.finish().unwrap();
+        let (mut npz, _file) = open(&bytes).unwrap();
+        let member = npz.member("x").unwrap();
+        assert!(member.header().fortran_order);
+        assert_eq!(member.read_f64().unwrap(), (0..12).map(f64::from).collect::<Vec<_>>());
     }
 
     #[test]

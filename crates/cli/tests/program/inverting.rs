@@ -76,4 +76,12 @@ fn wrong_calls_are_explained() {
     let other = dir.path().join("other.npz");
     succeed(ddpm(&["sample", "--n", "1", "--steps", "2", "--out"]).arg(&other).arg(&run));
     fail(sample(&[]).arg(&other), 2, &["x_T"]);
+    // A shape that is wrong is seen before the numbers, which are not all there.
+    let mut bytes = Vec::new();
+    let mut writer = numpy::NpzWriter::new(&mut bytes);
+    writer.add_f32("x_T", &[1, 8, 8, 4], &[f32::NAN; 256]).unwrap();
+    writer.finish().unwrap();
+    let huge = dir.path().join("huge.npz");
+    std::fs::write(&huge, &bytes).unwrap();
+    fail(sample(&[]).arg(&huge), 2, &["huge.npz", "[1, 8, 8, 4]", "[1 or more, 8, 8, 3]"]);
 }
