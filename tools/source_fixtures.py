@@ -15,6 +15,7 @@ dataset.zip     as StyleGAN2-ADA's dataset tool writes it
 shards/         tar shards as WebDataset's, one with pax and one with GNU names
 hub/            parquet as the Hugging Face hub has it: image struct, label, several row groups
 paged.parquet   the same of many pages
+packed-*.parquet   the same compressed by other methods, with page checksums
 stored.npz, packed.npz, planar.npy
 """
 
@@ -142,6 +143,18 @@ def write_paged(path):
     pq.write_table(table, path, dictionary_pagesize_limit=1500, data_page_size=1000, write_batch_size=3)
 
 
+def write_packed(out):
+    """Of every compression that pyarrow has, three rows in pages of both versions, with checksums."""
+    for number, compression in enumerate(("zstd", "lz4", "gzip", "brotli")):
+        rows = [{"bytes": encoded(i), "path": None} for i in range(3)]
+        image_type = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+        table = pa.table({"image": pa.array(rows, image_type), "label": pa.array(range(3), pa.int64())})
+        pq.write_table(
+            table, out / f"packed-{compression}.parquet", compression=compression, use_dictionary=False,
+            data_page_version=("2.0", "1.0")[number % 2], write_page_checksum=True,
+        )
+
+
 def write_arrays(out):
     images = np.stack([pixels(i) for i in range(4)])
     labels = np.arange(4) % 7
@@ -162,6 +175,7 @@ def main():
     write_shards(out / "shards")
     write_parquet(out / "hub")
     write_paged(out / "paged.parquet")
+    write_packed(out)
     write_arrays(out)
     versions = {
         "python": platform.python_version(), "numpy": np.__version__, "pillow": PIL.__version__, "lmdb": lmdb.__version__,

@@ -96,8 +96,7 @@ fn load(
     let layout = Unet::layout(&stored.unet);
     stored.check_parameters(&layout).map_err(checkpoint_failure)?;
     let backend = hardware.open().map_err(Failure::work)?;
-    let mut denoiser =
-        UnetDenoiser::without_weights(&stored.unet, batch, backend).map_err(Failure::work)?;
+    let mut denoiser = UnetDenoiser::without_weights(&stored.unet, batch, backend).map_err(Failure::work)?;
     let mut hash = WeightsHash::default();
     denoiser
         .read_weights(|set| {

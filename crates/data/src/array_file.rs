@@ -107,15 +107,14 @@ fn image_layout(header: &Header) -> Option<ImageLayout> {
 
 fn not_images(header: &Header) -> String {
     let order = if header.fortran_order { ", in Fortran order," } else { "" };
-    format!("an array of {:?} of shape {:?}{order} is no set of 8-bit images", header.element, header.shape)
+    let element = header.element.descr();
+    format!("an array of `{element}` of shape {:?}{order} is no set of 8-bit images", header.shape)
 }
 
 fn numpy_error(error: NumpyError) -> DataError {
     match error {
         NumpyError::Read { path, source } => DataError::io(path, "read", source),
-        NumpyError::Format { path, offset, reason } => {
-            DataError::malformed(path, offset, reason, "write it with numpy.save or numpy.savez")
-        }
+        NumpyError::Format { path, offset, reason } => DataError::malformed(path, offset, reason, REMEDY),
         NumpyError::Archive { ref path, .. } | NumpyError::Missing { ref path, .. } => {
             DataError::damaged(path, None, error.to_string())
         }

@@ -48,23 +48,35 @@ impl Fit {
         place: impl FnOnce() -> Place<'a>,
         pixels: &mut [u8],
     ) -> Result<(), DataError> {
-        let ImageShape { height, width, channels } = self.shape;
-        let view = View::new(&picture.pixels, picture.width, picture.height, picture.channels);
-        let fitted = match self.filter {
-            _ if (picture.height, picture.width) == (height, width) => picture.pixels,
-            Some(filter) => view.centre_square().resize(width, height, filter),
-            None => {
-                let what = format!(
-                    "it has {}x{} pixels (height x width), the first image {height}x{width}",
-                    picture.height, picture.width
-                );
-                let Place { path, offset } = place();
-                let remedy = "give an image size to crop and resize to";
-                return Err(DataError::malformed(path, offset, what, remedy));
-            }
-        };
-        pixels.copy_from_slice(&channels::convert(fitted, picture.channels, channels));
+        let ImageShape { height, width, .. } = self.shape;
+        let (shape, fitted) = self.as_stored(picture);
+        if shape != self.shape {
+            let what = format!(
+                "it has {}x{} pixels (height x width), the first image {height}x{width}",
+                shape.height, shape.width
+            );
+            let Place { path, offset } = place();
+            let remedy = "give an image size to crop and resize to";
+            return Err(DataError::malformed(path, offset, what, remedy));
+        }
+        pixels.copy_from_slice(&fitted);
         Ok(())
+    }
+
+    /// The shape and pixels of `picture` with the channels asked for, and the size too if one was.
+    pub(crate) fn as_stored(&self, picture: Picture) -> (ImageShape, Vec<u8>) {
+        let shape = match self.filter {
+            Some(_) => self.shape,
+            None => ImageShape { height: picture.height, width: picture.width, ..self.shape },
+        };
+        let pixels = match self.filter {
+            Some(filter) if (picture.height, picture.width) != (shape.height, shape.width) => {
+                let view = View::new(&picture.pixels, picture.width, picture.height, picture.channels);
+                view.centre_square().resize(shape.width, shape.height, filter)
+            }
+            _ => picture.pixels,
+        };
+        (shape, channels::convert(pixels, picture.channels, shape.channels))
     }
 
     /// What is done to the images, to be added to a description.
@@ -72,7 +84,7 @@ impl Fit {
         let ImageShape { height, width, channels } = self.shape;
         let size = match self.filter {
             Some(filter) => format!("centre-cropped to square and resized to {height}x{width} ({filter})"),
-            None => format!("{height}x{width} each"),
+            None => format!("not resized (the first has {height}x{width})"),
         };
         let change = match channels {
             1 => "RGB reduced to gray (BT.601 luma)",
@@ -144,6 +156,11 @@ impl<S: PictureSet> ImageSource for Fitted<S> {
         check_index(self, index)?;
         let picture = self.set.picture(index)?;
         self.fit.write(picture, || self.set.place(index), pixels)
+    }
+
+    fn read_as_stored(&self, index: u64) -> Result<(ImageShape, Vec<u8>), DataError> {
+        check_index(self, index)?;
+        Ok(self.fit.as_stored(self.set.picture(index)?))
     }
 
     fn label(&self, index: u64) -> Option<u32> {

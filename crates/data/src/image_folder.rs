@@ -78,6 +78,11 @@ impl ImageSource for ImageFolder {
         self.fit.write(picture, || Place { path: path.into(), offset: None }, pixels)
     }
 
+    fn read_as_stored(&self, index: u64) -> Result<(ImageShape, Vec<u8>), DataError> {
+        let path = &self.files[check_index(self, index)?];
+        Ok(self.fit.as_stored(Picture::read(open_file(path)?, path, None)?))
+    }
+
     fn description(&self) -> String {
         let mut text = format!("{} images from {}", self.files.len(), self.folder.display());
         if self.others > 0 {

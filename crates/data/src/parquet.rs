@@ -6,11 +6,11 @@ use crate::parquet_pages::{PageCache, PageIndex, SharedFile};
 use crate::picture::{DECODING, Picture};
 use crate::positioned::PositionedFile;
 use crate::{DataError, ImageOptions, ImageSource, SourceKind, SourceSpec, shards};
-use parquet::basic::Type;
+use parquet::basic::{Compression, Type};
 use parquet::column::reader::{ColumnReaderImpl, get_typed_column_reader};
 use parquet::data_type::{ByteArray, DataType, Int64Type};
 use parquet::errors::ParquetError;
-use parquet::file::metadata::{ParquetMetaData, ParquetMetaDataReader};
+use parquet::file::metadata::{ColumnChunkMetaData, ParquetMetaData, ParquetMetaDataReader};
 use parquet::file::reader::Length;
 use parquet::file::serialized_reader::SerializedPageReader;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -106,6 +106,7 @@ impl Shard {
                 return Err(DataError::damaged(path, None, what));
             }
             ends.push(total);
+            check_compression(path, group.column(column))?;
         }
         let indices = ends.iter().map(|_| OnceLock::new()).collect();
         Ok(Self { file, metadata: Arc::new(metadata), column, ends, indices })
@@ -176,6 +177,7 @@ impl Shard {
         let has = schema.column(column).max_def_level();
         let mut labels = Vec::new();
         for group in 0..self.metadata.num_row_groups() {
+            check_compression(self.path(), self.metadata.row_group(group).column(column))?;
             let (mut levels, mut values) = (Vec::new(), Vec::new());
             let rows = usize::try_from(self.metadata.row_group(group).num_rows()).unwrap_or(usize::MAX);
             let read = guarded(|| {
@@ -225,6 +227,20 @@ impl PictureSet for ParquetImages {
             count => format!(" and {} more files", count - 1),
         };
         format!("{} images from {}{more}, {DECODING}", PictureSet::len(self), first.display())
+    }
+}
+
+/// Refuses a column whose pages are compressed by what could unpack to more than they say that they have.
+fn check_compression(path: &Path, column: &ColumnChunkMetaData) -> Result<(), DataError> {
+    use Compression::{LZ4_RAW, SNAPPY, UNCOMPRESSED, ZSTD};
+    match column.compression() {
+        UNCOMPRESSED | SNAPPY | ZSTD(_) | LZ4_RAW => Ok(()),
+        other => {
+            let name = column.column_path().string();
+            let what = format!("its column `{name}` is compressed by {other:?}, which is not read here");
+            let remedy = "write it again with compression = \"zstd\" or \"snappy\"";
+            Err(DataError::malformed(path, None, what, remedy))
+        }
     }
 }
 

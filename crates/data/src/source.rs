@@ -33,6 +33,18 @@ pub trait ImageSource: Send + Sync {
     /// If the length of `pixels` is not that of [`shape`](Self::shape).
     fn read(&self, index: u64, pixels: &mut [u8]) -> Result<(), DataError>;
 
+    /// Image `index` in its own height and width, and its pixels. Where no size was asked for, images of a source may differ
+    /// in size, of which [`read`](Self::read) takes those alone that are like the first.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read), but for the size.
+    fn read_as_stored(&self, index: u64) -> Result<(ImageShape, Vec<u8>), DataError> {
+        let shape = self.shape();
+        let mut pixels = vec![0; shape.len()];
+        self.read(index, &mut pixels)?;
+        Ok((shape, pixels))
+    }
+
     /// The class of image `index`, where the source has classes.
     fn label(&self, _index: u64) -> Option<u32> {
         None

@@ -3,7 +3,7 @@
 use crate::{DataError, ImageSource};
 use rayon::prelude::*;
 use std::collections::BTreeMap;
-use std::ops::AddAssign;
+use std::ops::{AddAssign, RangeInclusive};
 
 /// What was found in some of a source's images. Surveys of different images add up, in any order to the same.
 #[derive(Debug, Default)]
@@ -20,20 +20,24 @@ pub struct Survey {
     pixels: u64,
     /// Images of each class, where the source has classes.
     pub classes: BTreeMap<u32, u64>,
+    /// The least and the largest height of those read, and width, in pixels.
+    pub sizes: Option<[RangeInclusive<usize>; 2]>,
 }
 
 impl Survey {
-    /// Reads the images numbered `indices`, in parallel.
+    /// Reads the images numbered `indices`, in parallel, each in its own size unless the source has one asked for.
     pub fn of(source: &dyn ImageSource, indices: &[u64]) -> Self {
         let read = |&index: &u64| {
             let mut survey = Self::default();
-            let shape = source.shape();
-            let mut pixels = vec![0; shape.len()];
-            if let Err(error) = source.read(index, &mut pixels) {
-                survey.bad.push((index, error));
-                return survey;
-            }
+            let (shape, pixels) = match source.read_as_stored(index) {
+                Ok(image) => image,
+                Err(error) => {
+                    survey.bad.push((index, error));
+                    return survey;
+                }
+            };
             survey.read = 1;
+            survey.sizes = Some([shape.height..=shape.height, shape.width..=shape.width]);
             survey.pixels = (shape.height * shape.width) as u64;
             for channel in 0..shape.channels {
                 let values = || pixels.iter().skip(channel).step_by(shape.channels).map(|&v| u64::from(v));
@@ -72,6 +76,13 @@ impl AddAssign for Survey {
             all.resize(all.len().max(part.len()), 0);
             all.iter_mut().zip(part).for_each(|(all, part)| *all += part);
         }
+        self.sizes = match (self.sizes.take(), other.sizes) {
+            (Some(all), Some(part)) => Some(std::array::from_fn(|side| {
+                let (all, part) = (&all[side], &part[side]);
+                *all.start().min(part.start())..=*all.end().max(part.end())
+            })),
+            (all, part) => all.or(part),
+        };
         for (class, count) in other.classes {
             *self.classes.entry(class).or_default() += count;
         }
@@ -122,6 +133,7 @@ mod tests {
         assert_eq!((survey.read, survey.bad.len(), survey.bad[0].0), (2, 1, 1));
         assert_eq!(survey.means(), [10.0, 0.0, 127.5]);
         assert_eq!(survey.classes, BTreeMap::from([(0, 2)]));
+        assert_eq!(survey.sizes, Some([1..=1, 2..=2]));
         assert!(Survey::of(&Three, &[]).means().is_empty());
     }
 }

@@ -134,6 +134,10 @@ fn record_length(file: &PositionedFile, offset: u64) -> Result<u64, DataError> {
         return Err(damaged("the file ends in the middle of a record's header".into()));
     }
     let header = file.array_at::<{ HEADER_BYTES as usize }>(offset)?;
+    if offset == 0 && header.starts_with(&[0x1f, 0x8b]) {
+        let remedy = "unpack it (gzip -d): records in a compressed file cannot be read one by one";
+        return Err(DataError::malformed(file.path(), 0, "the file is compressed by gzip", remedy));
+    }
     let (length, crc) = header.split_at(8);
     let le = |bytes: &[u8]| bytes.iter().rev().fold(0u64, |value, &byte| value << 8 | u64::from(byte));
     if le(crc) != u64::from(masked_crc(&[length])) {

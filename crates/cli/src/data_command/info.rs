@@ -7,14 +7,18 @@ use crate::image_files::write_whole;
 use crate::progress::Progress;
 use crate::report::Report;
 use crate::signals::Signals;
-use data::Survey;
+use data::{ImageOptions, Survey};
+use engine::ImageShape;
 use serde_json::json;
 use std::num::NonZeroU64;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use train::grid;
 
 /// Images on a contact sheet.
 const SHEET_IMAGES: u64 = 64;
+/// Largest height and width of one on it, where images differ in size.
+const SHEET_SIZE: usize = 128;
 /// Images read between two looks at the clock.
 const CHUNK: usize = 256;
 
@@ -57,7 +61,15 @@ pub fn run(args: &Args, global: &Global) -> Result<Report, Failure> {
     {
         return Err(Failure::input(format!("no image could be read; the first: {error}")));
     }
+    let sizes = survey.sizes.clone().unwrap_or([shape.height..=shape.height, shape.width..=shape.width]);
+    let is_one_size = sizes.iter().all(|side| side.start() == side.end());
     if let Some(path) = &args.sheet {
+        let smallest = sizes.iter().map(|side| *side.start()).min().unwrap_or(1);
+        // Images of several sizes stand side by side as training would crop and resize them.
+        let size = args.source.size.or((!is_one_size).then_some(smallest.min(SHEET_SIZE)));
+        let options = ImageOptions { size, ..args.source.options() };
+        let source = data::open(&args.source.source, &options).map_err(super::data_failure)?;
+        let shape = source.shape();
         let mut images = Vec::new();
         for index in spread(len, SHEET_IMAGES) {
             let mut pixels = vec![0; shape.len()];
@@ -70,8 +82,9 @@ pub fn run(args: &Args, global: &Global) -> Result<Report, Failure> {
     let (means, deviations) = (survey.means(), survey.standard_deviations());
     let numbers = |values: &[f64]| values.iter().map(|v| format!("{v:.2}")).collect::<Vec<_>>().join(", ");
     let mut words = format!(
-        "{}\nimages     {len}, {shape} each\nmean       {} (0 to 255, of {} images)\nstd        {}\n",
+        "{}\nimages     {len}, {}\nmean       {} (0 to 255, of {} images)\nstd        {}\n",
         source.description(),
+        sizes_in_words(&sizes, shape),
         numbers(&means),
         survey.read,
         numbers(&deviations)
@@ -90,10 +103,27 @@ pub fn run(args: &Args, global: &Global) -> Result<Report, Failure> {
     }
     let json = json!({
         "source": args.source.source.to_string(), "description": source.description(), "images": len,
-        "shape": [shape.height, shape.width, shape.channels], "read": survey.read, "unreadable": survey.bad.len(),
+        "shape": is_one_size.then_some([shape.height, shape.width, shape.channels]),
+        "heights": [sizes[0].start(), sizes[0].end()], "widths": [sizes[1].start(), sizes[1].end()], "read": survey.read, "unreadable": survey.bad.len(),
         "mean": means, "std": deviations, "classes": survey.classes, "sheet": args.sheet,
     });
     Ok(Report::new(words, json))
+}
+
+/// The images' size, or from which to which they are.
+fn sizes_in_words(sizes: &[RangeInclusive<usize>; 2], shape: ImageShape) -> String {
+    if sizes.iter().all(|side| side.start() == side.end()) {
+        return format!("{shape} each");
+    }
+    let [heights, widths] = sizes;
+    format!(
+        "{} to {} high, {} to {} wide, {} channels: to train on them, give a size to crop and resize them to",
+        heights.start(),
+        heights.end(),
+        widths.start(),
+        widths.end(),
+        shape.channels
+    )
 }
 
 /// At most `count` numbers below `len`, evenly spread, ascending.

@@ -29,6 +29,30 @@ fn a_data_set_is_described_and_drawn() {
 }
 
 #[test]
+fn images_of_several_sizes_are_described_and_drawn() {
+    let dir = tempfile::tempdir().unwrap();
+    let images = dir.path().join("images");
+    std::fs::create_dir(&images).unwrap();
+    for (name, width, height) in [("a", 30, 20), ("b", 25, 60)] {
+        image::RgbImage::new(width, height).save(images.join(format!("{name}.png"))).unwrap();
+    }
+    let sheet = dir.path().join("sheet.png");
+    let spec = format!("images:{}", images.display());
+    let words = succeed(ddpm(&["data", "info", &spec, "--sheet"]).arg(&sheet));
+    assert!(
+        words.contains("20 to 60 high, 25 to 30 wide, 3 channels") && !words.contains("unreadable"),
+        "{words}"
+    );
+    let picture = image::open(&sheet).unwrap();
+    assert_eq!((picture.width(), picture.height()), (2 * 20 + 2, 20));
+    let report = object(&ddpm(&["data", "info", &spec, "--json"]).output().unwrap());
+    assert_eq!(
+        (&report["shape"], &report["heights"]),
+        (&serde_json::Value::Null, &serde_json::json!([20, 60]))
+    );
+}
+
+#[test]
 fn bad_images_are_listed() {
     let dir = tempfile::tempdir().unwrap();
     let spec = format!("tfrecord:{}", fixtures("stylegan-r03.tfrecords"));

@@ -1,7 +1,7 @@
 //! Data sets by the formats' own writers (`tools/source_fixtures.py`): every pixel, every class.
 
 use crate::files::{fixtures, message, open_as_stored, open_with, read};
-use data::{ImageOptions, ImageSource, ResizeFilter};
+use data::{ImageOptions, ImageSource, ResizeFilter, Survey};
 use engine::ImageShape;
 
 /// Which image of the fixtures these pixels are; every one is checked.
@@ -106,6 +106,40 @@ fn parquet_of_many_pages_is_read_in_any_order() {
 }
 
 #[test]
+fn parquet_compressed_otherwise_is_read_or_named() {
+    in_order("parquet", "packed-zstd.parquet", LARGE, true, 0..3);
+    in_order("parquet", "packed-lz4.parquet", LARGE, true, 0..3);
+    for (file, method) in [("packed-gzip.parquet", "GZIP"), ("packed-brotli.parquet", "BROTLI")] {
+        let text = open_as_stored(&spec("parquet", file)).err().unwrap().to_string();
+        assert!(text.contains(file) && text.contains(method) && text.contains("zstd"), "{text}");
+    }
+    // Checksums of pages are looked at where there are any. (The first 500 bytes are statistics.)
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("x.parquet");
+    let mut bytes = std::fs::read(fixtures("sources").join("packed-lz4.parquet")).unwrap();
+    bytes[700] ^= 1;
+    std::fs::write(&path, bytes).unwrap();
+    let text = open_as_stored(&format!("parquet:{}", path.display())).err().unwrap().to_string();
+    assert!(text.contains("x.parquet") && text.contains("CRC"), "{text}");
+}
+
+#[test]
+fn images_of_several_sizes_keep_theirs_where_they_are_described() {
+    let dir = tempfile::tempdir().unwrap();
+    for (name, width) in [("a", 3), ("b", 5), ("c", 4)] {
+        image::RgbImage::new(width, 2).save(dir.path().join(format!("{name}.png"))).unwrap();
+    }
+    let images = format!("images:{}", dir.path().display());
+    let options = ImageOptions { size: Some(2), ..ImageOptions::default() };
+    for (options, sizes) in [(ImageOptions::default(), [2..=2, 3..=5]), (options, [2..=2, 2..=2])] {
+        let survey = Survey::of(&*open_with(&images, options).unwrap(), &[0, 1, 2]);
+        assert_eq!((survey.read, survey.bad.len(), survey.sizes), (3, 0, Some(sizes)));
+    }
+    // Those who want one shape still hear of it.
+    assert!(message(read(&*open_as_stored(&images).unwrap(), 1)).contains("b.png"));
+}
+
+#[test]
 fn numpy_arrays() {
     in_order("npz", "stored.npz", LARGE, true, 0..3);
     in_order("npz", "packed.npz", LARGE, true, 0..4);
@@ -146,6 +180,7 @@ fn what_is_not_there_or_of_another_kind_is_named() {
         ("tfrecord", "nowhere", "no such file"),
         ("tfrecord", "shards", "*.tfrecord* file"),
         ("tfrecord", "dataset.zip", "CRC of a record's length"),
+        ("tfrecord", "../cifar10/cifar-10-binary.tar.gz", "compressed by gzip"),
         ("tar", "hub", "*.tar file"),
         ("tar", "dataset.zip", "dataset.zip"),
         ("parquet", "shards", "*.parquet file"),
