@@ -125,7 +125,11 @@ impl Drop for PendingDirectory {
     }
 }
 
-fn check_vacant(target: &Path, existing: Existing) -> Result<(), Error> {
+/// Refuses a place for a directory where something is that may not be replaced; to be asked before long work.
+///
+/// # Errors
+/// If `target` is a file, or stands, is not empty and may not be replaced, or cannot be looked at.
+pub fn check_vacant(target: &Path, existing: Existing) -> Result<(), Error> {
     let occupied = |problem| Err(Error::Occupied { path: target.to_owned(), problem });
     let metadata = match fs::metadata(target) {
         Ok(metadata) => metadata,

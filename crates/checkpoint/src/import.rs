@@ -3,7 +3,7 @@
 
 use crate::Error;
 use crate::diffusers::{ParameterMismatch, file_shape, is_shape_of, load_parameter};
-use crate::key_map::{Depth, KeyMap, Order};
+use crate::key_map::{DIFFUSERS, Depth, KeyMap, Order};
 use crate::model_dir::Weights;
 use crate::weights_file::WeightsFile;
 use diffusion::Variance;
@@ -200,6 +200,11 @@ impl ForeignModel {
         }
         model.ignored = names.into_iter().filter(|name| !used.contains(name)).collect();
         Ok(model)
+    }
+
+    /// Whether the names are diffusers' own, by which networks of any process go.
+    pub fn is_of_any_process(&self) -> bool {
+        self.map.program == DIFFUSERS
     }
 
     /// Reads the parameters in the layout's order.

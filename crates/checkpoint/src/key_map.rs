@@ -24,6 +24,9 @@ const OPENAI: &str = include_str!("key_maps/openai.map");
 /// The feature maps that the paper's networks attend at.
 const PAPERS_ATTENTION: &[usize] = &[16];
 
+/// What diffusers is called in messages.
+pub(crate) const DIFFUSERS: &str = "diffusers";
+
 /// How the weights of a convolution lie in a file.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Order {
@@ -95,7 +98,7 @@ impl KeyMap {
 
     /// diffusers' own names, which are those here, in a file of their own.
     pub(crate) fn diffusers() -> Self {
-        Self::parse("diffusers", "order oihw")
+        Self::parse(DIFFUSERS, "order oihw")
     }
 
     fn parse(program: &'static str, text: &'static str) -> Self {

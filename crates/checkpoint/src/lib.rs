@@ -32,7 +32,8 @@ mod json_file;
 mod key_map;
 mod sstable;
 
-pub use diffusers::{LabelledWeights, ModelDescription, export, replace_export};
+pub use atomic::{Existing, check_vacant};
+pub use diffusers::{LabelledWeights, ModelDescription, beyond_diffusers, export, replace_export};
 pub use dtype::Dtype;
 pub use error::Error;
 pub use hash::{WeightsHash, layout_fingerprint, weights_fingerprint};

@@ -4,6 +4,7 @@ use crate::Error;
 use crate::diffusers::{self, INDEX_FILE, PipelineFiles};
 use crate::manifest::{MANIFEST_FILE, Manifest};
 use crate::run_directory::{CHECKPOINTS_DIR, RunDirectory};
+use crate::tensor_bundle::is_tensor_bundle;
 use crate::training_state::{RAW_DIR, STATE_FILE};
 use crate::weights_file::WeightsFile;
 use diffusion::DiffusionConfig;
@@ -61,9 +62,15 @@ impl ModelLocation {
     pub fn resolve(path: &Path) -> Result<Self, Error> {
         let found = |kind, directory: &Path| Ok(Self { kind, directory: directory.to_owned() });
         if !path.is_dir() {
-            let metadata = path.metadata().map_err(Error::read(path))?;
-            let what = if metadata.is_file() { "a file" } else { "no directory" };
-            let problem = format!("is {what}; a model is a run, checkpoint or diffusers directory");
+            let what = match path.metadata() {
+                Ok(metadata) if metadata.is_file() => "a file",
+                Ok(_) => "no directory",
+                Err(_) if is_tensor_bundle(path) => "a TensorFlow checkpoint",
+                Err(error) => return Err(Error::read(path)(error)),
+            };
+            let problem = format!(
+                "is {what}; a model is a run, checkpoint or diffusers directory (`ddpm import` makes one of another program's file)"
+            );
             return Err(Error::NoModel { path: path.to_owned(), problem });
         }
         if path.join(STATE_FILE).is_file() || path.join(MANIFEST_FILE).is_file() {

@@ -62,6 +62,26 @@ fn a_networks_folder_alone_is_read() {
 }
 
 #[test]
+fn weights_saved_as_a_variant_are_found() {
+    // As save_pretrained(…, variant="fp16") names them.
+    let dir = tempfile::tempdir().unwrap();
+    copy_tree(&fixture("current"), dir.path());
+    let weights = |name: &str| dir.path().join("unet").join(format!("diffusion_pytorch_model.{name}"));
+    std::fs::rename(weights("safetensors"), weights("fp16.safetensors")).unwrap();
+    std::fs::write(weights("fp16.bin"), "the same in another form, which is not looked at").unwrap();
+    assert_weights_are_as_expected("current", &mut open(dir.path()).unwrap());
+    std::fs::write(weights("non_ema.bin"), "").unwrap();
+    let text = open(dir.path()).unwrap_err().to_string();
+    assert!(
+        text.contains("fp16.safetensors and") && text.contains("non_ema.bin") && text.contains("rename"),
+        "{text}"
+    );
+    // The plain name comes before all.
+    std::fs::copy(weights("fp16.safetensors"), weights("safetensors")).unwrap();
+    assert_weights_are_as_expected("current", &mut open(dir.path()).unwrap());
+}
+
+#[test]
 fn unlabelled_weights_are_not_taken_for_a_kind() {
     let location = ModelLocation::resolve(&fixture("current")).unwrap();
     assert_eq!(location.kind, LocationKind::Diffusers);

@@ -1,9 +1,10 @@
 //! `ddpm export`: a model on its own, to keep or to give away.
 
 use crate::failure::Failure;
+use crate::import::not_for_diffusers;
 use crate::model::{self, ModelArgs};
 use crate::report::Report;
-use checkpoint::{Dtype, LabelledWeights, ModelDescription};
+use checkpoint::{Dtype, Existing, LabelledWeights, ModelDescription, beyond_diffusers, check_vacant};
 use clap::ValueEnum;
 use models::Unet;
 use serde_json::json;
@@ -11,7 +12,7 @@ use std::path::PathBuf;
 
 /// Write a model as a directory in diffusers' layout, without its training state
 ///
-/// It opens with diffusers' DDPMPipeline.from_pretrained and with every command here.
+/// It opens with diffusers' DDPMPipeline.from_pretrained (what that has no words for is said) and with every command here.
 #[derive(clap::Args, Debug)]
 #[command(after_long_help = "Example:
   ddpm export runs/cifar10 --out cifar10-ema --dtype f16           half the size")]
@@ -39,6 +40,7 @@ enum DtypeName {
 }
 
 pub fn run(args: &Args) -> Result<Report, Failure> {
+    check_vacant(&args.out, Existing::Keep).map_err(model::checkpoint_failure)?;
     let mut stored = model::open_stored(&args.model)?;
     let diffusion = stored.diffusion.clone().ok_or_else(|| {
         Failure::input(
@@ -60,12 +62,15 @@ pub fn run(args: &Args) -> Result<Report, Failure> {
     };
     checkpoint::export(&args.out, &description, &layout, labelled, dtype)
         .map_err(model::checkpoint_failure)?;
-    let words = format!(
+    let mut words = format!(
         "{} parameters, {weights} weights after {step} updates, as {} in {}",
         layout.len(),
         dtype.name(),
         args.out.display()
     );
+    if let Some(what) = beyond_diffusers(&description.model) {
+        words += &format!("\n{}", not_for_diffusers(what));
+    }
     let json = json!({
         "out": args.out, "parameters": layout.len(), "weights": weights, "step": step, "dtype": dtype.name(),
     });

@@ -5,8 +5,8 @@ use crate::inspect::word;
 use crate::model::{WeightsName, checkpoint_failure};
 use crate::report::Report;
 use checkpoint::{
-    Dtype, ForeignModel, Heads, ImportOptions, LabelledWeights, ModelDescription, ModelLocation, QkvOrder,
-    Weights,
+    Dtype, Existing, ForeignModel, Heads, ImportOptions, LabelledWeights, ModelDescription, ModelLocation,
+    QkvOrder, Weights, beyond_diffusers,
 };
 use clap::ValueEnum;
 use diffusion::{BetaSchedule, DiffusionConfig, Variance};
@@ -57,7 +57,7 @@ pub struct Args {
     #[arg(long, value_enum, default_value_t = ScheduleName::Linear)]
     schedule: ScheduleName,
 
-    /// Heads of every attention; no tensor tells [default: 4 in openai's networks, else 1]
+    /// Heads of every attention, on both ways; no tensor tells [default: 4 in openai's networks, else 1]
     #[arg(long, value_name = "N", conflicts_with = "head_channels")]
     heads: Option<usize>,
 
@@ -104,10 +104,14 @@ struct Found {
     about: String,
     /// What had to be assumed, a line each.
     notes: String,
-    ignored: usize,
+    /// Tensors that are not part of the weights.
+    ignored: Vec<String>,
 }
 
 pub fn run(args: &Args) -> Result<Report, Failure> {
+    if let (Some(out), false) = (&args.out, args.dry_run) {
+        checkpoint::check_vacant(out, Existing::Keep).map_err(checkpoint_failure)?;
+    }
     let found = if args.model.is_dir() { from_directory(args)? } else { from_file(args)? };
     let unet = &found.description.model;
     let layout = Unet::layout(unet);
@@ -132,6 +136,7 @@ pub fn run(args: &Args) -> Result<Report, Failure> {
             scale => format!(", of which the network sees t times {scale}"),
         },
     );
+    words += &keys_in_words(layout.specs().len(), &found.ignored);
     words += &found.notes;
     if found.weights != Some(Weights::Ema) {
         words += "these are not known to be averaged weights: raw ones give worse images (CIFAR-10: FID about 12 instead of 3.2)\n";
@@ -139,19 +144,51 @@ pub fn run(args: &Args) -> Result<Report, Failure> {
     let json = json!({
         "status": if args.dry_run { "dry run" } else { "finished" }, "model": args.model, "about": found.about,
         "parameters": layout.len(), "weights": found.weights, "step": found.step, "unet": unet,
-        "diffusion": found.description.diffusion, "tensors_ignored": found.ignored, "out": args.out,
+        "diffusion": found.description.diffusion, "tensors_ignored": found.ignored.len(), "out": args.out,
     });
     if let (Some(out), false) = (&args.out, args.dry_run) {
-        let weights = found.weights.ok_or_else(|| {
-            Failure::input("the file does not say which weights it has; say --weights ema or --weights raw")
-        })?;
+        let weights = found.weights.ok_or_else(unlabelled)?;
         let labelled =
             LabelledWeights { parameters: &found.parameters, weights, step: found.step.unwrap_or(0) };
         checkpoint::export(out, &found.description, &layout, labelled, Dtype::F32)
             .map_err(checkpoint_failure)?;
         words += &format!("written to {}", out.display());
+        words +=
+            &beyond_diffusers(unet).map_or_else(String::new, |what| format!("; {}", not_for_diffusers(what)));
     }
     Ok(Report::new(words, json))
+}
+
+/// Which keys were found, missing and left aside. A missing or unexpected one has been refused.
+fn keys_in_words(found: usize, ignored: &[String]) -> String {
+    const SHOWN: usize = 3;
+    let aside = match ignored {
+        [] => String::new(),
+        _ => {
+            let shown = ignored[..ignored.len().min(SHOWN)].join(", ");
+            let more = if ignored.len() > SHOWN { ", …" } else { "" };
+            let count = match ignored.len() {
+                1 => "1 tensor that is not part of these weights is".to_owned(),
+                count => format!("{count} tensors that are not part of these weights are"),
+            };
+            format!("; {count} left aside ({shown}{more})")
+        }
+    };
+    format!("keys: all {found} found, none missing or unexpected{aside}\n")
+}
+
+/// That diffusers will not open the model, in words.
+pub fn not_for_diffusers(what: &str) -> String {
+    format!("diffusers has no words for {what} and refuses to open it; every command here does")
+}
+
+fn unlabelled() -> Failure {
+    Failure::input("the file does not say which weights it has; say --weights ema or --weights raw")
+}
+
+/// Refuses weights of unknown kind, before they are read, where they are to be written.
+fn check_label(args: &Args, weights: Option<Weights>) -> Result<(), Failure> {
+    if weights.is_none() && !args.dry_run { Err(unlabelled()) } else { Ok(()) }
 }
 
 fn wanted(args: &Args) -> Option<Weights> {
@@ -176,6 +213,7 @@ fn from_file(args: &Args) -> Result<Found, Failure> {
     let options =
         ImportOptions { weights: wanted(args), image_size: args.image_size, heads, qkv_order: order };
     let mut model = ForeignModel::open(&args.model, &options).map_err(checkpoint_failure)?;
+    check_label(args, model.weights)?;
     let parameters = model.read_parameters(&Unet::layout(&model.unet)).map_err(checkpoint_failure)?;
     let both = if model.has_both { ", which has ema and raw weights" } else { "" };
     let about = format!("{}: a model of {}{both}", args.model.display(), model.program);
@@ -191,7 +229,7 @@ fn from_file(args: &Args) -> Result<Found, Failure> {
         weights: model.weights,
         step: model.step,
         about,
-        ignored: model.ignored.len(),
+        ignored: model.ignored,
     })
 }
 
@@ -199,7 +237,10 @@ fn from_file(args: &Args) -> Result<Found, Failure> {
 fn assumptions(model: &ForeignModel, args: &Args) -> String {
     let mut notes = String::new();
     if model.heads_are_assumed {
-        notes += "the file does not say how many heads attention has: taken as 4; if it is another number, say --heads\n";
+        notes += "the file does not say how many heads attention has: taken as 4 everywhere; if it is another number, say --heads (a num_heads_upsample of its own is not possible)\n";
+    }
+    if model.is_of_any_process() {
+        notes += ASSUMED_PROCESS;
     }
     if model.rescaled_timesteps.is_some() && args.timesteps.is_none() {
         notes += "the file does not say its process: taken as 1000 steps; if it is another, say --timesteps and --schedule\n";
@@ -276,24 +317,71 @@ fn from_directory(args: &Args) -> Result<Found, Failure> {
         None => unlabelled,
         Some(_) => location.open(wanted(args)).map_err(checkpoint_failure)?,
     };
+    let of_name = hub_label(&args.model).filter(|_| stored.weights.is_none());
+    let weights = stored.weights.or(wanted(args)).or(of_name);
+    check_label(args, weights)?;
     let parameters = stored.read_parameters(&Unet::layout(&stored.unet)).map_err(checkpoint_failure)?;
-    let about = format!("{}: a model in diffusers' layout", location.directory.display());
+    let mut about = format!("{}: a model in diffusers' layout", location.directory.display());
+    if let Some(kind) = of_name {
+        about += &format!(" (the hub's model of this name has the {kind} weights)");
+    }
+    let notes = if stored.diffusion.is_none() { ASSUMED_PROCESS } else { "" };
     let diffusion = stored.diffusion.clone().unwrap_or_else(|| papers_process(&stored.unet));
     Ok(Found {
         description: ModelDescription { model: stored.unet.clone(), diffusion },
         parameters,
-        weights: stored.weights.or(wanted(args)),
+        weights,
         step: stored.step,
-        about: with_hub_note(about, &args.model),
-        notes: String::new(),
-        ignored: 0,
+        about,
+        notes: notes.to_owned(),
+        ignored: Vec::new(),
     })
 }
 
-/// The hub's models of this name have raw weights, which nothing in them says.
-fn with_hub_note(about: String, path: &Path) -> String {
-    match path.file_name().and_then(|name| name.to_str()) {
-        Some("ddpm-cifar10-32") => format!("{about} (the hub's model of this name has the raw weights)"),
-        _ => about,
+/// Said where a network comes without its process.
+const ASSUMED_PROCESS: &str = "nothing there says what process the network was trained for: the paper's is taken; give the whole pipeline if it is another\n";
+
+/// Which weights the hub's models of a name have, which nothing in them says: google/ddpm-cifar10-32 the raw ones,
+/// google/ddpm-ema-… the averaged ones; also as the hub's cache names them.
+fn hub_label(path: &Path) -> Option<Weights> {
+    path.iter().rev().find_map(|part| {
+        let name = part.to_str()?;
+        let name = name.rsplit("--").next().unwrap_or(name);
+        match name {
+            "ddpm-cifar10-32" => Some(Weights::Raw),
+            _ => name.starts_with("ddpm-ema-").then_some(Weights::Ema),
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_hubs_names_say_which_weights_they_have() {
+        for (path, weights) in [
+            ("ddpm-cifar10-32", Some(Weights::Raw)),
+            ("hub/models--google--ddpm-cifar10-32/snapshots/267b167d", Some(Weights::Raw)),
+            ("google/ddpm-ema-church-256", Some(Weights::Ema)),
+            ("models--google--ddpm-ema-bedroom-256/snapshots/0", Some(Weights::Ema)),
+            ("ddpm-church-256", None),
+            ("my-ddpm-cifar10-32", None),
+        ] {
+            assert_eq!(hub_label(Path::new(path)), weights, "{path}");
+        }
+    }
+
+    #[test]
+    fn what_is_left_aside_is_counted_and_shown() {
+        assert_eq!(keys_in_words(9, &[]), "keys: all 9 found, none missing or unexpected\n");
+        let names: Vec<String> = (0..5).map(|k| format!("model/{k}/Adam")).collect();
+        assert!(keys_in_words(9, &names).ends_with(
+            "; 5 tensors that are not part of these weights are left aside (model/0/Adam, model/1/Adam, model/2/Adam, …)\n"
+        ));
+        assert!(
+            keys_in_words(9, &names[..1])
+                .ends_with("; 1 tensor that is not part of these weights is left aside (model/0/Adam)\n")
+        );
     }
 }

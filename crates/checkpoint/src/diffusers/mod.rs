@@ -17,7 +17,7 @@ mod unet_config;
 
 pub use parameters::ParameterMismatch;
 pub use scheduler_config::{scheduler_from_json, scheduler_to_json};
-pub use unet_config::{unet_from_json, unet_to_json};
+pub use unet_config::{beyond_diffusers, unet_from_json, unet_to_json};
 
 pub(crate) use parameters::{file_shape, for_each_parameter, is_shape_of, load_parameter, match_names};
 
@@ -234,8 +234,39 @@ impl PipelineFiles {
         if pickle.is_file() {
             return Ok(pickle);
         }
-        let problem = format!("the weights are missing: there is no {WEIGHTS_FILE} or {PICKLE_FILE}");
-        Err(Error::NoModel { path: self.unet.clone(), problem })
+        match self.variants()?.as_slice() {
+            [only] => Ok(self.unet.join(only)),
+            [] => {
+                let problem = format!("the weights are missing: there is no {WEIGHTS_FILE} or {PICKLE_FILE}");
+                Err(Error::NoModel { path: self.unet.clone(), problem })
+            }
+            several => {
+                let problem = format!(
+                    "its weights are there as {}; rename the one that is meant to {WEIGHTS_FILE} or {PICKLE_FILE}",
+                    several.join(" and ")
+                );
+                Err(Error::NoModel { path: self.unet.clone(), problem })
+            }
+        }
+    }
+
+    /// The files of weights that were saved as a variant (`diffusion_pytorch_model.fp16.safetensors`), sorted; of a variant
+    /// that is there in both forms, the safetensors file.
+    fn variants(&self) -> Result<Vec<String>, Error> {
+        let stem = WEIGHTS_FILE.split_once('.').map_or(WEIGHTS_FILE, |(stem, _)| stem);
+        let mut found = BTreeMap::new();
+        for entry in std::fs::read_dir(&self.unet).map_err(Error::read(&self.unet))? {
+            let entry = entry.map_err(Error::read(&self.unet))?;
+            let Ok(name) = entry.file_name().into_string() else { continue };
+            let parts: Vec<&str> = name.split('.').collect();
+            if let [first, variant, form @ ("safetensors" | "bin")] = parts[..]
+                && first == stem
+                && (form == "safetensors" || !found.contains_key(variant))
+            {
+                found.insert(variant.to_owned(), name);
+            }
+        }
+        Ok(found.into_values().collect())
     }
 
     /// The network and, where it is known, the process.
@@ -290,12 +321,19 @@ fn check_index(path: &Path) -> Result<(), Error> {
     let mut fields = json_file::Fields::read(path)?;
     let class = fields.required("_class_name")?;
     if class != "DDPMPipeline" {
-        return Err(fields.unsupported("_class_name", &class, "only DDPMPipeline is supported"));
+        let supported =
+            format!("only DDPMPipeline is supported (the network alone is the folder {UNET_DIR} in it)");
+        return Err(fields.unsupported("_class_name", &class, supported));
     }
     for (key, class) in [("unet", "UNet2DModel"), ("scheduler", "DDPMScheduler")] {
         let value = fields.required(key)?;
         if value.get(1).and_then(Value::as_str) != Some(class) {
-            return Err(fields.unsupported(key, &value, format!("only {class} is supported")));
+            let alone = if key == "unet" {
+                String::new()
+            } else {
+                format!(" (the network alone is the folder {UNET_DIR} in it)")
+            };
+            return Err(fields.unsupported(key, &value, format!("only {class} is supported{alone}")));
         }
     }
     fields.finish()

@@ -91,6 +91,17 @@ pub fn unet_to_json(config: &UnetConfig) -> Result<Value, Error> {
     }))
 }
 
+/// What diffusers has no words for in a network that can be written all the same, so that it refuses to open it.
+pub fn beyond_diffusers(config: &UnetConfig) -> Option<&'static str> {
+    match config.conventions {
+        Conventions { heads: Some(_), .. } => {
+            Some("attention whose heads differ in size from level to level")
+        }
+        Conventions { time_scale, .. } if time_scale != 1.0 => Some("t scaled before its embedding"),
+        _ => None,
+    }
+}
+
 /// Channels of a head: one number, or one for each level that attends (the last always does) where they differ.
 fn head_dim_to_json(config: &UnetConfig, attention: &[bool]) -> Value {
     let Some(heads) = config.conventions.heads else { return json!(config.conventions.head_channels) };
