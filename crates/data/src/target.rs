@@ -140,7 +140,8 @@ impl Conversion {
     /// Writes the next few images; tells whether any are left.
     ///
     /// # Errors
-    /// What reading an image met with, or [`DataError::Io`] for a full disk. What was written before stays.
+    /// What reading an image met with, or [`DataError::Io`] for a full disk. What was written before stays; if nothing was,
+    /// nothing is left.
     pub fn step(&mut self, source: &dyn ImageSource) -> Result<bool, DataError> {
         let (start, shape) = (self.writer.written(), source.shape());
         let writer = &self.writer;
@@ -151,11 +152,25 @@ impl Conversion {
             let encoded = writer.encode(&Item { index, pixels: &pixels, shape, label })?;
             Ok((index, pixels, label, encoded))
         });
-        for (index, pixels, label, encoded) in encoded.collect::<Result<Vec<_>, DataError>>()? {
+        let encoded = encoded.collect::<Result<Vec<_>, DataError>>().inspect_err(|_| {
+            if start == 0 {
+                self.discard();
+            }
+        })?;
+        for (index, pixels, label, encoded) in encoded {
             self.writer.push(&Item { index, pixels: &pixels, shape, label }, encoded)?;
         }
         self.writer.flush()?;
         Ok(self.writer.written() < self.len)
+    }
+
+    /// Takes away what lies at the unfinished places, where no image has been written: a source that cannot be converted
+    /// leaves nothing that would be in the way of another try.
+    fn discard(&self) {
+        for path in [&self.unfinished, &npz::pixels_path(&self.unfinished), &self.record] {
+            // What cannot be removed is named when the next conversion finds it.
+            let _ = if path.is_dir() { std::fs::remove_dir_all(path) } else { std::fs::remove_file(path) };
+        }
     }
 
     /// Completes the data set and gives it its name.

@@ -104,6 +104,29 @@ fn every_format_gives_back_what_was_written() {
 }
 
 #[test]
+fn what_cannot_be_converted_leaves_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let images = dir.path().join("photos");
+    std::fs::create_dir(&images).unwrap();
+    for (name, width) in [("a", 3), ("b", 5)] {
+        image::RgbImage::new(width, 3).save(images.join(format!("{name}.png"))).unwrap();
+    }
+    let open = |size| {
+        let spec = format!("images:{}", images.display()).parse().unwrap();
+        data::open(&spec, &data::ImageOptions { size, ..Default::default() }).unwrap()
+    };
+    for kind in KINDS {
+        let below = dir.path().join(kind);
+        let target: SourceSpec = format!("{kind}:{}", below.join("set").display()).parse().unwrap();
+        let error = convert(&*open(None), &target, None).unwrap_err().to_string();
+        assert!(error.contains("b.png") && error.contains("image size"), "{error}");
+        assert_eq!(std::fs::read_dir(&below).unwrap().count(), 0, "{kind}");
+        // Nor is anything in the way of the same with a size.
+        convert(&*open(Some(3)), &target, None).unwrap();
+    }
+}
+
+#[test]
 fn a_database_of_three_levels() {
     check("lmdb", &Noise { len: 9000, side: 3 }, &[]);
 }

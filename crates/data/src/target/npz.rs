@@ -17,7 +17,8 @@ struct Archive {
     written: u64,
 }
 
-fn pixels_path(path: &Path) -> PathBuf {
+/// Where pixels lie until all are there.
+pub(super) fn pixels_path(path: &Path) -> PathBuf {
     super::with_suffix(path, ".pixels")
 }
 
