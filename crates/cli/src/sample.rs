@@ -296,7 +296,8 @@ impl Work {
 
     fn calls_in_words(&self, first: usize) -> String {
         let batches = (self.count - first).div_ceil(self.batch);
-        format!("{batches} batches of {} images, {} network calls each", self.batch, self.steps())
+        let images = if self.batch == 1 { "1 image".to_owned() } else { format!("{} images", self.batch) };
+        format!("{batches} batches of {images}, {} network calls each", self.steps())
     }
 
     /// Times the second of two network calls.

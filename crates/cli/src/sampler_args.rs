@@ -14,7 +14,8 @@ pub struct SamplerArgs {
     #[arg(long, value_name = "K")]
     steps: Option<usize>,
 
-    /// Which of the T steps are taken [default: linspace for dpm-solver++, else leading, as in diffusers]
+    /// Which of the T steps are taken; names as in diffusers, whose DDIM with linspace is inexact and differs [default:
+    /// linspace for dpm-solver++, else leading]
     #[arg(long, value_enum)]
     spacing: Option<SpacingName>,
 

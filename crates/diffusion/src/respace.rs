@@ -9,6 +9,10 @@ use crate::process::GaussianDiffusion;
 use crate::tables::Tables;
 
 /// Which K of T steps are kept. Names and rounding (halves to even) are diffusers'.
+///
+/// A sampler goes from each kept step to the next. diffusers' `DDIMScheduler` goes from t to t - ⌊T/K⌋ instead, which with
+/// `linspace`, or `trailing` where K does not divide T, is not the step that it asks the network about next: with
+/// [`Self::Linspace`] and few steps its images are others, and further from those of many steps.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Spacing {
