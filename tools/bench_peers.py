@@ -5,10 +5,15 @@
     cargo build --release -p ddpm-models --example step_time
     python tools/bench_peers.py --ours target/release/examples/step_time --rounds 5 --json out.json
     python tools/bench_peers.py --cases train:8 --programs nchw compile --rounds 3
+    (cd tools/peers && cargo build --release)                      candle and burn
+    python tools/bench_peers.py --rust tools/peers/target/release --ours target/release/examples/step_time
+    python tools/bench_peers.py --rust tools/peers/target/release --check
 
 Programs: diffusers' UNet2DModel in PyTorch with images in the memory format `nchw` or `channels_last`, or through
 torch.compile (`compile`, in NCHW); forward also that network as ONNX in ONNX Runtime (`onnxruntime`) and OpenVINO
-(`openvino`, held to f32). Needs torch, diffusers, onnx, onnxruntime and openvino, as far as they are asked for.
+(`openvino`, held to f32). Needs torch, diffusers, onnx, onnxruntime and openvino, as far as they are asked for. With
+`--rust`, also the CIFAR-10 network in the Rust frameworks `candle` and `burn`, written in tools/peers; `--check` tells
+whether they compute what diffusers computes.
 
 Cases: `forward:B` is one network call without gradients at batch B; `train:B` is a training step: forward, mean squared
 error, backward, global-norm clipping at 1, Adam, and the exponential moving average of the weights.
@@ -46,6 +51,9 @@ import time
 
 TORCH = ("nchw", "channels_last", "compile")
 RUNTIMES = ("onnxruntime", "openvino")
+RUST = ("candle", "burn")
+# The largest error of a network that is the same, in f32, over the output's root mean square.
+SAME = 1e-4
 
 
 # The paper's networks: image size, widths of the levels, which of them attend, dropout while training.
@@ -189,11 +197,58 @@ def run(command, key):
     lines = output.strip().splitlines()
     try:
         result = json.loads(lines[-1])
-        result["ms"] = float(result[key])
+        result["value"] = float(result[key])
     except (IndexError, ValueError, KeyError, TypeError) as error:
         sys.exit(f"{shlex.join(command)}: the last line of its output must be a JSON object with {key} ({error!r})")
     result["peak_mib"] = usage.ru_maxrss / 1024
     return result
+
+
+def rust_binary(options, program):
+    return os.path.join(options.rust, f"{program}_unet")
+
+
+def without_missing(options, parser):
+    """The programs that can be run; says which are left out."""
+    rust = [program for program in options.programs if program in RUST]
+    if not rust:
+        return options.programs
+    if options.rust and options.network == "cifar10":
+        for program in rust:
+            if not os.access(rust_binary(options, program), os.X_OK):
+                parser.error(f"{rust_binary(options, program)} is no program: cd tools/peers && cargo build --release")
+        return options.programs
+    reason = "they have the network cifar10 only" if options.rust else "build tools/peers and name the folder with --rust"
+    print(f"{' and '.join(rust)} left out: {reason}", file=sys.stderr)
+    return [program for program in options.programs if program not in RUST]
+
+
+def check(options):
+    """Holds the Rust programs' output, and PyTorch's own, against diffusers in float64 with the same random weights."""
+    import safetensors.torch
+    import torch
+
+    torch.manual_seed(0)
+    torch.set_num_threads(options.threads)
+    model = network("cifar10", 0.0).eval()
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    x, t = torch.randn(2, 3, 32, 32), torch.tensor([3.0, 700.0])
+    with tempfile.TemporaryDirectory() as folder, torch.no_grad():
+        weights, case = os.path.join(folder, "weights.safetensors"), os.path.join(folder, "case")
+        safetensors.torch.save_file(model.state_dict(), weights)
+        single = model(x, t).sample
+        expected = model.double()(x.double(), t.double()).sample
+        error = ((single - expected).abs().max() / expected.square().mean().sqrt()).item()
+        print(f"PyTorch {torch.__version__}: {parameters} parameters, error {error:.1e}")
+        with open(case, "wb") as file:
+            for values in (x, t, expected.float()):
+                file.write(values.numpy().tobytes())
+        for program in (program for program in options.programs if program in RUST):
+            command = [rust_binary(options, program), "check", str(len(x)), weights, case, str(options.threads)]
+            result = run(command, "error")
+            print(f"{program} {result['version']}: {result['parameters']} parameters, error {result['error']:.1e}")
+            if result["parameters"] != parameters or not result["error"] < SAME:
+                sys.exit(f"{program} has another network")
 
 
 def contenders(options, mode, batch, folder):
@@ -202,6 +257,9 @@ def contenders(options, mode, batch, folder):
     result = []
     for program in options.programs:
         if mode == "train" and program in RUNTIMES:
+            continue
+        if program in RUST:
+            result.append((program, [rust_binary(options, program), mode, str(batch), iterations, threads]))
             continue
         command = [
             sys.executable, os.path.abspath(__file__), "--child", "--mode", mode, "--program", program,
@@ -230,17 +288,17 @@ def compare(options, mode, batch, folder):
     for turn in range(options.rounds):
         for name, command in programs if turn % 2 == 0 else reversed(programs):
             runs[name].append(run(command, f"{mode}_ms_per_image"))
-            print(f"  {mode}:{batch} round {turn + 1}: {name} {runs[name][-1]['ms']:.1f} ms", file=sys.stderr, flush=True)
+            print(f"  {mode}:{batch} round {turn + 1}: {name} {runs[name][-1]['value']:.1f} ms", file=sys.stderr, flush=True)
     rows = []
     for name, results in runs.items():
-        times = [result["ms"] for result in results]
+        times = [result["value"] for result in results]
         row = {
             "case": f"{mode}:{batch}", "program": name, "ms_per_image": statistics.median(times),
             "least": min(times), "most": max(times), "peak_mib": max(result["peak_mib"] for result in results),
             "import_mib": results[0].get("import_mib"), "version": results[0].get("version"),
         }
         if options.ours and name != "ours":
-            ratios = [other["ms"] / own["ms"] for other, own in zip(results, runs["ours"])]
+            ratios = [other["value"] / own["value"] for other, own in zip(results, runs["ours"])]
             row["times_ours"] = statistics.median(ratios)
         rows.append(row)
     return rows
@@ -288,8 +346,10 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", nargs="+", type=case, default=[("forward", 1), ("forward", 8), ("train", 8)],
                         metavar="MODE:BATCH", help="what to time (default forward:1 forward:8 train:8)")
-    parser.add_argument("--programs", nargs="+", choices=TORCH + RUNTIMES, default=list(TORCH + RUNTIMES),
+    parser.add_argument("--programs", nargs="+", choices=TORCH + RUNTIMES + RUST, default=list(TORCH + RUNTIMES + RUST),
                         help="what ours is compared with (default all; the runtimes cannot train)")
+    parser.add_argument("--rust", metavar="FOLDER", help="where candle_unet and burn_unet are, built from tools/peers")
+    parser.add_argument("--check", action="store_true", help="instead of timing, hold candle's and burn's output against diffusers'")
     parser.add_argument("--threads", type=positive, default=2, help="threads of every program (default 2)")
     parser.add_argument("--rounds", type=positive, default=5, help="processes per program and case (default 5)")
     parser.add_argument("--warmup", type=positive, default=2, help="untimed iterations of each other program (default 2)")
@@ -311,6 +371,10 @@ def main():
             measure(options)
         else:
             export_onnx(options)
+        return
+    options.programs = without_missing(options, parser)
+    if options.check:
+        check(options)
         return
     load = warn_if_busy()
     with tempfile.TemporaryDirectory() as folder:
