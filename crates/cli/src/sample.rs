@@ -165,7 +165,8 @@ struct Work {
     batch: usize,
     count: usize,
     /// Where the images begin, if not at noise of the seed.
-    latents: Option<Latents>,
+    /// The images' x_T, if they are given.
+    latents: Option<Vec<f32>>,
 }
 
 /// A file of x_T, as `ddpm invert` writes it, of which only the header is read.
@@ -186,7 +187,7 @@ impl StoredLatents {
     }
 
     /// Reads them; refuses those of other images than the model's, or too few, before.
-    fn read(self, image: ImageShape, count: usize) -> Result<Latents, Failure> {
+    fn read(self, image: ImageShape, count: usize) -> Result<Vec<f32>, Failure> {
         let of_model = [image.height, image.width, image.channels];
         let shape = &self.array.header().shape;
         if shape.len() != 4 || shape[1..] != of_model || count == 0 || count > self.count() {
@@ -203,13 +204,8 @@ impl StoredLatents {
         if let Some(bad) = values.iter().find(|value| !value.is_finite()) {
             return Err(Failure::input(format!("{}: {LATENTS} holds {bad}", self.path.display())));
         }
-        Ok(Latents { values: values.into_iter().map(|value| value as f32).collect() })
+        Ok(values.into_iter().map(|value| value as f32).collect())
     }
-}
-
-/// The x_T of images.
-struct Latents {
-    values: Vec<f32>,
 }
 
 /// Why drawing ended early.
@@ -237,7 +233,7 @@ impl Work {
             "image": [self.image.height, self.image.width, self.image.channels],
             "sampler": self.sampling.kind.name(), "steps": self.steps(), "spacing": self.sampling.spacing(),
             "eta": self.sampling.kind.eta(), "seed": self.seed,
-            "x_t_xxh3": self.latents.as_ref().map(|latents| weights_fingerprint(&latents.values)),
+            "x_t_xxh3": self.latents.as_ref().map(|latents| weights_fingerprint(latents)),
         })
     }
 
@@ -261,7 +257,7 @@ impl Work {
             let mut sampler = sampler.map_err(Failure::input)?;
             if let Some(latents) = &self.latents {
                 let len = self.image.len();
-                let of_batch = &latents.values[written * len..][..samples * len];
+                let of_batch = &latents[written * len..][..samples * len];
                 sampler.chain_mut().set_latents(of_batch.to_vec());
             }
             loop {

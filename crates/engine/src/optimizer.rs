@@ -19,6 +19,21 @@ pub struct AdamStep {
     pub ema_decay: f32,
 }
 
+impl Default for AdamStep {
+    /// The first update, with the constants that Adam was proposed with; nothing is clipped, and the average is a copy.
+    fn default() -> Self {
+        Self {
+            number: 1,
+            learning_rate: 1e-3,
+            beta1: 0.9,
+            beta2: 0.999,
+            epsilon: 1e-8,
+            max_gradient_norm: f32::INFINITY,
+            ema_decay: 0.0,
+        }
+    }
+}
+
 impl AdamStep {
     /// Step size and factor of the second moment's root, both with the moments' bias corrected.
     pub(crate) fn corrected(&self) -> (f32, f32) {

@@ -430,11 +430,9 @@ fn training_goes_the_same_way() {
             let step = AdamStep {
                 number,
                 learning_rate: 1e-2,
-                beta1: 0.9,
-                beta2: 0.999,
-                epsilon: 1e-8,
                 max_gradient_norm: 10.0,
                 ema_decay: 0.9,
+                ..AdamStep::default()
             };
             norms.push(session.update(&step).unwrap() as f32);
         }

@@ -296,17 +296,6 @@ fn a_scale_is_a_smaller_time() {
     assert_ne!(embed(3996.0, 0.25), embed(3996.0, 1.0));
 }
 
-/// The first update of a training.
-const STEP: AdamStep = AdamStep {
-    number: 1,
-    learning_rate: 0.01,
-    beta1: 0.9,
-    beta2: 0.999,
-    epsilon: 1e-8,
-    max_gradient_norm: 1.0,
-    ema_decay: 0.0,
-};
-
 /// Trains a map of 22 numbers to one: 23 parameters.
 fn linear_session(machine: Machine) -> Session {
     let mut graph = Graph::new();
@@ -331,7 +320,14 @@ fn updates_clip_then_step_then_average() {
         for number in 1..=4 {
             session.set_buffer(Slot::Grads, &case.values(&format!("g{number}")));
             let ema_decay = if number == 1 { 0.0 } else { 0.75 };
-            let norm = session.update(&AdamStep { number, ema_decay, ..STEP }).unwrap();
+            let step = AdamStep {
+                number,
+                learning_rate: 0.01,
+                max_gradient_norm: 1.0,
+                ema_decay,
+                ..AdamStep::default()
+            };
+            let norm = session.update(&step).unwrap();
             case.compare(machine, &format!("norm{number}"), &[norm as f32], 1e-6);
             case.compare(machine, &format!("w{number}"), &session.buffer(Slot::Params).unwrap(), 1e-6);
             case.compare(machine, &format!("ema{number}"), &session.buffer(Slot::Ema).unwrap(), 1e-6);
@@ -348,11 +344,11 @@ fn an_update_leaves_no_gradients_and_one_that_is_refused_leaves_them() {
             session.clear_gradients();
             session.backward(&Run::default());
             assert_eq!(session.buffer(Slot::Grads).unwrap(), vec![1.0; len]);
-            session.update(&AdamStep { number, ..STEP }).unwrap();
+            session.update(&AdamStep { number, ..AdamStep::default() }).unwrap();
             assert_eq!(session.buffer(Slot::Grads).unwrap(), vec![0.0; len]);
         }
         session.set_buffer(Slot::Grads, &vec![f32::INFINITY; len]);
-        let norm = session.update(&AdamStep { number: 3, ..STEP }).unwrap();
+        let norm = session.update(&AdamStep { number: 3, ..AdamStep::default() }).unwrap();
         assert!(!norm.is_finite());
         assert_eq!(session.buffer(Slot::Grads).unwrap(), vec![f32::INFINITY; len]);
         session.clear_gradients();

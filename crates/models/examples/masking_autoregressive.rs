@@ -146,11 +146,8 @@ impl Network {
             .update(&AdamStep {
                 number: self.updates,
                 learning_rate: 2e-3,
-                beta1: 0.9,
-                beta2: 0.999,
-                epsilon: 1e-8,
                 max_gradient_norm: 1.0,
-                ema_decay: 0.0,
+                ..AdamStep::default()
             })
             .unwrap();
     }

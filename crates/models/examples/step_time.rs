@@ -99,17 +99,13 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             session.clear_gradients();
             session.set_gradient(output, &prediction);
             session.backward(&run);
-            session
-                .update(&AdamStep {
-                    number: number as u64 + 1,
-                    learning_rate: 1e-4,
-                    beta1: 0.9,
-                    beta2: 0.999,
-                    epsilon: 1e-8,
-                    max_gradient_norm: 1.0,
-                    ema_decay: 0.9999,
-                })
-                .unwrap();
+            session.update(&AdamStep {
+                number: number as u64 + 1,
+                learning_rate: 1e-4,
+                max_gradient_norm: 1.0,
+                ema_decay: 0.9999,
+                ..AdamStep::default()
+            })?;
         }
         if number > 0 {
             times.push(start.elapsed().as_secs_f64() * 1e3 / batch as f64);

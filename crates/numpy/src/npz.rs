@@ -334,6 +334,16 @@ mod tests {
         Ok((NpzFile::open(file.path())?, file))
     }
 
+    /// An archive of one member, as other programs may write it.
+    fn archive(name: &str, method: CompressionMethod, content: &[u8]) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        let mut archive = ZipWriter::new(io::Cursor::new(&mut bytes));
+        archive.start_file(name, SimpleFileOptions::default().compression_method(method)).unwrap();
+        archive.write_all(content).unwrap();
+        archive.finish().unwrap();
+        bytes
+    }
+
     #[test]
     fn arrays_and_text_survive() {
         let (mut npz, _file) = open(&written()).unwrap();
@@ -352,14 +362,9 @@ mod tests {
 
     #[test]
     fn deflated_arrays_are_read_piece_by_piece() {
-        let mut bytes = Vec::new();
-        let mut archive = ZipWriter::new(io::Cursor::new(&mut bytes));
-        let options = SimpleFileOptions::default().compression_method(CompressionMethod::Deflated);
-        archive.start_file("arr_0.npy", options).unwrap();
-        archive.write_all(&Header::encode(Element::U8, &[1000, 7])).unwrap();
         let content: Vec<u8> = (0..7000).map(|i| (i / 70) as u8).collect();
-        archive.write_all(&content).unwrap();
-        archive.finish().unwrap();
+        let member = [Header::encode(Element::U8, &[1000, 7]), content.clone()].concat();
+        let bytes = archive("arr_0.npy", CompressionMethod::Deflated, &member);
         let (mut npz, _file) = open(&bytes).unwrap();
         let mut member = npz.member("arr_0").unwrap();
         assert_eq!(
@@ -377,18 +382,11 @@ mod tests {
     #[test]
     fn arrays_in_fortran_order_are_put_in_order() {
         // numpy.savez(path, x=numpy.asfortranarray(numpy.arange(12.0).reshape(2, 3, 2)))
-        let mut bytes = Vec::new();
-        let mut archive = ZipWriter::new(io::Cursor::new(&mut bytes));
-        let options = SimpleFileOptions::default().compression_method(CompressionMethod::Stored);
-        archive.start_file("x.npy", options).unwrap();
         let header = Header::encode(Element::F64 { big_endian: false }, &[2, 3, 2]);
         let header = String::from_utf8_lossy(&header[10..]).replace("False,", "True, ");
-        archive.write_all(b"\x93NUMPY\x01\x00\x76\x00").unwrap();
-        archive.write_all(header.as_bytes()).unwrap();
-        for value in [0, 6, 2, 8, 4, 10, 1, 7, 3, 9, 5, 11] {
-            archive.write_all(&f64::from(value).to_le_bytes()).unwrap();
-        }
-        archive.finish().unwrap();
+        let values = [0, 6, 2, 8, 4, 10, 1, 7, 3, 9, 5, 11].map(|value| f64::from(value).to_le_bytes());
+        let member = [b"\x93NUMPY\x01\x00\x76\x00", header.as_bytes(), values.as_flattened()].concat();
+        let bytes = archive("x.npy", CompressionMethod::Stored, &member);
         let (mut npz, _file) = open(&bytes).unwrap();
         let member = npz.member("x").unwrap();
         assert!(member.header().fortran_order);

@@ -319,21 +319,16 @@ impl PipelineFiles {
 
 fn check_index(path: &Path) -> Result<(), Error> {
     let mut fields = json_file::Fields::read(path)?;
+    let alone = format!(" (the network alone is the folder {UNET_DIR} in it)");
     let class = fields.required("_class_name")?;
     if class != "DDPMPipeline" {
-        let supported =
-            format!("only DDPMPipeline is supported (the network alone is the folder {UNET_DIR} in it)");
+        let supported = format!("only DDPMPipeline is supported{alone}");
         return Err(fields.unsupported("_class_name", &class, supported));
     }
-    for (key, class) in [("unet", "UNet2DModel"), ("scheduler", "DDPMScheduler")] {
+    for (key, class, remedy) in [("unet", "UNet2DModel", ""), ("scheduler", "DDPMScheduler", &*alone)] {
         let value = fields.required(key)?;
         if value.get(1).and_then(Value::as_str) != Some(class) {
-            let alone = if key == "unet" {
-                String::new()
-            } else {
-                format!(" (the network alone is the folder {UNET_DIR} in it)")
-            };
-            return Err(fields.unsupported(key, &value, format!("only {class} is supported{alone}")));
+            return Err(fields.unsupported(key, &value, format!("only {class} is supported{remedy}")));
         }
     }
     fields.finish()

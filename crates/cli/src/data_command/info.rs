@@ -8,7 +8,6 @@ use crate::progress::Progress;
 use crate::report::Report;
 use crate::signals::Signals;
 use data::{ImageOptions, Survey};
-use engine::ImageShape;
 use serde_json::json;
 use std::num::NonZeroU64;
 use std::ops::RangeInclusive;
@@ -64,11 +63,15 @@ pub fn run(args: &Args, global: &Global) -> Result<Report, Failure> {
     let sizes = survey.sizes.clone().unwrap_or([shape.height..=shape.height, shape.width..=shape.width]);
     let is_one_size = sizes.iter().all(|side| side.start() == side.end());
     if let Some(path) = &args.sheet {
-        let smallest = sizes.iter().map(|side| *side.start()).min().unwrap_or(1);
         // Images of several sizes stand side by side as training would crop and resize them.
-        let size = args.source.size.or((!is_one_size).then_some(smallest.min(SHEET_SIZE)));
-        let options = ImageOptions { size, ..args.source.options() };
-        let source = data::open(&args.source.source, &options).map_err(super::data_failure)?;
+        let resized = if is_one_size {
+            None
+        } else {
+            let smallest = sizes.iter().map(|side| *side.start()).min().unwrap_or(1);
+            let options = ImageOptions { size: Some(smallest.min(SHEET_SIZE)), ..args.source.options() };
+            Some(data::open(&args.source.source, &options).map_err(super::data_failure)?)
+        };
+        let source = resized.as_ref().unwrap_or(&source);
         let shape = source.shape();
         let mut images = Vec::new();
         for index in spread(len, SHEET_IMAGES) {
@@ -84,7 +87,7 @@ pub fn run(args: &Args, global: &Global) -> Result<Report, Failure> {
     let mut words = format!(
         "{}\nimages     {len}, {}\nmean       {} (0 to 255, of {} images)\nstd        {}\n",
         source.description(),
-        sizes_in_words(&sizes, shape),
+        if is_one_size { format!("{shape} each") } else { sizes_in_words(&sizes, shape.channels) },
         numbers(&means),
         survey.read,
         numbers(&deviations)
@@ -110,19 +113,14 @@ pub fn run(args: &Args, global: &Global) -> Result<Report, Failure> {
     Ok(Report::new(words, json))
 }
 
-/// The images' size, or from which to which they are.
-fn sizes_in_words(sizes: &[RangeInclusive<usize>; 2], shape: ImageShape) -> String {
-    if sizes.iter().all(|side| side.start() == side.end()) {
-        return format!("{shape} each");
-    }
-    let [heights, widths] = sizes;
+/// From which size to which the images are.
+fn sizes_in_words([heights, widths]: &[RangeInclusive<usize>; 2], channels: usize) -> String {
     format!(
-        "{} to {} high, {} to {} wide, {} channels: to train on them, give a size to crop and resize them to",
+        "{} to {} high, {} to {} wide, {channels} channels: to train on them, give a size to crop and resize them to",
         heights.start(),
         heights.end(),
         widths.start(),
         widths.end(),
-        shape.channels
     )
 }
 

@@ -405,12 +405,13 @@ impl Machine {
             | Kernel::BiasGrad
             | Kernel::GroupNorm(_)
             | Kernel::GroupNormGrad(_)
-            | Kernel::GroupNormDropout(..)
-            | Kernel::GroupNormDropoutGrad(..)
             | Kernel::Attention(_)
             | Kernel::AttentionGrad(_)
             | Kernel::ScaleShiftGrad
             | Kernel::Concat => unreachable!("handled by `execute`"),
+            Kernel::GroupNormDropout(..) | Kernel::GroupNormDropoutGrad(..) => {
+                unreachable!("only planned for backends that fuse dropout")
+            }
         }
     }
 

@@ -82,24 +82,22 @@ impl Queue<'_> {
         let [pixels, stretch, c] =
             [shape.pixels(), STRETCH, shape.c].map(|value| Argument::U32(count(value)));
         let [n, parts, groups] = [shape.n, stretches(shape), norm.groups].map(count);
-        let (with_silu, dropout) = (Argument::U32(u32::from(norm.silu)), Argument::Dropout(dropout));
+        // What the first and the last kernel have in common.
+        let operands = [
+            c,
+            Argument::U32(groups),
+            Argument::U32(u32::from(norm.silu)),
+            Argument::Dropout(dropout),
+            x,
+            gamma,
+            beta,
+            statistics,
+            dy,
+        ];
         self.grid(
             "group_norm_gradient_sums",
             [parts, n, 1],
-            &[
-                pixels,
-                stretch,
-                c,
-                Argument::U32(groups),
-                with_silu,
-                dropout,
-                x,
-                gamma,
-                beta,
-                statistics,
-                dy,
-                sums,
-            ],
+            &[&[pixels, stretch], &operands[..], &[sums]].concat(),
         )?;
         self.grid(
             "group_norm_gradient_means",
@@ -110,20 +108,8 @@ impl Queue<'_> {
             "group_norm_gradient_apply",
             shape.sample_len().div_ceil(4),
             shape.n,
-            &[
-                Argument::U32(count(shape.sample_len())),
-                c,
-                Argument::U32(groups),
-                with_silu,
-                dropout,
-                x,
-                gamma,
-                beta,
-                statistics,
-                dy,
-                means,
-                self.argument(dx),
-            ],
+            &[&[Argument::U32(count(shape.sample_len()))], &operands[..], &[means, self.argument(dx)]]
+                .concat(),
         )?;
         self.fold("fold_to_gradient", [1, shape.n, shape.c], totals, self.address(dbeta))?;
         self.fold("fold_to_gradient", [1, shape.n, shape.c], hat_totals, self.address(dgamma))

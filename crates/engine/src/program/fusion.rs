@@ -1,4 +1,4 @@
-//! What a backend does in one: a group normalisation and the dropout after it, and the gradients of both.
+//! What some backends do in one: a group normalisation and the dropout after it, and the gradients of both.
 
 use super::{Draft, Instruction, Place};
 use crate::kernel::Kernel;
