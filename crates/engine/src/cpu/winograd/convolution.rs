@@ -6,26 +6,32 @@
 
 use super::filter::{Filter, piece_stride};
 use super::transform::{self, PLANES, RESULT, TILE};
-use super::{Tiling, chunk_offset, plane_stride};
+use super::{TASKS, Tiling, chunk_offset, plane_stride};
 use crate::cpu::parallel::{Shared, for_each_task, thread_index};
 use crate::cpu::simd::{LINE, Level, Vector, prefetch, prefetch_for_writing, with_vectors};
 use crate::cpu::tile::{Block, DEPTH, MAX_WIDTH, Tiles};
 use crate::kernel::Scratch;
 use crate::shape::Shape;
 
-/// Elements of a block's transformed input, about: 8 MiB.
+/// Elements of a block's transformed input, about: 4 MiB.
 const BLOCK_ELEMENTS: usize = 1 << 20;
 /// Tiles of a stretch at most. Its products in all planes, a panel wide, fit in a second-level cache of 1 MiB together with a
-/// piece of the filter.
-const STRETCH: usize = 96;
+/// piece of the filter, which is transformed again for each stretch.
+const STRETCH: usize = 132;
+/// Tiles of a stretch at least, when more tasks are wanted.
+const SHORT_STRETCH: usize = 24;
 /// Channels of the source, and rows of the filter, that are multiplied at a time.
 const PIECE: usize = DEPTH;
 static ZEROS: [f32; MAX_WIDTH] = [0.0; MAX_WIDTH];
 
 /// How a convolution is cut up. What an element's chain of operations is does not depend on it.
 struct Cut {
+    /// Panels of the result's channels.
+    panels: usize,
     /// Tiles of a block.
     block: usize,
+    /// Stretches of a block that make enough tasks for all threads.
+    stretches: usize,
     /// Transformed input: `[plane][piece][tile][channel of the piece]`, elements from plane to plane.
     input_stride: usize,
     /// Elements of all planes of a piece of the filter.
@@ -37,16 +43,27 @@ struct Cut {
 }
 
 impl Cut {
-    fn new(source: Shape, result: Shape, tiles: Tiles) -> Self {
+    fn new(source: Shape, result: Shape, tiles: Tiles, threads: usize) -> Self {
         let count = Tiling::new(source, result).count();
-        let block = (BLOCK_ELEMENTS / (PLANES * source.c)).next_multiple_of(STRETCH).min(count);
+        let panels = result.c.div_ceil(tiles.width);
+        let stretches = (TASKS * threads).div_ceil(panels);
+        let in_cache = (BLOCK_ELEMENTS / (PLANES * source.c)).next_multiple_of(STRETCH);
+        let block = in_cache.max(stretches * STRETCH).min(count);
         Self {
+            panels,
             block,
+            stretches,
             input_stride: plane_stride(block, source.c),
             filter: PLANES * piece_stride(PIECE.min(source.c), tiles.width),
             product_stride: plane_stride(STRETCH.min(count), tiles.width),
             zeros: source.c.next_multiple_of(16),
         }
+    }
+
+    /// Tiles of a stretch, of a block of `block`.
+    fn stretch(&self, block: usize, tiles: Tiles) -> usize {
+        let wanted = self.stretches.min(block / SHORT_STRETCH);
+        block.div_ceil(wanted.max(block.div_ceil(STRETCH))).next_multiple_of(tiles.height).min(STRETCH)
     }
 
     /// What each thread has for itself.
@@ -56,8 +73,8 @@ impl Cut {
 }
 
 /// Scratch for a convolution from `source` to `result`.
-pub(crate) fn scratch(source: Shape, result: Shape, tiles: Tiles, threads: usize) -> Scratch {
-    let cut = Cut::new(source, result, tiles);
+pub(super) fn scratch(source: Shape, result: Shape, tiles: Tiles, threads: usize) -> Scratch {
+    let cut = Cut::new(source, result, tiles, threads);
     Scratch { prepared: 0, workspace: cut.zeros + PLANES * cut.input_stride + threads * cut.per_thread() }
 }
 
@@ -77,16 +94,15 @@ pub(crate) struct Product<'a> {
 }
 
 /// Convolves.
-pub(crate) fn convolve(level: Level, tiles: Tiles, product: Product) {
+pub(super) fn convolve(level: Level, tiles: Tiles, product: Product) {
     let Product { source: (source, source_shape), weight, transposed, before, bias, workspace, result } =
         product;
     let (result, result_shape) = (Shared::new(result.0), result.1);
     let filter = Filter { weight, source: source_shape.c, result: result_shape.c, transposed };
-    let cut = Cut::new(source_shape, result_shape, tiles);
+    let cut = Cut::new(source_shape, result_shape, tiles, rayon::current_num_threads());
     let source_tiling = Tiling::new(source_shape, result_shape);
     let result_tiling = Tiling::new(result_shape, result_shape);
     let count = source_tiling.count();
-    let panels = result_shape.c.div_ceil(tiles.width);
     let (zeros, rest) = workspace.split_at_mut(cut.zeros);
     zeros.fill(0.0);
     let zeros = &*zeros;
@@ -111,11 +127,11 @@ pub(crate) fn convolve(level: Level, tiles: Tiles, product: Product) {
         });
 
         let inputs = &*inputs;
-        let stretches = block.div_ceil(STRETCH);
-        let stretch = block.div_ceil(stretches).next_multiple_of(tiles.height).min(STRETCH);
-        for_each_task(panels * stretches, |task| {
+        let stretch = cut.stretch(block, tiles);
+        let stretches = block.div_ceil(stretch);
+        for_each_task(cut.panels * stretches, |task| {
             let (panel, start) = (task / stretches, task % stretches * stretch);
-            let rows = stretch.min(block.saturating_sub(start));
+            let rows = stretch.min(block - start);
             let first_column = panel * tiles.width;
             let columns = tiles.width.min(result_shape.c - first_column);
             // SAFETY: each thread has its own part.
@@ -256,7 +272,7 @@ unsafe fn transform_input_at<V: Vector>(
 /// # Safety
 /// `from + plane · stride` and `bias` have `channels` elements; `pixels` lead to as many that nobody else uses.
 #[inline(always)]
-unsafe fn transform_output<V: Vector>(
+pub(super) unsafe fn transform_output<V: Vector>(
     from: *const f32,
     stride: usize,
     channels: usize,

@@ -9,7 +9,7 @@ use crate::cpu::transpose::transpose;
 use std::ops::Range;
 
 /// Rows that pass through the buffer of taps at a time.
-const ROWS: usize = 16;
+pub(super) const ROWS: usize = 16;
 
 /// A filter `[3, 3, in, out]`, as it is or as the input gradient needs it.
 #[derive(Clone, Copy)]
@@ -21,6 +21,13 @@ pub(super) struct Filter<'a> {
     pub result: usize,
     /// Mirrored, with in and out exchanged: the source is the convolution's result.
     pub transposed: bool,
+}
+
+/// Where rows of a panel of the filter lie: tap `t` of row `k` is at `base + k · row_step + t · tap_step`.
+pub(super) struct Taps {
+    pub base: *const f32,
+    pub row_step: usize,
+    pub tap_step: usize,
 }
 
 /// Elements from one plane of a transformed piece to the next: `rows` of `width`, and off powers of two, so that the planes of a row do
@@ -42,18 +49,11 @@ impl Filter<'_> {
     ) {
         let stride = piece_stride(piece.len(), width);
         assert!(planes.len() >= PLANES * stride);
-        let columns = width.min(self.result - first);
-        let mut taps = [0.0f32; 9 * ROWS * MAX_WIDTH];
+        let mut buffer = [0.0; 9 * ROWS * MAX_WIDTH];
         for start in piece.clone().step_by(ROWS) {
             let rows = ROWS.min(piece.end - start);
-            // Whole panels of the filter as it is are read where they are.
-            let (base, row_step, tap_step) = if !self.transposed && columns == width {
-                let base = self.weight[start * self.result + first..].as_ptr();
-                (base, self.result, self.source * self.result)
-            } else {
-                self.gather_taps(level, first, columns, start, rows, &mut taps);
-                (taps.as_ptr(), MAX_WIDTH, ROWS * MAX_WIDTH)
-            };
+            let Taps { base, row_step, tap_step } =
+                self.taps(level, start..start + rows, first, width, &mut buffer);
             let out = planes[(start - piece.start) * width..].as_mut_ptr();
             with_vectors!(level, V => {
                 for row in 0..rows {
@@ -80,6 +80,24 @@ impl Filter<'_> {
                 }
             });
         }
+    }
+
+    /// The taps of at most [`ROWS`] rows of the panel of `width` channels of the result from `first` on, zeros beyond the last channel. What does not
+    /// lie in whole panels is copied to `buffer`.
+    pub fn taps(
+        &self,
+        level: Level,
+        rows: Range<usize>,
+        first: usize,
+        width: usize,
+        buffer: &mut [f32; 9 * ROWS * MAX_WIDTH],
+    ) -> Taps {
+        if !self.transposed && first + width <= self.result {
+            let base = self.weight[rows.start * self.result + first..].as_ptr();
+            return Taps { base, row_step: self.result, tap_step: self.source * self.result };
+        }
+        self.gather_taps(level, rows, first, width.min(self.result - first), buffer);
+        Taps { base: buffer.as_ptr(), row_step: MAX_WIDTH, tap_step: ROWS * MAX_WIDTH }
     }
 
     /// Calls one of `parts` parts of a piece of the filter into the second-level cache. A filter is read once, with strides that the
@@ -109,24 +127,23 @@ impl Filter<'_> {
         }
     }
 
-    /// Copies a piece of the filter to `[tap][row][MAX_WIDTH]`, zeros beyond the last channel.
+    /// Copies rows of the filter to `[tap][row][MAX_WIDTH]`; what is there beyond the last channel stays.
     fn gather_taps(
         &self,
         level: Level,
+        rows: Range<usize>,
         first: usize,
         columns: usize,
-        start: usize,
-        rows: usize,
-        taps: &mut [f32],
+        buffer: &mut [f32; 9 * ROWS * MAX_WIDTH],
     ) {
         let Self { weight, source, result, transposed } = *self;
-        for (tap, out) in taps.chunks_exact_mut(ROWS * MAX_WIDTH).enumerate() {
+        for (tap, out) in buffer.chunks_exact_mut(ROWS * MAX_WIDTH).enumerate() {
             if transposed {
-                let from = &weight[((8 - tap) * result + first) * source + start..];
-                transpose(level, out, MAX_WIDTH, from, source, columns, rows);
+                let from = &weight[((8 - tap) * result + first) * source + rows.start..];
+                transpose(level, out, MAX_WIDTH, from, source, columns, rows.len());
             } else {
-                for (row, out) in out.chunks_exact_mut(MAX_WIDTH).take(rows).enumerate() {
-                    let from = (tap * source + start + row) * result + first;
+                for (row, out) in rows.clone().zip(out.chunks_exact_mut(MAX_WIDTH)) {
+                    let from = (tap * source + row) * result + first;
                     out[..columns].copy_from_slice(&weight[from..from + columns]);
                 }
             }

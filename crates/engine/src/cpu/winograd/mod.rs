@@ -13,13 +13,17 @@
 )]
 
 mod convolution;
+mod few_tiles;
 mod filter;
 mod transform;
 mod weight_gradient;
 
-pub(crate) use convolution::{Product, convolve, scratch};
+pub(crate) use convolution::Product;
 pub(crate) use weight_gradient::{weight_gradient, weight_gradient_scratch};
 
+use super::simd::Level;
+use super::tile::Tiles;
+use crate::kernel::Scratch;
 use crate::ops::{Conv, Padding};
 use crate::shape::Shape;
 use transform::{RESULT, TILE};
@@ -40,6 +44,27 @@ pub(crate) fn pays(conv: Conv, source: Shape, result: Shape) -> bool {
 pub(crate) fn before(conv: Conv, input_gradient: bool) -> usize {
     if input_gradient { 2 - conv.padding.top } else { conv.padding.top }
 }
+
+/// Scratch for a convolution from `source` to `result`.
+pub(crate) fn scratch(source: Shape, result: Shape, tiles: Tiles, threads: usize) -> Scratch {
+    if few_tiles::applies(source, result) {
+        few_tiles::scratch(source, threads)
+    } else {
+        convolution::scratch(source, result, tiles, threads)
+    }
+}
+
+/// Convolves.
+pub(crate) fn convolve(level: Level, tiles: Tiles, product: Product) {
+    if few_tiles::applies(product.source.1, product.result.1) {
+        few_tiles::convolve(level, tiles, product);
+    } else {
+        convolution::convolve(level, tiles, product);
+    }
+}
+
+/// Tasks that there should be for each thread, so that no thread waits long for the last one.
+const TASKS: usize = 2;
 
 /// How tiles cover a batch of images.
 #[derive(Clone, Copy)]
@@ -102,3 +127,60 @@ fn plane_stride(tiles: usize, channels: usize) -> usize {
 }
 
 const _: () = assert!(TILE == RESULT + 2);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::random::{Purpose, Stream};
+
+    /// Numbers in [-1, 1).
+    fn noise(number: u32, len: usize) -> Vec<f32> {
+        let stream = Stream::new(3, Purpose::Test, number, 0);
+        (0..len as u32).map(|i| stream.below(i, 1 << 20) as f32 / (1 << 19) as f32 - 1.0).collect()
+    }
+
+    #[test]
+    fn few_tiles_have_the_bits_of_many() {
+        let threads = rayon::current_num_threads();
+        // Panels and pieces that are not whole, one to four tiles, both directions.
+        for (index, (n, size, from, to)) in
+            [(1, 4, 16, 16), (2, 4, 20, 37), (3, 4, 33, 70), (1, 7, 48, 32), (1, 8, 70, 33)]
+                .into_iter()
+                .enumerate()
+        {
+            let (source, result) = (Shape::new(n, size, size, from), Shape::new(n, size, size, to));
+            assert!(few_tiles::applies(source, result));
+            let x = noise(index as u32, source.len());
+            let weight = noise(100, 9 * from * to);
+            let bias = noise(200, to);
+            for level in Level::available() {
+                let tiles = Tiles::new(level);
+                for transposed in [false, true] {
+                    let mut results = [vec![f32::NAN; result.len()], vec![f32::NAN; result.len()]];
+                    for (many, result_values) in results.iter_mut().enumerate() {
+                        let scratch = if many == 1 {
+                            convolution::scratch(source, result, tiles, threads)
+                        } else {
+                            few_tiles::scratch(source, threads)
+                        };
+                        let product = Product {
+                            source: (&x, source),
+                            weight: &weight,
+                            transposed,
+                            before: 1,
+                            bias: (!transposed).then_some(&bias),
+                            workspace: &mut vec![f32::NAN; scratch.workspace],
+                            result: (result_values, result),
+                        };
+                        let convolve = if many == 1 { convolution::convolve } else { few_tiles::convolve };
+                        convolve(level, tiles, product);
+                    }
+                    let [few, many] =
+                        results.map(|values| values.iter().map(|v| v.to_bits()).collect::<Vec<_>>());
+                    assert!(few == many, "{source} to {result}, {level:?}, transposed {transposed}");
+                    assert!(few.iter().all(|&bits| f32::from_bits(bits).is_finite()));
+                }
+            }
+        }
+    }
+}

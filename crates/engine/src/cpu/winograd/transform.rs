@@ -62,7 +62,7 @@ fn output_gradient_1d<V: Vector>(y: [V; 4]) -> [V; 6] {
 
 /// G g.
 #[inline(always)]
-fn filter_1d<V: Vector>(g: [V; 3]) -> [V; 6] {
+pub(super) fn filter_1d<V: Vector>(g: [V; 3]) -> [V; 6] {
     let outer = g[0].add(g[2]);
     let far_outer = V::splat(4.0).mul_add(g[2], g[0]);
     let sixth = V::splat(-1.0 / 6.0);

@@ -9,7 +9,7 @@
 
 use super::convolution::transform_input;
 use super::transform::{self, PLANES, RESULT, TILE};
-use super::{Tiling, chunk_offset, plane_stride};
+use super::{TASKS, Tiling, chunk_offset, plane_stride};
 use crate::cpu::parallel::{Shared, for_each_task, thread_index};
 use crate::cpu::simd::{Level, Vector, with_vectors};
 use crate::cpu::tile::{ColumnTile, GROUP, Tiles};
@@ -32,6 +32,8 @@ struct Cut {
     /// Transformed dy, packed as right factors: `[plane][panel][tile][width]`, elements from plane to plane.
     dy_stride: usize,
     panels: usize,
+    /// Input channels of a task.
+    chunk: usize,
     chunks: usize,
     /// Sums: `[plane][channel of the chunk][width]`, elements from plane to plane.
     sum_stride: usize,
@@ -40,19 +42,22 @@ struct Cut {
 }
 
 impl Cut {
-    fn new(x: Shape, dy: Shape, tiles: Tiles) -> Self {
+    fn new(x: Shape, dy: Shape, tiles: Tiles, threads: usize) -> Self {
         let panels = dy.c.div_ceil(tiles.width);
         let count = Tiling::new(x, dy).count();
         let blocks = count.div_ceil((BLOCK_ELEMENTS / (PLANES * (x.c + dy.c))).max(64));
         let block = count.div_ceil(blocks);
+        let chunks = (TASKS * threads).div_ceil(panels);
+        let chunk = x.c.div_ceil(chunks).next_multiple_of(GROUP).min(CHUNK).min(x.c);
         Self {
             block,
             blocks,
             x_stride: plane_stride(block, x.c),
             dy_stride: plane_stride(block, panels * tiles.width),
             panels,
-            chunks: x.c.div_ceil(CHUNK),
-            sum_stride: plane_stride(CHUNK.min(x.c), tiles.width),
+            chunk,
+            chunks: x.c.div_ceil(chunk),
+            sum_stride: plane_stride(chunk, tiles.width),
             zeros: x.c.max(dy.c).next_multiple_of(16),
         }
     }
@@ -69,7 +74,7 @@ impl Cut {
 
 /// Scratch: a pixel of zeros, a block's planes of both factors, and sums.
 pub(crate) fn weight_gradient_scratch(x: Shape, dy: Shape, tiles: Tiles, threads: usize) -> Scratch {
-    let cut = Cut::new(x, dy, tiles);
+    let cut = Cut::new(x, dy, tiles, threads);
     let sums = cut.sums(threads) * PLANES * cut.sum_stride;
     Scratch { prepared: 0, workspace: cut.zeros + PLANES * (cut.x_stride + cut.dy_stride) + sums }
 }
@@ -84,7 +89,7 @@ pub(crate) fn weight_gradient(
     workspace: &mut [f32],
     dw: &mut [f32],
 ) {
-    let cut = Cut::new(x_shape, dy_shape, tiles);
+    let cut = Cut::new(x_shape, dy_shape, tiles, rayon::current_num_threads());
     let width = tiles.width;
     let (x_tiling, dy_tiling) = (Tiling::new(x_shape, dy_shape), Tiling::new(dy_shape, dy_shape));
     let count = x_tiling.count();
@@ -114,8 +119,8 @@ pub(crate) fn weight_gradient(
         });
         for_each_task(cut.tasks(), |task| {
             let (panel, chunk) = (task / cut.chunks, task % cut.chunks);
-            let first_channel = chunk * CHUNK;
-            let channels = CHUNK.min(x_shape.c - first_channel);
+            let first_channel = chunk * cut.chunk;
+            let channels = cut.chunk.min(x_shape.c - first_channel);
             let place = if cut.blocks == 1 { thread_index() } else { task };
             // SAFETY: these sums are this task's.
             let sums = unsafe { sums.slice(place * PLANES * cut.sum_stride, PLANES * cut.sum_stride) };
