@@ -19,10 +19,14 @@ pub enum Kernel {
     BiasGrad,
     /// [`crate::ops::group_norm`]: (x, gamma, beta) → (y, statistics).
     GroupNorm(GroupNorm),
-    /// (x, gamma, beta, statistics, dy) → (dx, gamma gradient, beta gradient), the latter two added to.
+    /// (x, gamma, beta, statistics, dy) → (dx, gamma gradient, beta gradient), the latter two added to. dx may take dy's place.
     GroupNormGrad(GroupNorm),
+    /// (x, gamma, beta, statistics) → y: the normalisation again, with the statistics of the first time.
+    GroupNormAgain(GroupNorm),
     /// The first of them with dropout after it, where a backend does both in one: see [`crate::Backend::fuses_dropout`].
     GroupNormDropout(GroupNorm, Dropout),
+    /// (x, gamma, beta, statistics) → y: both again.
+    GroupNormDropoutAgain(GroupNorm, Dropout),
     /// The gradient through both: (x, gamma, beta, statistics, dy) → (dx, gamma gradient, beta gradient).
     GroupNormDropoutGrad(GroupNorm, Dropout),
     /// [`crate::ops::activation`]: x → x · sigmoid(x).
@@ -159,6 +163,7 @@ impl Kernel {
             (self, index),
             (Self::Sinusoid(_), 0)
                 | (Self::GroupNormGrad(_) | Self::GroupNormDropoutGrad(..), 3)
+                | (Self::GroupNormAgain(_) | Self::GroupNormDropoutAgain(..), 3)
                 | (Self::SquaredErrorGrad, 2)
         )
     }

@@ -1,10 +1,10 @@
 //! Times the paper's networks: forward, or a training step.
 //!
 //! `cargo run --release -p ddpm-models --example step_time -- [forward|train] [batch] [repeats] [threads] [cifar10|celebahq256]
-//! [profile] [--image-size N] [--channels N] [--device cpu|cuda[:N]] [--precision f32|tf32|bf16] [--deterministic true|false]` prints one
+//! [profile] [--image-size N] [--channels N] [--recompute nothing|cheap|convolutions] [--device cpu|cuda[:N]] [--precision f32|tf32|bf16] [--deterministic true|false]` prints one
 //! JSON object, with `profile` also where the time went (on standard error).
 
-use engine::{AdamStep, Algorithms, CpuOptions, Hardware, Precision, Program, Run, Session};
+use engine::{AdamStep, Algorithms, CpuOptions, Hardware, Precision, Program, Recomputation, Run, Session};
 use models::{Conventions, Mode, Unet, UnetConfig};
 use std::time::{Duration, Instant};
 
@@ -27,6 +27,12 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let algorithms = match option("--deterministic", "true").parse()? {
         true => Algorithms::Reproducible,
         false => Algorithms::Fastest,
+    };
+    let recomputation = match option("--recompute", "cheap").as_str() {
+        "nothing" => Recomputation::Nothing,
+        "cheap" => Recomputation::Cheap,
+        "convolutions" => Recomputation::Convolutions,
+        other => return Err(format!("{other}: give nothing, cheap or convolutions").into()),
     };
     let image_size = option("--image-size", "");
     let channels = option("--channels", "");
@@ -69,7 +75,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let cpu = CpuOptions { threads, ..CpuOptions::default() };
     let backend = Hardware { device, precision, algorithms, cpu }.open()?;
     let program = if training {
-        Program::training(&graph, &[output], backend.as_ref())
+        Program::training_with(&graph, &[output], backend.as_ref(), recomputation)
     } else {
         Program::inference(&graph, &[output], backend.as_ref())
     };

@@ -135,27 +135,37 @@ impl Builder<'_> {
     /// GroupNorm, SiLU, conv; + time; GroupNorm, SiLU, dropout, conv; + input (projected when channels change). Or, instead of
     /// being added, the time scales and shifts what the second GroupNorm gives.
     fn residual_block(&mut self, name: &str, x: Var, time: Var, channels: usize) -> Var {
-        let h = self.norm(&format!("{name}.norm1"), x, true);
-        let h = self.conv(&format!("{name}.conv1"), h, channels, Conv::SAME_3X3, GLOROT);
-        let (projection, norm) = (format!("{name}.time_emb_proj"), format!("{name}.norm2"));
-        let h = if self.config.scale_shift_norm {
-            let time = self.linear(&projection, time, 2 * channels, GLOROT);
-            let h = self.norm(&norm, h, false);
-            let h = self.graph.scale_shift(h, time);
-            self.graph.silu(h)
-        } else {
-            let time = self.linear(&projection, time, channels, GLOROT);
-            let h = self.graph.add_per_sample(h, time);
-            self.norm(&norm, h, true)
-        };
-        let h = self.graph.dropout(h, self.dropout);
-        let h = self.conv(&format!("{name}.conv2"), h, channels, Conv::SAME_3X3, NEAR_ZERO);
-        let x = if self.graph.shape(x).c == channels {
+        let (input, time_channels) = (self.graph.shape(x).c, self.graph.shape(time).c);
+        let scale_shift = self.config.scale_shift_norm;
+        // All parameters first, in the order that files have them in.
+        let norm1 = self.norm_parameters(&format!("{name}.norm1"), input);
+        let conv1 = self.conv_parameters(&format!("{name}.conv1"), [3, 3, input, channels], GLOROT);
+        let time_width = if scale_shift { 2 * channels } else { channels };
+        let time_projection = vec![time_channels, time_width];
+        let (time_weight, time_bias) =
+            self.weight_and_bias(&format!("{name}.time_emb_proj"), time_projection, GLOROT);
+        let norm2 = self.norm_parameters(&format!("{name}.norm2"), channels);
+        let conv2 = self.conv_parameters(&format!("{name}.conv2"), [3, 3, channels, channels], NEAR_ZERO);
+        // The projection comes first, so that its gradient comes last: in between less has to be kept.
+        let shortcut = if input == channels {
             x
         } else {
             self.conv(&format!("{name}.conv_shortcut"), x, channels, Conv::POINTWISE, GLOROT)
         };
-        self.graph.add(x, h)
+        let h = self.normalise(x, norm1, true);
+        let h = self.graph.conv(h, conv1.0, conv1.1, Conv::SAME_3X3);
+        let time = self.graph.linear(time, time_weight, time_bias);
+        let h = if scale_shift {
+            let h = self.normalise(h, norm2, false);
+            let h = self.graph.scale_shift(h, time);
+            self.graph.silu(h)
+        } else {
+            let h = self.graph.add_per_sample(h, time);
+            self.normalise(h, norm2, true)
+        };
+        let h = self.graph.dropout(h, self.dropout);
+        let h = self.graph.conv(h, conv2.0, conv2.1, Conv::SAME_3X3);
+        self.graph.add(shortcut, h)
     }
 
     /// GroupNorm, attention over all pixels, projection; + input.
@@ -192,9 +202,13 @@ impl Builder<'_> {
     }
 
     fn conv(&mut self, name: &str, x: Var, output: usize, conv: Conv, init: Init) -> Var {
-        let shape = vec![conv.kernel_h, conv.kernel_w, self.graph.shape(x).c, output];
-        let (weight, bias) = self.weight_and_bias(name, shape, init);
+        let shape = [conv.kernel_h, conv.kernel_w, self.graph.shape(x).c, output];
+        let (weight, bias) = self.conv_parameters(name, shape, init);
         self.graph.conv(x, weight, bias, conv)
+    }
+
+    fn conv_parameters(&mut self, name: &str, shape: [usize; 4], init: Init) -> (Param, Param) {
+        self.weight_and_bias(name, shape.to_vec(), init)
     }
 
     fn linear(&mut self, name: &str, x: Var, output: usize, init: Init) -> Var {
@@ -210,9 +224,16 @@ impl Builder<'_> {
     }
 
     fn norm(&mut self, name: &str, x: Var, silu: bool) -> Var {
-        let channels = self.graph.shape(x).c;
+        let parameters = self.norm_parameters(name, self.graph.shape(x).c);
+        self.normalise(x, parameters, silu)
+    }
+
+    fn norm_parameters(&mut self, name: &str, channels: usize) -> (Param, Param) {
         let gamma = self.graph.parameter(format!("{name}.weight"), vec![channels], Init::Ones);
-        let beta = self.graph.parameter(format!("{name}.bias"), vec![channels], Init::Zeros);
+        (gamma, self.graph.parameter(format!("{name}.bias"), vec![channels], Init::Zeros))
+    }
+
+    fn normalise(&mut self, x: Var, (gamma, beta): (Param, Param), silu: bool) -> Var {
         let norm =
             GroupNorm { groups: self.config.norm_groups, epsilon: self.config.conventions.norm_eps, silu };
         self.graph.group_norm(x, gamma, beta, norm)

@@ -5,6 +5,7 @@
 
 use data::{DataError, ImageOptions, ImageSource, ResizeFilter, SourceSpec};
 use diffusion::DiffusionConfig;
+use engine::Recomputation;
 use models::{Conventions, UnetConfig};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
@@ -76,6 +77,9 @@ pub struct TrainConfig {
     /// Images per pass through the network, whose gradients are summed up to a batch; 0: the whole batch at once. Fewer
     /// take less memory. Changes at most the last bits of the gradient, by rounding.
     pub micro_batch: usize,
+    /// What is computed again for the backward pass instead of being kept from the forward pass. More takes less memory and, from
+    /// convolutions on, more time; no bit of any result changes.
+    pub recompute: Recompute,
     /// Adam's step size once warmed up.
     pub learning_rate: f64,
     /// Updates over which the step size grows linearly from 0; 0: none.
@@ -99,6 +103,29 @@ pub struct TrainConfig {
     pub checkpoint_every: u64,
     /// Checkpoints kept; older ones are deleted.
     pub keep_checkpoints: usize,
+}
+
+/// What training computes again: see [`Recomputation`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Recompute {
+    /// Nothing.
+    Nothing,
+    /// What takes little more than a pass over memory: normalised and activated values, concatenations.
+    #[default]
+    Cheap,
+    /// Also dropout, and convolutions that cost little for the memory they take.
+    Convolutions,
+}
+
+impl From<Recompute> for Recomputation {
+    fn from(recompute: Recompute) -> Self {
+        match recompute {
+            Recompute::Nothing => Self::Nothing,
+            Recompute::Cheap => Self::Cheap,
+            Recompute::Convolutions => Self::Convolutions,
+        }
+    }
 }
 
 /// `[log]`: what is reported on the way.
@@ -155,6 +182,7 @@ impl Default for TrainConfig {
             steps: 800_000,
             batch_size: 128,
             micro_batch: 0,
+            recompute: Recompute::default(),
             learning_rate: 2e-4,
             warmup_steps: 5000,
             decay_steps: 0,

@@ -274,10 +274,15 @@ fn section_names(valid: &[(String, String)]) -> Vec<String> {
 fn unknown_key(origin: String, section: &str, name: &str, valid: &[(String, String)]) -> ConfigError {
     let dotted = |(section, key): &(String, String)| format!("{section}.{key}");
     let in_section: Vec<_> = valid.iter().filter(|(known, _)| known == section).cloned().collect();
-    // A near name in the same section, else the same or a near name in another section, else a near section.
-    let suggestion = nearest(name, in_section.iter().map(|(_, key)| key.as_str()))
-        .map(|key| format!("{section}.{key}"))
-        .or_else(|| valid.iter().find(|(_, key)| key == name).map(dotted))
+    // The same name in another section, else a near name in the same section, else one in another.
+    let suggestion = valid
+        .iter()
+        .find(|(_, key)| key == name)
+        .map(dotted)
+        .or_else(|| {
+            let near = nearest(name, in_section.iter().map(|(_, key)| key.as_str()))?;
+            Some(format!("{section}.{near}"))
+        })
         .or_else(|| {
             let near = nearest(name, valid.iter().map(|(_, key)| key.as_str()))?;
             valid.iter().find(|(_, key)| key == near).map(dotted)

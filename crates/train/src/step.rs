@@ -80,7 +80,8 @@ impl TrainingStep {
         let objective = Objective::new(&config.diffusion, config.unet().image_shape())?;
         let Unet { graph, x_t, timesteps, output } =
             Unet::new(&config.unet(), config.train.pass_size(), Mode::Training);
-        let program = Program::training(&graph, &[output], backend.as_ref());
+        let recomputation = config.train.recompute.into();
+        let program = Program::training_with(&graph, &[output], backend.as_ref(), recomputation);
         let mut session = Session::new(program, backend)?;
         let weights = session.program().layout().initialise(config.train.seed);
         session.set_parameters(&weights);

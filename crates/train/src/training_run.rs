@@ -15,7 +15,8 @@ const LOCK_FILE: &str = ".lock";
 const CONFIG_FILE: &str = "config.toml";
 
 /// Keys that a resumed run may have changed without being another run: its weights after a step stay the same bits.
-const FREE_KEYS: [&str; 3] = ["train.steps", "train.checkpoint_every", "train.keep_checkpoints"];
+const FREE_KEYS: [&str; 4] =
+    ["train.steps", "train.recompute", "train.checkpoint_every", "train.keep_checkpoints"];
 
 /// A run directory that cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -349,6 +350,7 @@ mod tests {
         let allowed = [
             "train.steps=900000",
             "train.keep_checkpoints=9",
+            "train.recompute=convolutions",
             "log.every=7",
             "data.source=cifar10:/elsewhere",
         ];

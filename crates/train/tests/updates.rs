@@ -69,6 +69,23 @@ fn the_division_of_a_batch_is_only_about_memory() {
 }
 
 #[test]
+fn what_is_recomputed_is_only_about_memory() {
+    let after_two_updates = |set: &str, conv: ConvMethod| {
+        let config = config(&[set, "model.channels=16"]);
+        let cpu = Cpu::with_options(CpuOptions { threads: 1, conv, ..CpuOptions::default() }).unwrap();
+        let mut step = TrainingStep::new(&config, Box::new(cpu)).unwrap();
+        let outcomes = [0, 1].map(|k| step.run(k, k * 6, &images(&config, k as usize)).unwrap());
+        (outcomes, state(&step))
+    };
+    for conv in [ConvMethod::Direct, ConvMethod::Fast] {
+        let kept = after_two_updates("train.recompute=nothing", conv);
+        for set in ["train.recompute=cheap", "train.recompute=convolutions"] {
+            assert!(after_two_updates(set, conv) == kept, "{set}, {conv:?}");
+        }
+    }
+}
+
+#[test]
 fn the_first_update_of_a_warm_up_moves_no_weight_and_copies_the_average() {
     let config = config(&["train.warmup_steps=10"]);
     let mut step = step(&config);

@@ -178,19 +178,7 @@ pub(crate) fn forward(
         let (means, inverses) = coefficients(place.n);
         // SAFETY: see above.
         let y = unsafe { y.slice(start, len) };
-        level.vectorize(
-            #[inline(always)]
-            || {
-                // Slices of one length: the compiler then drops the bounds checks and uses vectors.
-                let (means, inverses, gamma, beta) = (&means[..c], &inverses[..c], &gamma[..c], &beta[..c]);
-                for (x, y) in source(place).chunks_exact(c).zip(y.chunks_exact_mut(c)) {
-                    for i in 0..c {
-                        let z = ((x[i] - means[i]) * inverses[i]).mul_add(gamma[i], beta[i]);
-                        y[i] = if norm.silu { z * sigmoid(z) } else { z };
-                    }
-                }
-            },
-        );
+        normalise(level, norm.silu, [source(place), means, inverses, gamma, beta], y);
     };
     plan.run(&[
         Pass { stretch: &sum, finish: &finish_mean },
@@ -199,7 +187,52 @@ pub(crate) fn forward(
     ]);
 }
 
-/// dx from x and dy; adds to dgamma and dbeta, sample after sample.
+/// y from x and the statistics that [`forward`] gave.
+pub(crate) fn apply(
+    level: Level,
+    norm: GroupNorm,
+    shape: Shape,
+    [x, gamma, beta, statistics]: [&[f32]; 4],
+    y: &mut [f32],
+) {
+    let plan = Plan::new(shape);
+    let y = Shared::new(y);
+    let (means, inverses): (Vec<_>, Vec<_>) = (0..shape.n * shape.c)
+        .map(|channel| {
+            let pair = channel / (shape.c / norm.groups);
+            (statistics[2 * pair], statistics[2 * pair + 1])
+        })
+        .unzip();
+    for_each_task(shape.n * plan.stretches, |task| {
+        let place = Place { n: task / plan.stretches, stretch: task % plan.stretches };
+        let (start, len) = plan.elements(place);
+        let channels = place.n * shape.c..(place.n + 1) * shape.c;
+        // SAFETY: this stretch is this task's.
+        let y = unsafe { y.slice(start, len) };
+        let factors = [&x[start..start + len], &means[channels.clone()], &inverses[channels], gamma, beta];
+        normalise(level, norm.silu, factors, y);
+    });
+}
+
+/// Normalises whole pixels by means and inverse deviations of their channels.
+fn normalise(level: Level, silu: bool, [x, means, inverses, gamma, beta]: [&[f32]; 5], y: &mut [f32]) {
+    let c = gamma.len();
+    level.vectorize(
+        #[inline(always)]
+        || {
+            // Slices of one length: the compiler then drops the bounds checks and uses vectors.
+            let (means, inverses, gamma, beta) = (&means[..c], &inverses[..c], &gamma[..c], &beta[..c]);
+            for (x, y) in x.chunks_exact(c).zip(y.chunks_exact_mut(c)) {
+                for i in 0..c {
+                    let z = ((x[i] - means[i]) * inverses[i]).mul_add(gamma[i], beta[i]);
+                    y[i] = if silu { z * sigmoid(z) } else { z };
+                }
+            }
+        },
+    );
+}
+
+/// dx from x and dy, which without `dy` is in dx; adds to dgamma and dbeta, sample after sample.
 ///
 /// With dz the gradient after SiLU's, `g = γ dz` and means over a group:
 /// `dx = (g - mean(g) - x̂ · mean(g x̂)) / deviation`; `dγ = Σ dz x̂`, `dβ = Σ dz`.
@@ -207,7 +240,8 @@ pub(crate) fn gradient(
     level: Level,
     norm: GroupNorm,
     shape: Shape,
-    [x, gamma, beta, statistics, dy]: [&[f32]; 5],
+    [x, gamma, beta, statistics]: [&[f32]; 4],
+    dy: Option<&[f32]>,
     workspace: &mut [f32],
     [dx, dgamma, dbeta]: [&mut [f32]; 3],
 ) {
@@ -236,10 +270,13 @@ pub(crate) fn gradient(
     // dz is kept in dx until the means are known.
     let backward = |place: Place| {
         let (start, len) = plan.elements(place);
-        let (x, dy) = (&x[start..start + len], &dy[start..start + len]);
+        let x = &x[start..start + len];
         let [means, inverses, ..] = coefficients(place.n);
         // SAFETY: see above.
         let (dz, sums) = unsafe { (dx.slice(start, len), shared.slice(plan.sums(place), SUMS * c)) };
+        if let Some(dy) = dy {
+            dz.copy_from_slice(&dy[start..start + len]);
+        }
         level.vectorize(
             #[inline(always)]
             || {
@@ -247,10 +284,10 @@ pub(crate) fn gradient(
                 let (sum_dz, sum_dz_hat) = sums.split_at_mut(c);
                 let (sum_dz, sum_dz_hat) = (&mut sum_dz[..c], &mut sum_dz_hat[..c]);
                 let (means, inverses, gamma, beta) = (&means[..c], &inverses[..c], &gamma[..c], &beta[..c]);
-                for ((x, dy), dz) in x.chunks_exact(c).zip(dy.chunks_exact(c)).zip(dz.chunks_exact_mut(c)) {
+                for (x, dz) in x.chunks_exact(c).zip(dz.chunks_exact_mut(c)) {
                     for i in 0..c {
                         let hat = (x[i] - means[i]) * inverses[i];
-                        dz[i] = before_silu(norm.silu, hat.mul_add(gamma[i], beta[i]), dy[i]);
+                        dz[i] = before_silu(norm.silu, hat.mul_add(gamma[i], beta[i]), dz[i]);
                         sum_dz[i] += dz[i];
                         sum_dz_hat[i] = dz[i].mul_add(hat, sum_dz_hat[i]);
                     }

@@ -312,9 +312,14 @@ impl Machine {
                 let workspace = self.scratch(step.workspace);
                 group_norm::forward(level, norm, shape, self.inputs(step), workspace, self.outputs(step));
             }
+            Kernel::GroupNormAgain(norm) => {
+                group_norm::apply(level, norm, shape, self.inputs(step), self.write(step.outputs[0]));
+            }
             Kernel::GroupNormGrad(norm) => {
                 let workspace = self.scratch(step.workspace);
-                group_norm::gradient(level, norm, shape, self.inputs(step), workspace, self.outputs(step));
+                let dy = (step.inputs[4] != step.outputs[0]).then(|| self.input(step, 4));
+                let factors = self.inputs(step);
+                group_norm::gradient(level, norm, shape, factors, dy, workspace, self.outputs(step));
             }
             Kernel::Attention(attention) => {
                 let [y, probabilities] = self.outputs(step);
@@ -404,12 +409,15 @@ impl Machine {
             | Kernel::ConvWeightGrad(_)
             | Kernel::BiasGrad
             | Kernel::GroupNorm(_)
+            | Kernel::GroupNormAgain(_)
             | Kernel::GroupNormGrad(_)
             | Kernel::Attention(_)
             | Kernel::AttentionGrad(_)
             | Kernel::ScaleShiftGrad
             | Kernel::Concat => unreachable!("handled by `execute`"),
-            Kernel::GroupNormDropout(..) | Kernel::GroupNormDropoutGrad(..) => {
+            Kernel::GroupNormDropout(..)
+            | Kernel::GroupNormDropoutAgain(..)
+            | Kernel::GroupNormDropoutGrad(..) => {
                 unreachable!("only planned for backends that fuse dropout")
             }
         }

@@ -33,8 +33,7 @@ impl Queue<'_> {
     /// (x, gamma, beta) → (y, statistics).
     pub(super) fn normalise(&self, norm: GroupNorm, dropout: Dropout, step: &Step) -> Result<(), CudaError> {
         let shape = step.inputs[0].shape;
-        let [x, gamma, beta] = [0, 1, 2].map(|index| self.argument(step.inputs[index]));
-        let [y, statistics] = [0, 1].map(|index| self.argument(step.outputs[index]));
+        let (x, statistics) = (self.argument(step.inputs[0]), self.argument(step.outputs[1]));
         let spread = Argument::Address(step.workspace.map_or(0, |view| self.address(view)));
         let [pixels, stretch, c] =
             [shape.pixels(), STRETCH, shape.c].map(|value| Argument::U32(count(value)));
@@ -45,21 +44,44 @@ impl Queue<'_> {
             [groups, n, 1],
             &[pixels, stretch, Argument::U32(parts), c, Argument::F32(norm.epsilon), spread, statistics],
         )?;
+        self.apply_statistics(norm, dropout, statistics, step)
+    }
+
+    /// (x, gamma, beta, statistics) → y.
+    pub(super) fn normalise_again(
+        &self,
+        norm: GroupNorm,
+        dropout: Dropout,
+        step: &Step,
+    ) -> Result<(), CudaError> {
+        self.apply_statistics(norm, dropout, self.argument(step.inputs[3]), step)
+    }
+
+    /// (x, gamma, beta, …) → (y, …), with statistics from wherever they are.
+    fn apply_statistics(
+        &self,
+        norm: GroupNorm,
+        dropout: Dropout,
+        statistics: Argument,
+        step: &Step,
+    ) -> Result<(), CudaError> {
+        let shape = step.inputs[0].shape;
+        let [x, gamma, beta] = [0, 1, 2].map(|index| self.argument(step.inputs[index]));
         self.spread_samples(
             "group_norm_apply",
             shape.sample_len().div_ceil(4),
             shape.n,
             &[
                 Argument::U32(count(shape.sample_len())),
-                c,
-                Argument::U32(groups),
+                Argument::U32(count(shape.c)),
+                Argument::U32(count(norm.groups)),
                 Argument::U32(u32::from(norm.silu)),
                 Argument::Dropout(dropout),
                 x,
                 gamma,
                 beta,
                 statistics,
-                y,
+                self.argument(step.outputs[0]),
             ],
         )
     }

@@ -95,6 +95,10 @@ impl Queue<'_> {
             Kernel::ConvWeightGrad(conv) => self.convolve_weight_gradient(conv, step),
             Kernel::GroupNorm(norm) => self.normalise(norm, kernels::Dropout::default(), step),
             Kernel::GroupNormDropout(norm, dropout) => self.normalise(norm, self.dropout(dropout), step),
+            Kernel::GroupNormAgain(norm) => self.normalise_again(norm, kernels::Dropout::default(), step),
+            Kernel::GroupNormDropoutAgain(norm, dropout) => {
+                self.normalise_again(norm, self.dropout(dropout), step)
+            }
             Kernel::GroupNormGrad(norm) => self.normalise_gradient(norm, kernels::Dropout::default(), step),
             Kernel::GroupNormDropoutGrad(norm, dropout) => {
                 self.normalise_gradient(norm, self.dropout(dropout), step)

@@ -46,5 +46,5 @@ impl Graph {
 
 pub(crate) fn gradient(norm: GroupNorm, d: &mut Differentiation) {
     let reads = vec![d.operand(0), d.operand(1), d.operand(2), d.saved(), d.output_gradient()];
-    d.emit_gradient(Kernel::GroupNormGrad(norm), reads, &[0, 1, 2]);
+    d.emit_gradient_in_place(Kernel::GroupNormGrad(norm), reads, &[0, 1, 2]);
 }

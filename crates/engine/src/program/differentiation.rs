@@ -19,7 +19,7 @@ pub(crate) struct Differentiation<'a, 'g> {
     draft: &'a mut Draft<'g>,
     partials: &'a mut [Option<Partial>],
     node: usize,
-    output_gradient: usize,
+    output_gradient: Partial,
 }
 
 /// Appends the backward instructions; returns the gradient's value of each node that has one.
@@ -37,8 +37,7 @@ pub(super) fn differentiate(draft: &mut Draft, outputs: &[Var]) -> Vec<Option<us
         let (Some(partial), Some(kernel), true) = (partials[index], &node.kernel, node.needs_gradient) else {
             continue;
         };
-        let mut d =
-            Differentiation { draft, partials: &mut partials, node: index, output_gradient: partial.value };
+        let mut d = Differentiation { draft, partials: &mut partials, node: index, output_gradient: partial };
         derive(kernel, &mut d);
     }
     let input_gradients = partials.iter().map(|partial| partial.map(|p| p.value));
@@ -71,7 +70,9 @@ fn derive(kernel: &Kernel, d: &mut Differentiation) {
         | Kernel::ConvWeightGrad(_)
         | Kernel::BiasGrad
         | Kernel::GroupNormGrad(_)
+        | Kernel::GroupNormAgain(_)
         | Kernel::GroupNormDropout(..)
+        | Kernel::GroupNormDropoutAgain(..)
         | Kernel::GroupNormDropoutGrad(..)
         | Kernel::SiluGrad
         | Kernel::ReluGrad
@@ -95,7 +96,7 @@ impl Differentiation<'_, '_> {
 
     /// dy: the gradient of the operation's result.
     pub fn output_gradient(&self) -> Place {
-        Place::Value(self.output_gradient)
+        Place::Value(self.output_gradient.value)
     }
 
     /// The operation's result.
@@ -140,13 +141,24 @@ impl Differentiation<'_, '_> {
     /// Emits a kernel whose outputs are the gradients of `operands`, in this order. Gradients of parameters are added to
     /// by the kernel itself.
     pub fn emit_gradient(&mut self, kernel: Kernel, reads: Vec<Place>, operands: &[usize]) {
+        self.emit(kernel, reads, operands, None);
+    }
+
+    /// The same with a kernel that may write the first of these gradients where it reads dy, of the same shape.
+    pub fn emit_gradient_in_place(&mut self, kernel: Kernel, reads: Vec<Place>, operands: &[usize]) {
+        let place = (!self.output_gradient.shared).then_some(self.output_gradient.value);
+        self.emit(kernel, reads, operands, place);
+    }
+
+    fn emit(&mut self, kernel: Kernel, reads: Vec<Place>, operands: &[usize], mut place: Option<usize>) {
         let mut writes = Vec::with_capacity(operands.len());
         let mut contributions = Vec::with_capacity(operands.len());
         for &index in operands {
             match self.node().operands[index] {
                 Operand::Param(param) => writes.push(Place::Grad(param)),
                 Operand::Var(var) => {
-                    let value = self.draft.new_value(self.draft.graph.shape(var));
+                    let shape = self.draft.graph.shape(var);
+                    let value = place.take().unwrap_or_else(|| self.draft.new_value(shape));
                     writes.push(Place::Value(value));
                     contributions.push((var, value));
                 }
@@ -161,7 +173,7 @@ impl Differentiation<'_, '_> {
     /// Passes dy on unchanged to operand `index`.
     pub fn pass_gradient(&mut self, index: usize) {
         if let Operand::Var(var) = self.node().operands[index] {
-            self.contribute(var, Partial { value: self.output_gradient, shared: true });
+            self.contribute(var, Partial { shared: true, ..self.output_gradient });
         }
     }
 

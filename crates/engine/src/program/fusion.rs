@@ -41,7 +41,8 @@ fn join(
     is_between: impl Fn(Place) -> bool,
 ) -> Option<Instruction> {
     let between = first.writes[0];
-    if !is_between(between) {
+    // What the second writes to is its own from then on.
+    if !is_between(between) && !second.writes.contains(&between) {
         return None;
     }
     match (&first.kernel, &second.kernel) {
@@ -50,6 +51,13 @@ fn join(
                 kernel: Kernel::GroupNormDropout(norm, dropout),
                 reads: first.reads.clone(),
                 writes: vec![second.writes[0], first.writes[1]],
+            })
+        }
+        (&Kernel::GroupNormAgain(norm), &Kernel::Dropout(dropout)) if second.reads == [between] => {
+            Some(Instruction {
+                kernel: Kernel::GroupNormDropoutAgain(norm, dropout),
+                reads: first.reads.clone(),
+                writes: second.writes.clone(),
             })
         }
         (&Kernel::Dropout(dropout), &Kernel::GroupNormGrad(norm))

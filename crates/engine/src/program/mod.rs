@@ -3,8 +3,10 @@
 mod differentiation;
 mod fusion;
 mod memory;
+mod recomputation;
 
 pub(crate) use differentiation::Differentiation;
+pub use recomputation::Recomputation;
 
 use crate::backend::Backend;
 use crate::graph::{Graph, Operand, Var};
@@ -14,6 +16,7 @@ use crate::shape::Shape;
 use differentiation::differentiate;
 use fusion::fuse_dropout;
 use memory::{Lifetime, place};
+use recomputation::recompute;
 
 /// Something an instruction reads or writes, before memory is planned.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -95,18 +98,31 @@ impl Program {
     pub fn inference(graph: &Graph, outputs: &[Var], backend: &dyn Backend) -> Self {
         let draft = Draft::forward(graph);
         let forward_len = draft.instructions.len();
-        Self::plan(draft, forward_len, outputs, Vec::new(), backend, false)
+        Self::plan(draft, forward_len, outputs, Vec::new(), backend, None)
     }
 
-    /// Steps that compute `outputs`, and the gradients of all parameters from the gradients of `outputs`.
+    /// Steps that compute `outputs`, and the gradients of all parameters from the gradients of `outputs`. What is cheap is recomputed.
     ///
     /// # Panics
     /// If an output depends on no parameter.
     pub fn training(graph: &Graph, outputs: &[Var], backend: &dyn Backend) -> Self {
+        Self::training_with(graph, outputs, backend, Recomputation::default())
+    }
+
+    /// The same, recomputing what `recomputation` says; it changes no bit.
+    ///
+    /// # Panics
+    /// If an output depends on no parameter.
+    pub fn training_with(
+        graph: &Graph,
+        outputs: &[Var],
+        backend: &dyn Backend,
+        recomputation: Recomputation,
+    ) -> Self {
         let mut draft = Draft::forward(graph);
         let forward_len = draft.instructions.len();
         let gradients = differentiate(&mut draft, outputs);
-        Self::plan(draft, forward_len, outputs, gradients, backend, true)
+        Self::plan(draft, forward_len, outputs, gradients, backend, Some(recomputation))
     }
 
     /// The parameters.
@@ -135,10 +151,14 @@ impl Program {
         outputs: &[Var],
         gradients: Vec<Option<usize>>,
         backend: &dyn Backend,
-        training: bool,
+        recomputation: Option<Recomputation>,
     ) -> Self {
+        let training = recomputation.is_some();
+        let kept: Vec<_> = outputs.iter().map(|output| draft.node_values[output.0]).collect();
+        if let Some(recomputation) = recomputation {
+            recompute(&mut draft, forward_len, &kept, recomputation);
+        }
         if backend.fuses_dropout() {
-            let kept: Vec<_> = outputs.iter().map(|output| draft.node_values[output.0]).collect();
             forward_len = fuse_dropout(&mut draft, forward_len, &kept);
         }
         let storages = choose_storages(&draft, backend.storage());
