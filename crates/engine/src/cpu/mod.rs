@@ -27,6 +27,7 @@ use crate::optimizer::AdamStep;
 use crate::profile::Profile;
 use crate::shape::Shape;
 use memory::{Buffer, Memory, SLOTS, slot_index};
+use parallel::run_awake;
 use std::time::Instant;
 use tile::Tiles;
 
@@ -168,7 +169,7 @@ impl Backend for Cpu {
         let memory = Memory::new(&mut self.buffers);
         let machine = Machine { memory, level: self.level, conv: self.conv, tiles: self.tiles };
         let profile = &mut self.profile;
-        self.pool.install(|| {
+        run_awake(&self.pool, || {
             for step in steps {
                 let start = profile.is_some().then(Instant::now);
                 if prepare {
