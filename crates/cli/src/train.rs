@@ -55,6 +55,7 @@ const EXAMPLES: &str = "Examples:
   ddpm train shapes32                                              no data needed
   ddpm train mnist32 --set data.source=mnist:DIR --out runs/digits
   ddpm train cifar10 --set data.source=cifar10:DIR --set train.micro_batch=16
+  ddpm train celebahq256 --set data.source=images:DIR --set train.recompute=convolutions
   ddpm train --resume --out runs/digits                            go on
   ddpm train --resume --out runs/digits --set train.steps=20000    go on for longer
 
