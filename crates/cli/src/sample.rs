@@ -164,8 +164,7 @@ struct Work {
     seed: u64,
     batch: usize,
     count: usize,
-    /// Where the images begin, if not at noise of the seed.
-    /// The images' x_T, if they are given.
+    /// The images' x_T, if they do not begin at noise of the seed.
     latents: Option<Vec<f32>>,
 }
 

@@ -5,8 +5,8 @@ mod machines;
 
 use engine::random::{Purpose, Stream};
 use engine::{
-    AdamStep, Conv, ConvMethod, Graph, GroupNorm, Init, Padding, Param, Pool, Precision, Program, Run,
-    Session, Shape, Sinusoid, Slot, Var,
+    AdamStep, Conv, ConvMethod, Graph, GroupNorm, Init, Padding, Param, Pool, Precision, Program,
+    Recomputation, Run, Session, Shape, Sinusoid, Slot, Var,
 };
 use machines::{Machine, cuda};
 
@@ -410,9 +410,9 @@ fn training_goes_the_same_way() {
             graph.conv(y, p[4], p[5], Conv::SAME_3X3)
         },
     );
-    let train = |machine: Machine| {
+    let train = |machine: Machine, recomputation: Recomputation| {
         let backend = machine.backend();
-        let program = Program::training(&network.graph, &[network.output], &*backend);
+        let program = Program::training_with(&network.graph, &[network.output], &*backend, recomputation);
         let mut session = Session::new(program, backend).unwrap();
         let weights = normals(3, network.graph.layout().len()).iter().map(|w| 0.2 * w).collect::<Vec<_>>();
         session.set_parameters(&weights);
@@ -443,11 +443,15 @@ fn training_goes_the_same_way() {
             session.buffer(Slot::SecondMoment).unwrap(),
         ]
     };
-    let expected = train(Machine::Cpu(ConvMethod::Direct));
+    let expected = train(Machine::Cpu(ConvMethod::Direct), Recomputation::Nothing);
     for machine in cuda(Precision::F32) {
-        for (index, (expected, actual)) in expected.iter().zip(&train(machine)).enumerate() {
+        let kept = train(machine, Recomputation::Nothing);
+        for (index, (expected, actual)) in expected.iter().zip(&kept).enumerate() {
             let error = relative_error(expected, actual);
             assert!(error < 1e-3, "{machine:?}, {index}: {error:e}");
+        }
+        for recomputation in [Recomputation::Cheap, Recomputation::Convolutions] {
+            assert!(train(machine, recomputation) == kept, "{machine:?}, {recomputation:?}");
         }
     }
 }

@@ -139,13 +139,13 @@ impl Builder<'_> {
         let scale_shift = self.config.scale_shift_norm;
         // All parameters first, in the order that files have them in.
         let norm1 = self.norm_parameters(&format!("{name}.norm1"), input);
-        let conv1 = self.conv_parameters(&format!("{name}.conv1"), [3, 3, input, channels], GLOROT);
+        let conv1 = self.weight_and_bias(&format!("{name}.conv1"), vec![3, 3, input, channels], GLOROT);
         let time_width = if scale_shift { 2 * channels } else { channels };
         let time_projection = vec![time_channels, time_width];
         let (time_weight, time_bias) =
             self.weight_and_bias(&format!("{name}.time_emb_proj"), time_projection, GLOROT);
         let norm2 = self.norm_parameters(&format!("{name}.norm2"), channels);
-        let conv2 = self.conv_parameters(&format!("{name}.conv2"), [3, 3, channels, channels], NEAR_ZERO);
+        let conv2 = self.weight_and_bias(&format!("{name}.conv2"), vec![3, 3, channels, channels], NEAR_ZERO);
         // The projection comes first, so that its gradient comes last: in between less has to be kept.
         let shortcut = if input == channels {
             x
@@ -202,13 +202,9 @@ impl Builder<'_> {
     }
 
     fn conv(&mut self, name: &str, x: Var, output: usize, conv: Conv, init: Init) -> Var {
-        let shape = [conv.kernel_h, conv.kernel_w, self.graph.shape(x).c, output];
-        let (weight, bias) = self.conv_parameters(name, shape, init);
+        let shape = vec![conv.kernel_h, conv.kernel_w, self.graph.shape(x).c, output];
+        let (weight, bias) = self.weight_and_bias(name, shape, init);
         self.graph.conv(x, weight, bias, conv)
-    }
-
-    fn conv_parameters(&mut self, name: &str, shape: [usize; 4], init: Init) -> (Param, Param) {
-        self.weight_and_bias(name, shape.to_vec(), init)
     }
 
     fn linear(&mut self, name: &str, x: Var, output: usize, init: Init) -> Var {

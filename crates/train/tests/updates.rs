@@ -3,7 +3,7 @@
 use engine::{ConvMethod, Cpu, CpuOptions, Slot};
 use train::config::Config;
 use train::config_text;
-use train::step::{NotFinite, StepError, TrainingStep};
+use train::step::{NotFinite, StepError, StepOutcome, TrainingStep};
 
 const SLOTS: [Slot; 4] = [Slot::Params, Slot::Ema, Slot::FirstMoment, Slot::SecondMoment];
 
@@ -48,15 +48,18 @@ fn state(step: &TrainingStep) -> Vec<Vec<u32>> {
         .collect()
 }
 
+/// What two updates give, and the state after them.
+fn after_two_updates(sets: &[&str], conv: ConvMethod) -> ([StepOutcome; 2], Vec<Vec<u32>>) {
+    let config = config(sets);
+    let cpu = Cpu::with_options(CpuOptions { threads: 1, conv, ..CpuOptions::default() }).unwrap();
+    let mut step = TrainingStep::new(&config, Box::new(cpu)).unwrap();
+    let outcomes = [0, 1].map(|k| step.run(k, k * 6, &images(&config, k as usize)).unwrap());
+    (outcomes, state(&step))
+}
+
 #[test]
 fn the_division_of_a_batch_is_only_about_memory() {
-    let after_two_updates = |set: &str, conv: ConvMethod| {
-        let config = config(&[set]);
-        let cpu = Cpu::with_options(CpuOptions { threads: 1, conv, ..CpuOptions::default() }).unwrap();
-        let mut step = TrainingStep::new(&config, Box::new(cpu)).unwrap();
-        let outcomes = [0, 1].map(|k| step.run(k, k * 6, &images(&config, k as usize)).unwrap());
-        (outcomes, state(&step))
-    };
+    let after_two_updates = |set: &str, conv: ConvMethod| after_two_updates(&[set], conv);
     let whole = after_two_updates("train.micro_batch=0", ConvMethod::Direct);
     let (fast, _) = after_two_updates("train.micro_batch=0", ConvMethod::Fast);
     for set in ["train.micro_batch=1", "train.micro_batch=2", "train.micro_batch=6"] {
@@ -70,13 +73,8 @@ fn the_division_of_a_batch_is_only_about_memory() {
 
 #[test]
 fn what_is_recomputed_is_only_about_memory() {
-    let after_two_updates = |set: &str, conv: ConvMethod| {
-        let config = config(&[set, "model.channels=16"]);
-        let cpu = Cpu::with_options(CpuOptions { threads: 1, conv, ..CpuOptions::default() }).unwrap();
-        let mut step = TrainingStep::new(&config, Box::new(cpu)).unwrap();
-        let outcomes = [0, 1].map(|k| step.run(k, k * 6, &images(&config, k as usize)).unwrap());
-        (outcomes, state(&step))
-    };
+    let after_two_updates =
+        |set: &str, conv: ConvMethod| after_two_updates(&[set, "model.channels=16"], conv);
     for conv in [ConvMethod::Direct, ConvMethod::Fast] {
         let kept = after_two_updates("train.recompute=nothing", conv);
         for set in ["train.recompute=cheap", "train.recompute=convolutions"] {

@@ -76,6 +76,19 @@ impl Plan {
         (0..self.stretches).map(|stretch| f64::from(sums[stretch * step + which * self.shape.c + c])).sum()
     }
 
+    /// Gives all channels of a group its statistics: sets the first two coefficients.
+    fn spread(&self, groups: usize, statistics: &[f32], workspace: &mut [f32]) {
+        let (c, group) = (self.shape.c, self.shape.c / groups);
+        for (n, statistics) in statistics.chunks_exact(2 * groups).enumerate() {
+            let (means, rest) = workspace[self.coefficients(n)..].split_at_mut(c);
+            let channels = means.chunks_exact_mut(group).zip(rest.chunks_exact_mut(group));
+            for (pair, (means, inverses)) in statistics.chunks_exact(2).zip(channels) {
+                means.fill(pair[0]);
+                inverses.fill(pair[1]);
+            }
+        }
+    }
+
     /// Runs the passes over all samples.
     fn run(&self, passes: &[Pass]) {
         // Many samples: each is one task, which keeps what it reads again in its cache. Few: their stretches are shared out.
@@ -193,25 +206,20 @@ pub(crate) fn apply(
     norm: GroupNorm,
     shape: Shape,
     [x, gamma, beta, statistics]: [&[f32]; 4],
+    workspace: &mut [f32],
     y: &mut [f32],
 ) {
     let plan = Plan::new(shape);
-    let y = Shared::new(y);
-    let (means, inverses): (Vec<_>, Vec<_>) = (0..shape.n * shape.c)
-        .map(|channel| {
-            let pair = channel / (shape.c / norm.groups);
-            (statistics[2 * pair], statistics[2 * pair + 1])
-        })
-        .unzip();
-    for_each_task(shape.n * plan.stretches, |task| {
-        let place = Place { n: task / plan.stretches, stretch: task % plan.stretches };
+    plan.spread(norm.groups, statistics, workspace);
+    let (workspace, y) = (&*workspace, Shared::new(y));
+    let apply = |place: Place| {
         let (start, len) = plan.elements(place);
-        let channels = place.n * shape.c..(place.n + 1) * shape.c;
+        let (means, inverses) = workspace[plan.coefficients(place.n)..][..2 * shape.c].split_at(shape.c);
         // SAFETY: this stretch is this task's.
         let y = unsafe { y.slice(start, len) };
-        let factors = [&x[start..start + len], &means[channels.clone()], &inverses[channels], gamma, beta];
-        normalise(level, norm.silu, factors, y);
-    });
+        normalise(level, norm.silu, [&x[start..start + len], means, inverses, gamma, beta], y);
+    };
+    plan.run(&[Pass { stretch: &apply, finish: &|_| {} }]);
 }
 
 /// Normalises whole pixels by means and inverse deviations of their channels.
@@ -249,14 +257,7 @@ pub(crate) fn gradient(
     let c = shape.c;
     let group = c / norm.groups;
     let count = (shape.pixels() * group) as f64;
-    for n in 0..shape.n {
-        let (means, rest) = workspace[plan.coefficients(n)..].split_at_mut(c);
-        for index in 0..norm.groups {
-            let pair = &statistics[2 * (n * norm.groups + index)..][..2];
-            means[index * group..(index + 1) * group].fill(pair[0]);
-            rest[index * group..(index + 1) * group].fill(pair[1]);
-        }
-    }
+    plan.spread(norm.groups, statistics, workspace);
     let (shared, dx) = (Shared::new(workspace), Shared::new(dx));
     // SAFETY of what follows: as forward.
     let coefficients = |n| {

@@ -152,7 +152,7 @@ impl Backend for Cpu {
             }
             Kernel::Attention(_) => attention::forward_scratch(inputs[0], tiles),
             Kernel::AttentionGrad(_) => attention::gradient_scratch(inputs[0], tiles),
-            Kernel::GroupNorm(_) | Kernel::GroupNormGrad(_) => {
+            Kernel::GroupNorm(_) | Kernel::GroupNormAgain(_) | Kernel::GroupNormGrad(_) => {
                 Scratch { prepared: 0, workspace: group_norm::workspace(inputs[0]) }
             }
             _ => Scratch::default(),
@@ -314,7 +314,9 @@ impl Machine {
                 group_norm::forward(level, norm, shape, self.inputs(step), workspace, self.outputs(step));
             }
             Kernel::GroupNormAgain(norm) => {
-                group_norm::apply(level, norm, shape, self.inputs(step), self.write(step.outputs[0]));
+                let workspace = self.scratch(step.workspace);
+                let y = self.write(step.outputs[0]);
+                group_norm::apply(level, norm, shape, self.inputs(step), workspace, y);
             }
             Kernel::GroupNormGrad(norm) => {
                 let workspace = self.scratch(step.workspace);

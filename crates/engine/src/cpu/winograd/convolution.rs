@@ -141,12 +141,8 @@ pub(super) fn convolve(level: Level, tiles: Tiles, product: Product) {
                 let piece = from..(from + PIECE).min(source_shape.c);
                 filter.transform_piece(level, piece.clone(), first_column, tiles.width, planes);
                 let stride = piece_stride(piece.len(), tiles.width);
-                // What comes next: the panel's next piece, or likely the first of the next panel.
-                let (next, column) = if piece.end < source_shape.c {
-                    (piece.end..(piece.end + PIECE).min(source_shape.c), first_column)
-                } else {
-                    (0..PIECE.min(source_shape.c), (task + 1) / stretches * tiles.width)
-                };
+                let next_column = (task + 1) / stretches * tiles.width;
+                let (next, column) = filter.after(&piece, PIECE, first_column, next_column);
                 for plane in 0..PLANES {
                     filter.prefetch_part(next.clone(), column, tiles.width, plane, PLANES);
                     let left = plane * cut.input_stride + from * block + start * piece.len();

@@ -82,26 +82,18 @@ pub(super) fn convolve(level: Level, tiles: Tiles, product: Product) {
         for (start, block) in (0..source_shape.c).step_by(PIECE).zip(inputs.chunks_exact(BLOCK)) {
             let rows = start..(start + PIECE).min(source_shape.c);
             let taps = filter.taps(level, rows.clone(), first_column, tiles.width, &mut buffer);
-            // What comes next: the panel's next piece, or likely the first of the next panel.
-            let (next, column) = if rows.end < source_shape.c {
-                (rows.end..(rows.end + PIECE).min(source_shape.c), first_column)
-            } else {
-                (0..PIECE.min(source_shape.c), first_column + tiles.width)
-            };
+            let (next, column) = filter.after(&rows, PIECE, first_column, first_column + tiles.width);
             with_vectors!(level, V => {
                 let parts = columns.div_ceil(V::LANES) * TILE;
-                for (vector, products) in products.chunks_exact_mut(PLANES * FEW * V::LANES).enumerate() {
-                    let lane = vector * V::LANES;
-                    if lane >= columns {
-                        break;
-                    }
+                let vectors = products.chunks_exact_mut(PLANES * FEW * V::LANES);
+                for (lane, products) in (0..columns).step_by(V::LANES).zip(vectors) {
                     // SAFETY: the taps have whole panels; there is room for a vector of them.
                     unsafe {
                         let taps = (taps.base.add(lane), taps.row_step, taps.tap_step);
                         transform_columns::<V>(taps, rows.len(), filter_columns.as_mut_ptr());
                     }
                     for row in 0..TILE {
-                        filter.prefetch_part(next.clone(), column, tiles.width, vector * TILE + row, parts);
+                        filter.prefetch_part(next.clone(), column, tiles.width, lane / V::LANES * TILE + row, parts);
                         let factors = Factors {
                             columns: filter_columns[row * PIECE * 3 * V::LANES..].as_ptr(),
                             block: block[row * TILE * FEW * PIECE..].as_ptr(),
@@ -117,7 +109,8 @@ pub(super) fn convolve(level: Level, tiles: Tiles, product: Product) {
         let mut beyond = [0.0; MAX_WIDTH];
         let beyond = beyond.as_mut_ptr();
         with_vectors!(level, V => {
-            for (lane, products) in (0..columns).step_by(V::LANES).zip(products.chunks_exact(PLANES * FEW * V::LANES)) {
+            let vectors = products.chunks_exact(PLANES * FEW * V::LANES);
+            for (lane, products) in (0..columns).step_by(V::LANES).zip(vectors) {
                 let bias = bias.map(|bias| &bias[first_column + lane..]);
                 for tile in 0..count {
                     let pixel = |offset| result.pointer(offset + first_column + lane);

@@ -100,6 +100,22 @@ impl Filter<'_> {
         Taps { base: buffer.as_ptr(), row_step: MAX_WIDTH, tap_step: ROWS * MAX_WIDTH }
     }
 
+    /// The rows, at most `len`, and the panel that are multiplied after `piece` of the panel at `first`: the panel's next ones, after the last likely the first
+    /// of the panel at `next_first`.
+    pub fn after(
+        &self,
+        piece: &Range<usize>,
+        len: usize,
+        first: usize,
+        next_first: usize,
+    ) -> (Range<usize>, usize) {
+        if piece.end < self.source {
+            (piece.end..(piece.end + len).min(self.source), first)
+        } else {
+            (0..len.min(self.source), next_first)
+        }
+    }
+
     /// Calls one of `parts` parts of a piece of the filter into the second-level cache. A filter is read once, with strides that the
     /// processor does not foresee: called while the piece before it multiplies, it costs no time.
     pub fn prefetch_part(&self, piece: Range<usize>, first: usize, width: usize, part: usize, parts: usize) {
