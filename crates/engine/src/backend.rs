@@ -23,6 +23,11 @@ pub enum BackendError {
     /// The CPU was asked for another precision than its own.
     #[error("the CPU computes in f32: leave --precision f32, or use --device cuda")]
     CpuPrecision,
+    /// Convolutions were to be computed by a matrix unit.
+    #[error(
+        "--conv bf16x3 needs a processor with AMX (Intel's Xeons from the fourth generation on) and Linux 5.16 or later, which this is not: leave --conv fast"
+    )]
+    NoMatrixUnit,
     /// The worker threads could not be started.
     #[error("could not start {threads} worker threads: {reason}")]
     Threads {

@@ -1,10 +1,12 @@
 //! Times the paper's networks: forward, or a training step.
 //!
 //! `cargo run --release -p ddpm-models --example step_time -- [forward|train] [batch] [repeats] [threads] [cifar10|celebahq256]
-//! [profile] [--image-size N] [--channels N] [--recompute nothing|cheap|convolutions] [--device cpu|cuda[:N]] [--precision f32|tf32|bf16]
+//! [profile] [--image-size N] [--channels N] [--recompute nothing|cheap|convolutions] [--conv fast|direct|bf16x3] [--device cpu|cuda[:N]] [--precision f32|tf32|bf16]
 //! [--deterministic true|false]` prints one JSON object (`fastest`: the least disturbed time), with `profile` also where the time went (on standard error).
 
-use engine::{AdamStep, Algorithms, CpuOptions, Hardware, Precision, Program, Recomputation, Run, Session};
+use engine::{
+    AdamStep, Algorithms, ConvMethod, CpuOptions, Hardware, Precision, Program, Recomputation, Run, Session,
+};
 use models::{Conventions, Mode, Unet, UnetConfig};
 use std::time::{Duration, Instant};
 
@@ -23,6 +25,12 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "tf32" => Precision::Tf32,
         "bf16" => Precision::Bf16,
         other => return Err(format!("{other}: give f32, tf32 or bf16").into()),
+    };
+    let conv = match option("--conv", "fast").as_str() {
+        "fast" => ConvMethod::Fast,
+        "direct" => ConvMethod::Direct,
+        "bf16x3" => ConvMethod::Bf16x3,
+        other => return Err(format!("{other}: give fast, direct or bf16x3").into()),
     };
     let algorithms = match option("--deterministic", "true").parse()? {
         true => Algorithms::Reproducible,
@@ -72,7 +80,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let training = kind == "train";
     let mode = if training { Mode::Training } else { Mode::Inference };
     let Unet { graph, x_t, timesteps, output } = Unet::new(&config, batch, mode);
-    let cpu = CpuOptions { threads, ..CpuOptions::default() };
+    let cpu = CpuOptions { threads, conv, ..CpuOptions::default() };
     let backend = Hardware { device, precision, algorithms, cpu }.open()?;
     let program = if training {
         Program::training_with(&graph, &[output], backend.as_ref(), recomputation)

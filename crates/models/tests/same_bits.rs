@@ -2,7 +2,7 @@
 
 use engine::cpu::Level;
 use engine::random::{Purpose, Stream};
-use engine::{AdamStep, ConvMethod, Cpu, CpuOptions, Program, Run, Session, Slot};
+use engine::{AdamStep, BackendError, ConvMethod, Cpu, CpuOptions, Program, Run, Session, Slot};
 use models::{Mode, Unet, UnetConfig};
 
 fn config() -> UnetConfig {
@@ -31,12 +31,23 @@ fn normals(purpose_step: u32, sample: u64, len: usize) -> Vec<f32> {
 const IMAGE: usize = 16 * 16 * 3;
 const SAMPLES: usize = 5;
 
+/// With the matrix unit emulated where there is none.
+fn cpu(options: CpuOptions) -> Cpu {
+    match Cpu::with_options(options) {
+        Err(BackendError::NoMatrixUnit) => {
+            eprintln!("SKIPPED, only emulated: {}", BackendError::NoMatrixUnit);
+            Cpu::with_emulated_matrix_unit(options).unwrap()
+        }
+        cpu => cpu.unwrap(),
+    }
+}
+
 /// Predictions, gradients and updated weights for [`SAMPLES`] samples, computed `batch` at a time.
 fn train_step(conv: ConvMethod, level: Level, threads: usize, batch: usize) -> [Vec<u32>; 3] {
     let config = config();
     let layout = Unet::layout(&config);
     let weights: Vec<f32> = normals(0, 0, layout.len()).iter().map(|v| 0.1 * v).collect();
-    let backend = || Box::new(Cpu::with_options(CpuOptions { threads, level, conv }).unwrap());
+    let backend = || Box::new(cpu(CpuOptions { threads, level, conv }));
     let mut grads = vec![0.0; layout.len()];
     let mut predictions = Vec::new();
     let mut updated = Vec::new();
@@ -82,9 +93,11 @@ fn digest(values: &[Vec<u32>]) -> u64 {
 /// A change of these numbers is a change of all results. The same ones on x86 and on ARM.
 #[test]
 fn a_training_step_has_these_bits_on_every_processor() {
-    for (conv, expected) in
-        [(ConvMethod::Direct, 0x73CB_5015_3068_D233), (ConvMethod::Fast, 0x3762_4953_6BA7_D99D)]
-    {
+    for (conv, expected) in [
+        (ConvMethod::Direct, 0x73CB_5015_3068_D233),
+        (ConvMethod::Fast, 0x3762_4953_6BA7_D99D),
+        (ConvMethod::Bf16x3, 0x0DA8_90EF_208A_E4F5),
+    ] {
         let digest = digest(&train_step(conv, Level::detect(), 2, SAMPLES));
         assert_eq!(digest, expected, "{conv:?}: {digest:#018x}");
     }
@@ -92,7 +105,7 @@ fn a_training_step_has_these_bits_on_every_processor() {
 
 #[test]
 fn a_training_step_has_the_same_bits_at_any_threads_width_and_batch() {
-    for conv in [ConvMethod::Direct, ConvMethod::Fast] {
+    for conv in [ConvMethod::Direct, ConvMethod::Fast, ConvMethod::Bf16x3] {
         let reference = train_step(conv, Level::detect(), 2, SAMPLES);
         for level in Level::available() {
             assert!(train_step(conv, level, 3, SAMPLES) == reference, "{conv:?}, level {}", level.name());

@@ -4,6 +4,7 @@
 //! strides cost nothing. Pixels whose filter taps differ (a strided input gradient has one set per phase) are separate classes.
 //! Chains run over taps (row by row), then channels.
 
+use super::axis::Axis;
 use super::panel::{Panels, Source};
 use super::parallel::{Shared, for_each_task, thread_index};
 use super::product::multiply_panel;
@@ -20,68 +21,6 @@ const BLOCK: usize = 96;
 const PIXELS: usize = 256;
 /// Input channels that one task of a weight gradient handles at most.
 const CHANNELS: usize = 128;
-
-/// Pixels of the result along one axis that share their taps, and where their sources lie:
-/// pixel `j` is at `phase + j · step`, its tap `i` reads `j · source_step + shift + i · shift_step` and is filter position `tap + i · tap_step`.
-#[derive(Clone, Copy)]
-struct Axis {
-    pixels: usize,
-    phase: usize,
-    step: usize,
-    source_len: usize,
-    source_step: usize,
-    shift: isize,
-    shift_step: isize,
-    taps: usize,
-    tap: usize,
-    tap_step: usize,
-}
-
-impl Axis {
-    fn forward(output: usize, input: usize, kernel: usize, stride: usize, before: usize) -> Self {
-        Self {
-            pixels: output,
-            phase: 0,
-            step: 1,
-            source_len: input,
-            source_step: stride,
-            shift: -(before as isize),
-            shift_step: 1,
-            taps: kernel,
-            tap: 0,
-            tap_step: 1,
-        }
-    }
-
-    /// Input pixels ≡ `phase` (mod stride): the taps k with `phase + before - k` divisible by the stride reach an output.
-    fn input_gradient(
-        output: usize,
-        input: usize,
-        kernel: usize,
-        stride: usize,
-        before: usize,
-        phase: usize,
-    ) -> Self {
-        let tap = (phase + before) % stride;
-        Self {
-            pixels: input.saturating_sub(phase).div_ceil(stride),
-            phase,
-            step: stride,
-            source_len: output,
-            source_step: 1,
-            shift: ((phase + before - tap) / stride) as isize,
-            shift_step: -1,
-            taps: kernel.saturating_sub(tap).div_ceil(stride),
-            tap,
-            tap_step: stride,
-        }
-    }
-
-    fn source(&self, pixel: usize, tap: usize) -> Option<usize> {
-        let position = (pixel * self.source_step) as isize + self.shift + tap as isize * self.shift_step;
-        (position >= 0 && position < self.source_len as isize).then_some(position as usize)
-    }
-}
 
 /// Elements of the row of zeros that padding points to, before the panels.
 fn zeros_len(depth: usize) -> usize {

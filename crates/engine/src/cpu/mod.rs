@@ -1,7 +1,10 @@
 //! The CPU backend: blocked, vectorised, parallel kernels on aligned memory.
 
 mod attention;
+mod axis;
+mod bf16x3;
 mod conv;
+mod convolutions;
 mod elementwise;
 mod group_norm;
 mod layout;
@@ -18,28 +21,19 @@ mod tile;
 mod transpose;
 mod winograd;
 
+pub use convolutions::ConvMethod;
 pub use simd::Level;
 
 use crate::backend::{Backend, BackendError};
 use crate::kernel::{Kernel, Run, Scratch, Slot, Step, View};
-use crate::ops::Conv;
 use crate::optimizer::AdamStep;
 use crate::profile::Profile;
 use crate::shape::Shape;
+use convolutions::Convolutions;
 use memory::{Buffer, Memory, SLOTS, slot_index};
 use parallel::run_awake;
 use std::time::Instant;
 use tile::Tiles;
-
-/// How 3×3 convolutions of stride 1 are computed.
-#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
-pub enum ConvMethod {
-    /// By Winograd's F(4×4, 3×3) where the shape makes it faster; the error of the whole network stays near 1e-5.
-    #[default]
-    Fast,
-    /// By direct summation everywhere: slower, exact to `f32` rounding.
-    Direct,
-}
 
 /// What a [`Cpu`] is made with.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -62,7 +56,7 @@ impl Default for CpuOptions {
 pub struct Cpu {
     pool: rayon::ThreadPool,
     level: Level,
-    conv: ConvMethod,
+    convolutions: Convolutions,
     tiles: Tiles,
     buffers: [Buffer; SLOTS],
     norm_parts: Vec<f64>,
@@ -81,9 +75,22 @@ impl Cpu {
     /// A backend made to order. Threads and vector width do not change a bit of any result.
     ///
     /// # Errors
-    /// [`BackendError::Threads`].
+    /// [`BackendError::Threads`], [`BackendError::NoMatrixUnit`].
     pub fn with_options(options: CpuOptions) -> Result<Self, BackendError> {
-        let CpuOptions { threads, level, conv } = options;
+        Self::with_convolutions(options, Convolutions::new(options.conv)?)
+    }
+
+    /// A backend that emulates the matrix unit of [`ConvMethod::Bf16x3`], slowly and bit for bit.
+    ///
+    /// # Errors
+    /// [`BackendError::Threads`].
+    #[cfg(any(test, feature = "emulation"))]
+    pub fn with_emulated_matrix_unit(options: CpuOptions) -> Result<Self, BackendError> {
+        Self::with_convolutions(options, Convolutions::EMULATED)
+    }
+
+    fn with_convolutions(options: CpuOptions, convolutions: Convolutions) -> Result<Self, BackendError> {
+        let CpuOptions { threads, level, .. } = options;
         let pool = rayon::ThreadPoolBuilder::new()
             .num_threads(threads)
             .thread_name(|index| format!("engine-{index}"))
@@ -92,7 +99,7 @@ impl Cpu {
         Ok(Self {
             pool,
             level,
-            conv,
+            convolutions,
             tiles: Tiles::new(level),
             buffers: [const { Buffer::EMPTY }; SLOTS],
             norm_parts: Vec::new(),
@@ -136,19 +143,14 @@ impl Backend for Cpu {
     fn scratch(&self, kernel: &Kernel, inputs: &[Shape], outputs: &[Shape]) -> Scratch {
         let (tiles, threads) = (self.tiles, self.threads());
         match *kernel {
-            Kernel::Conv(conv) | Kernel::ConvInputGrad(conv) => {
-                if self.conv.is_winograd(conv, inputs[0], outputs[0]) {
-                    winograd::scratch(inputs[0], outputs[0], tiles, threads)
-                } else {
-                    conv::gather_scratch(inputs[0], outputs[0], conv, tiles, threads)
-                }
+            Kernel::Conv(conv) => {
+                self.convolutions.scratch(conv, false, inputs[0], outputs[0], tiles, threads)
+            }
+            Kernel::ConvInputGrad(conv) => {
+                self.convolutions.scratch(conv, true, inputs[0], outputs[0], tiles, threads)
             }
             Kernel::ConvWeightGrad(conv) => {
-                if self.conv.is_winograd(conv, inputs[0], inputs[1]) {
-                    winograd::weight_gradient_scratch(inputs[0], inputs[1], tiles, threads)
-                } else {
-                    conv::weight_gradient_scratch(inputs[1], tiles, threads)
-                }
+                self.convolutions.weight_gradient_scratch(conv, inputs[0], inputs[1], tiles, threads)
             }
             Kernel::Attention(_) => attention::forward_scratch(inputs[0], tiles),
             Kernel::AttentionGrad(_) => attention::gradient_scratch(inputs[0], tiles),
@@ -161,13 +163,15 @@ impl Backend for Cpu {
 
     fn prepare(&mut self, steps: &[Step]) {
         let memory = Memory::new(&mut self.buffers);
-        let machine = Machine { memory, level: self.level, conv: self.conv, tiles: self.tiles };
+        let Self { level, convolutions, tiles, .. } = *self;
+        let machine = Machine { memory, level, convolutions, tiles };
         self.pool.install(|| steps.iter().for_each(|step| machine.prepare(step)));
     }
 
     fn run(&mut self, steps: &[Step], run: &Run, prepare: bool) {
         let memory = Memory::new(&mut self.buffers);
-        let machine = Machine { memory, level: self.level, conv: self.conv, tiles: self.tiles };
+        let Self { level, convolutions, tiles, .. } = *self;
+        let machine = Machine { memory, level, convolutions, tiles };
         let profile = &mut self.profile;
         run_awake(&self.pool, || {
             for step in steps {
@@ -225,7 +229,7 @@ impl Backend for Cpu {
 struct Machine {
     memory: Memory,
     level: Level,
-    conv: ConvMethod,
+    convolutions: Convolutions,
     tiles: Tiles,
 }
 
@@ -258,19 +262,10 @@ impl Machine {
     }
 
     fn prepare(&self, step: &Step) {
-        let Some(prepared) = step.prepared else { return };
-        let prepared = self.write(prepared);
-        let (source, result) = (step.inputs[0].shape, step.outputs[0].shape);
-        let weight = self.input(step, 1);
         match step.kernel {
-            Kernel::Conv(conv) => {
-                let bias = self.input(step, 2);
-                conv::prepare_forward(weight, bias, source, result, conv, self.tiles, prepared);
-            }
-            Kernel::ConvInputGrad(conv) => {
-                conv::prepare_input_gradient(weight, source, result, conv, self.tiles, prepared);
-            }
-            _ => unreachable!("only convolutions prepare anything"),
+            Kernel::Conv(conv) => self.prepare_convolution(step, conv, false),
+            Kernel::ConvInputGrad(conv) => self.prepare_convolution(step, conv, true),
+            _ => {}
         }
     }
 
@@ -279,33 +274,9 @@ impl Machine {
         let shape = step.inputs[0].shape;
         let result = step.outputs[0].shape;
         match step.kernel {
-            Kernel::Conv(conv) if self.conv.is_winograd(conv, shape, result) => {
-                winograd::convolve(level, tiles, self.winograd(step, conv, false));
-            }
-            Kernel::ConvInputGrad(conv) if self.conv.is_winograd(conv, shape, result) => {
-                winograd::convolve(level, tiles, self.winograd(step, conv, true));
-            }
-            Kernel::Conv(conv) => conv::forward(self.gather(step, conv)),
-            Kernel::ConvInputGrad(conv) => conv::input_gradient(self.gather(step, conv)),
-            Kernel::ConvWeightGrad(conv) => {
-                let [x, dy] = self.inputs(step);
-                let (x, dy) = ((x, shape), (dy, step.inputs[1].shape));
-                let [dw] = self.outputs(step);
-                let workspace = self.scratch(step.workspace);
-                if self.conv.is_winograd(conv, x.1, dy.1) {
-                    winograd::weight_gradient(
-                        level,
-                        tiles,
-                        winograd::before(conv, false),
-                        x,
-                        dy,
-                        workspace,
-                        dw,
-                    );
-                } else {
-                    conv::weight_gradient(conv, tiles, x, dy, workspace, dw);
-                }
-            }
+            Kernel::Conv(conv) => self.convolve(step, conv, false),
+            Kernel::ConvInputGrad(conv) => self.convolve(step, conv, true),
+            Kernel::ConvWeightGrad(conv) => self.weight_gradient(step, conv),
             Kernel::BiasGrad => {
                 conv::bias_gradient(level, self.input(step, 0), shape.c, self.write(step.outputs[0]))
             }
@@ -424,35 +395,5 @@ impl Machine {
                 unreachable!("only planned for backends that fuse dropout")
             }
         }
-    }
-
-    fn gather<'a>(&self, step: &Step, conv: crate::ops::Conv) -> conv::Gather<'a> {
-        conv::Gather {
-            conv,
-            tiles: self.tiles,
-            source: (self.input(step, 0), step.inputs[0].shape),
-            prepared: &*self.scratch(step.prepared),
-            workspace: self.scratch(step.workspace),
-            result: (self.write(step.outputs[0]), step.outputs[0].shape),
-        }
-    }
-
-    fn winograd<'a>(&self, step: &Step, conv: Conv, transposed: bool) -> winograd::Product<'a> {
-        winograd::Product {
-            source: (self.input(step, 0), step.inputs[0].shape),
-            weight: self.input(step, 1),
-            transposed,
-            before: winograd::before(conv, transposed),
-            bias: (!transposed).then(|| self.input(step, 2)),
-            workspace: self.scratch(step.workspace),
-            result: (self.write(step.outputs[0]), step.outputs[0].shape),
-        }
-    }
-}
-
-impl ConvMethod {
-    /// Whether a convolution between images of these shapes goes by Winograd's way.
-    fn is_winograd(self, conv: Conv, source: Shape, result: Shape) -> bool {
-        self == Self::Fast && winograd::pays(conv, source, result)
     }
 }

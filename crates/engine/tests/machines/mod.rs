@@ -1,4 +1,5 @@
-//! What tests compute on: the CPU, the CUDA backend's kernels emulated there, and a CUDA device if there is one.
+//! What tests compute on: the CPU, its matrix unit if it has one and that unit emulated, the CUDA backend's kernels emulated on the CPU, and a
+//! CUDA device if there is one.
 
 use engine::{Backend, ConvMethod, Cpu, CpuOptions, Cuda, CudaOptions, Precision};
 use std::sync::Once;
@@ -6,6 +7,8 @@ use std::sync::Once;
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub enum Machine {
     Cpu(ConvMethod),
+    /// The CPU with its matrix unit emulated.
+    MatrixUnit,
     /// The CUDA backend on the CPU.
     Emulated(CudaOptions),
     /// A CUDA device.
@@ -36,6 +39,18 @@ pub fn cuda(precision: Precision) -> Vec<Machine> {
     machines
 }
 
+/// The CPU with a matrix unit, emulated and, where there is one, real. Says what is left out.
+#[allow(dead_code, reason = "not every test wants it")]
+pub fn matrix_units() -> Vec<Machine> {
+    static SAID: Once = Once::new();
+    let mut machines = vec![Machine::MatrixUnit];
+    match Cpu::with_options(CpuOptions { conv: ConvMethod::Bf16x3, ..CpuOptions::default() }) {
+        Ok(_) => machines.push(Machine::Cpu(ConvMethod::Bf16x3)),
+        Err(error) => SAID.call_once(|| eprintln!("SKIPPED, no matrix unit: {error}")),
+    }
+    machines
+}
+
 impl Machine {
     /// All there are in `f32`, the CPU by this method.
     #[allow(dead_code, reason = "not every test wants it")]
@@ -54,6 +69,10 @@ impl Machine {
         match self {
             Self::Cpu(conv) => {
                 Box::new(Cpu::with_options(CpuOptions { threads: 2, conv, ..CpuOptions::default() }).unwrap())
+            }
+            Self::MatrixUnit => {
+                let options = CpuOptions { threads: 2, ..CpuOptions::default() };
+                Box::new(Cpu::with_emulated_matrix_unit(options).unwrap())
             }
             Self::Emulated(options) => Box::new(Cuda::emulated(options).unwrap()),
             Self::Cuda(options) => Box::new(Cuda::new(options).unwrap()),

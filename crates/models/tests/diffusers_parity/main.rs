@@ -103,11 +103,18 @@ fn digest_errors(name: &str, gradient: &[f32], digest: &[f32], scale: f64) -> (f
     (sample_error / scale, rms_error / scale)
 }
 
-/// Compares the network of `config` with the fixture, once for each convolution method, and by the CUDA backend: on a device if there is
-/// one, and emulated.
+/// Compares the network of `config` with the fixture, once for each convolution method, by a matrix unit and by the CUDA backend: on
+/// the real thing if there is one, and emulated.
 fn check(bytes: &[u8], config: &UnetConfig, tolerances: [Tolerance; 2]) {
     for tolerance in tolerances {
         check_on(bytes, config, tolerance);
+    }
+    // Twice what is measured.
+    for machine in machines::matrix_units() {
+        if machine == Machine::MatrixUnit && config.channels > 64 {
+            continue;
+        }
+        check_on(bytes, config, Tolerance { machine, output: 1.5e-4, gradient: 5e-4 });
     }
     for machine in machines::cuda(Precision::F32) {
         // The whole network at full size would take minutes.

@@ -1,0 +1,202 @@
+//! The weight's gradient: for each tap the product of dy and x, as that tap sees it, summed over pixels.
+//!
+//! The left factor is dy with each channel's results side by side, the right one x in pairs of positions. A tap is a shift of x, by whole
+//! pairs if images lie side by side in even numbers; if not, there is a second copy whose pairs begin one further. Each block's sum,
+//! from zero, is added to the gradient.
+
+use super::forward_positions;
+use super::matrix_unit::{
+    LEFT_ROW, MatrixUnit, PAIRS, Product, RIGHT_ROW, SIDE, STEP, Step, Steps, Sums, split_left, split_right,
+};
+use super::positions::{Block, Positions};
+use super::split::with_split;
+use crate::cpu::parallel::{Shared, for_each_task};
+use crate::cpu::simd::Level;
+use crate::cpu::transpose::transpose;
+use crate::kernel::Scratch;
+use crate::ops::Conv;
+use crate::shape::Shape;
+
+/// Bytes of both factors of a block, about: they stay in the last-level cache, and as many products as there are taps and channels
+/// are begun and ended once.
+const BLOCK: usize = 8 << 20;
+/// Words of a step's left factor.
+const LEFT_STEP: usize = SIDE * LEFT_ROW / 4;
+/// Words of a pair of positions.
+const PAIR: usize = RIGHT_ROW / 4;
+
+/// How the factors of all blocks lie in the workspace.
+struct Layout {
+    positions: Positions,
+    blocks: Vec<Block>,
+    /// Groups of dy's channels: `[group][step]` of the left factor.
+    lefts: usize,
+    /// Steps of the largest block.
+    steps: usize,
+    /// Groups of x's channels: `[group][copy][pair]` of the right factor.
+    rights: usize,
+    /// Copies, where pairs may begin at any position.
+    copies: usize,
+    /// Pairs of the largest block, and those that a step may read beyond.
+    pairs: usize,
+}
+
+impl Layout {
+    fn new(conv: Conv, x: Shape, dy: Shape) -> Self {
+        let positions = forward_positions(conv, x, dy);
+        let (lefts, rights) = (dy.c.div_ceil(SIDE), x.c.div_ceil(SIDE));
+        let blocks = positions.blocks(BLOCK, 4 * SIDE * (lefts + rights), 1);
+        let steps = blocks.iter().map(|block| block.runs().products()).max().unwrap_or(0);
+        let copies = if blocks.iter().all(Block::keeps_pairs) { 1 } else { 2 };
+        let pairs = blocks.iter().map(Block::len).max().unwrap_or(0).div_ceil(2) + PAIRS;
+        Self { positions, blocks, lefts, steps, rights, copies, pairs }
+    }
+
+    fn left_words(&self) -> usize {
+        self.lefts * self.steps * LEFT_STEP
+    }
+
+    fn workspace(&self) -> usize {
+        self.left_words() + self.rights * self.copies * self.pairs * PAIR
+    }
+}
+
+/// Scratch memory for [`weight_gradient`].
+pub(crate) fn weight_gradient_scratch(conv: Conv, x: Shape, dy: Shape) -> Scratch {
+    Scratch { prepared: 0, workspace: Layout::new(conv, x, dy).workspace() }
+}
+
+/// Adds to `dw[tap][c][o]` the sum over pixels of `x[pixel at tap][c] · dy[pixel][o]`.
+pub(crate) fn weight_gradient(
+    level: Level,
+    unit: MatrixUnit,
+    conv: Conv,
+    (x, x_shape): (&[f32], Shape),
+    (dy, dy_shape): (&[f32], Shape),
+    workspace: &mut [f32],
+    dw: &mut [f32],
+) {
+    let layout = Layout::new(conv, x_shape, dy_shape);
+    let dw = Shared::new(dw);
+    let (left, right) = workspace.split_at_mut(layout.left_words());
+    for block in &layout.blocks {
+        copy_left(level, unit, &layout, block, (dy, dy_shape), left);
+        copy_right(level, unit, &layout, block, (x, x_shape.c), right);
+        let runs = block.runs();
+        let taps: Vec<_> = block.taps().zip(layout.positions.taps(conv.kernel_w)).collect();
+        let steps = |shift: usize| {
+            (0..runs.products()).map(move |index| {
+                let position = runs.positions(index).start + shift;
+                let pair = position % 2 * layout.pairs + position / 2;
+                Step { left: 4 * index * LEFT_STEP, right: 4 * pair * PAIR }
+            })
+        };
+        let steps: Vec<_> = taps.iter().map(|&(shift, _)| Steps::new(steps(shift))).collect();
+        let (left, right) = (&*left, &*right);
+        for_each_task(layout.lefts * layout.rights * taps.len(), |task| {
+            let (index, pair) = (task % taps.len(), task / taps.len());
+            let (to, from) = (pair % layout.lefts, pair / layout.lefts);
+            let product = Product {
+                steps: &steps[index],
+                left: left[to * layout.steps * LEFT_STEP..].as_ptr().cast(),
+                right: right[from * layout.copies * layout.pairs * PAIR..].as_ptr().cast(),
+            };
+            let mut sums = Sums::ZERO;
+            // SAFETY: both factors have these steps; of the right one there is room behind the last position.
+            unsafe { unit.multiply(&product, &mut sums) };
+            let sums = sums.columns(level);
+            let (channel, column) = (from * SIDE, to * SIDE);
+            let columns = SIDE.min(dy_shape.c - column);
+            level.vectorize(
+                #[inline(always)]
+                || {
+                    for (row, sums) in sums.iter().take(x_shape.c - channel).enumerate() {
+                        let at = (taps[index].1 * x_shape.c + channel + row) * dy_shape.c + column;
+                        // SAFETY: this part of dw is this task's.
+                        let out = unsafe { dw.slice(at, columns) };
+                        for (out, sum) in out.iter_mut().zip(sums.as_flattened()) {
+                            *out += sum;
+                        }
+                    }
+                },
+            );
+        });
+    }
+}
+
+/// Copies dy's results in the order of a block's steps, split and with each channel's results side by side; zeros where there is no result.
+fn copy_left(
+    level: Level,
+    unit: MatrixUnit,
+    layout: &Layout,
+    block: &Block,
+    (dy, shape): (&[f32], Shape),
+    left: &mut [f32],
+) {
+    let runs = block.runs();
+    let steps = runs.products();
+    let out = Shared::new(left);
+    for_each_task(steps * layout.lefts, |task| {
+        let (step, group) = (task % steps, task / steps);
+        let first = group * SIDE;
+        let columns = SIDE.min(shape.c - first);
+        let mut terms = [[0.0; SIDE]; STEP];
+        for (term, place) in terms.iter_mut().zip(block.results(runs.positions(step))) {
+            if let Some((n, y, x)) = place {
+                let at = ((n * shape.h + y) * shape.w + x) * shape.c + first;
+                term[..columns].copy_from_slice(&dy[at..at + columns]);
+            }
+        }
+        let mut rows = [[0.0; STEP]; SIDE];
+        transpose(level, rows.as_flattened_mut(), STEP, terms.as_flattened(), SIDE, STEP, SIDE);
+        // SAFETY: this step is this task's.
+        let out = unsafe { out.slice((group * layout.steps + step) * LEFT_STEP, LEFT_STEP) };
+        with_split!(unit, level, S => {
+            for (row, out) in rows.iter().zip(out.as_chunks_mut().0) {
+                split_left::<S>(row, out);
+            }
+        });
+    });
+}
+
+/// Copies x as a block reads it, split and in pairs of positions. What a step reads beyond the last is 0: it meets zeros of dy, and must be a number.
+fn copy_right(
+    level: Level,
+    unit: MatrixUnit,
+    layout: &Layout,
+    block: &Block,
+    (x, channels): (&[f32], usize),
+    right: &mut [f32],
+) {
+    let (rows, row_pairs) = (block.all_rows(), block.row_len() / 2);
+    let copies = if block.keeps_pairs() { 1 } else { 2 };
+    let out = Shared::new(right);
+    for_each_task((rows + 1) * copies * layout.rights, |task| {
+        let (row, copy, group) = (task % (rows + 1), task / (rows + 1) % copies, task / (rows + 1) / copies);
+        let start = (group * layout.copies + copy) * layout.pairs + row * row_pairs;
+        let pairs = if row < rows { row_pairs } else { PAIRS };
+        // SAFETY: this row is this task's.
+        let out = unsafe { out.slice(start * PAIR, pairs * PAIR) };
+        if row == rows {
+            out.fill(0.0);
+            return;
+        }
+        let first = group * SIDE;
+        let channels = SIDE.min(channels - first);
+        let load = |at: Option<usize>| {
+            let mut numbers = [0.0; SIDE];
+            if let Some(at) = at {
+                numbers[..channels].copy_from_slice(&x[at + first..][..channels]);
+            }
+            numbers
+        };
+        let following = (row + 1 < rows).then(|| block.sources(row + 1)).into_iter().flatten();
+        let mut sources = block.sources(row).chain(following).skip(copy);
+        with_split!(unit, level, S => {
+            for out in out.as_chunks_mut().0 {
+                let [upper, lower] = [(); 2].map(|()| load(sources.next().flatten()));
+                split_right::<S>(&upper, &lower, out);
+            }
+        });
+    });
+}
