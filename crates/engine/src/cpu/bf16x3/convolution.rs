@@ -5,7 +5,7 @@ use super::matrix_unit::{
     LEFT_ROW, MatrixUnit, PAIRS, Product, RIGHT_ROW, SIDE, STEP, Step, Steps, Sums, split_left, split_right,
 };
 use super::positions::{Block, Positions};
-use super::split::with_split;
+use super::split::{padded, with_split};
 use crate::cpu::axis::Axis;
 use crate::cpu::parallel::{Shared, for_each_task, thread_index};
 use crate::cpu::simd::Level;
@@ -180,15 +180,7 @@ impl Convolution {
                             to.fill(0.0);
                             continue;
                         };
-                        let first = chunk * STEP;
-                        let from = &source[at + first..][..STEP.min(channels - first)];
-                        if let Some(from) = from.first_chunk() {
-                            split_left::<S>(from, to);
-                        } else {
-                            let mut padded = [0.0; STEP];
-                            padded[..from.len()].copy_from_slice(from);
-                            split_left::<S>(&padded, to);
-                        }
+                        split_left::<S>(&padded(&source[at + chunk * STEP..at + channels]), to);
                     }
                 }
             }

@@ -89,6 +89,17 @@ pub(super) fn with_avx512_bf16<R>(body: impl FnOnce() -> R) -> R {
     unsafe { run(body) }
 }
 
+/// The first `N` numbers, zeros for those beyond the last.
+#[inline(always)]
+pub(super) fn padded<const N: usize>(numbers: &[f32]) -> [f32; N] {
+    if let Some(whole) = numbers.first_chunk() {
+        return *whole;
+    }
+    let mut padded = [0.0; N];
+    padded[..numbers.len()].copy_from_slice(numbers);
+    padded
+}
+
 /// Splits a row: the high halves side by side, then the low ones.
 #[inline(always)]
 pub(super) fn split_row<S: Split, const N: usize>(numbers: &[f32; N], halves: &mut [[u16; N]; 2]) {

@@ -9,7 +9,7 @@ use super::matrix_unit::{
     LEFT_ROW, MatrixUnit, PAIRS, Product, RIGHT_ROW, SIDE, STEP, Step, Steps, Sums, split_left, split_right,
 };
 use super::positions::{Block, Positions};
-use super::split::with_split;
+use super::split::{padded, with_split};
 use crate::cpu::parallel::{Shared, for_each_task};
 use crate::cpu::simd::Level;
 use crate::cpu::transpose::transpose;
@@ -134,28 +134,24 @@ fn copy_left(
     left: &mut [f32],
 ) {
     let runs = block.runs();
-    let steps = runs.products();
     let out = Shared::new(left);
-    for_each_task(steps * layout.lefts, |task| {
-        let (step, group) = (task % steps, task / steps);
-        let first = group * SIDE;
-        let columns = SIDE.min(shape.c - first);
-        let mut terms = [[0.0; SIDE]; STEP];
-        for (term, place) in terms.iter_mut().zip(block.results(runs.positions(step))) {
-            if let Some((n, y, x)) = place {
-                let at = ((n * shape.h + y) * shape.w + x) * shape.c + first;
-                term[..columns].copy_from_slice(&dy[at..at + columns]);
-            }
+    for_each_task(runs.products(), |step| {
+        let mut pixels = [None; STEP];
+        for (pixel, place) in pixels.iter_mut().zip(block.results(runs.positions(step))) {
+            *pixel = place.map(|(n, y, x)| &dy[((n * shape.h + y) * shape.w + x) * shape.c..][..shape.c]);
         }
-        let mut rows = [[0.0; STEP]; SIDE];
-        transpose(level, rows.as_flattened_mut(), STEP, terms.as_flattened(), SIDE, STEP, SIDE);
-        // SAFETY: this step is this task's.
-        let out = unsafe { out.slice((group * layout.steps + step) * LEFT_STEP, LEFT_STEP) };
-        with_split!(unit, level, S => {
-            for (row, out) in rows.iter().zip(out.as_chunks_mut().0) {
-                split_left::<S>(row, out);
-            }
-        });
+        for group in 0..layout.lefts {
+            let terms = pixels.map(|pixel| channels_of(pixel, group));
+            let mut rows = [[0.0; STEP]; SIDE];
+            transpose(level, rows.as_flattened_mut(), STEP, terms.as_flattened(), SIDE, STEP, SIDE);
+            // SAFETY: this step is this task's.
+            let out = unsafe { out.slice((group * layout.steps + step) * LEFT_STEP, LEFT_STEP) };
+            with_split!(unit, level, S => {
+                for (row, out) in rows.iter().zip(out.as_chunks_mut().0) {
+                    split_left::<S>(row, out);
+                }
+            });
+        }
     });
 }
 
@@ -171,32 +167,36 @@ fn copy_right(
     let (rows, row_pairs) = (block.all_rows(), block.row_len() / 2);
     let copies = if block.keeps_pairs() { 1 } else { 2 };
     let out = Shared::new(right);
-    for_each_task((rows + 1) * copies * layout.rights, |task| {
-        let (row, copy, group) = (task % (rows + 1), task / (rows + 1) % copies, task / (rows + 1) / copies);
-        let start = (group * layout.copies + copy) * layout.pairs + row * row_pairs;
-        let pairs = if row < rows { row_pairs } else { PAIRS };
-        // SAFETY: this row is this task's.
-        let out = unsafe { out.slice(start * PAIR, pairs * PAIR) };
+    for_each_task((rows + 1) * copies, |task| {
+        let (row, copy) = (task % (rows + 1), task / (rows + 1));
+        // SAFETY: this row of this copy is this task's.
+        let out = |group: usize, pair: usize, pairs: usize| unsafe {
+            let start = (group * layout.copies + copy) * layout.pairs + row * row_pairs + pair;
+            out.slice(start * PAIR, pairs * PAIR)
+        };
         if row == rows {
-            out.fill(0.0);
+            (0..layout.rights).for_each(|group| out(group, 0, PAIRS).fill(0.0));
             return;
         }
-        let first = group * SIDE;
-        let channels = SIDE.min(channels - first);
-        let load = |at: Option<usize>| {
-            let mut numbers = [0.0; SIDE];
-            if let Some(at) = at {
-                numbers[..channels].copy_from_slice(&x[at + first..][..channels]);
-            }
-            numbers
-        };
         let following = (row + 1 < rows).then(|| block.sources(row + 1)).into_iter().flatten();
         let mut sources = block.sources(row).chain(following).skip(copy);
         with_split!(unit, level, S => {
-            for out in out.as_chunks_mut().0 {
-                let [upper, lower] = [(); 2].map(|()| load(sources.next().flatten()));
-                split_right::<S>(&upper, &lower, out);
+            for pair in 0..row_pairs {
+                let [first, second] =
+                    [(); 2].map(|()| sources.next().flatten().map(|at| &x[at..at + channels]));
+                for group in 0..layout.rights {
+                    if let Some(out) = out(group, pair, 1).first_chunk_mut() {
+                        split_right::<S>(&channels_of(first, group), &channels_of(second, group), out);
+                    }
+                }
             }
         });
     });
+}
+
+/// The channels of a group, filled up with zeros; only zeros for no pixel.
+#[inline(always)]
+fn channels_of(pixel: Option<&[f32]>, group: usize) -> [f32; SIDE] {
+    let Some(pixel) = pixel else { return [0.0; SIDE] };
+    padded(&pixel[group * SIDE..])
 }
