@@ -10,7 +10,7 @@
     python tools/bench_peers.py --rust tools/peers/target/release --check
 
 Programs: diffusers' UNet2DModel in PyTorch with images in the memory format `nchw` or `channels_last`, or through
-torch.compile (`compile`, in NCHW); forward also that network as ONNX in ONNX Runtime (`onnxruntime`) and OpenVINO
+torch.compile (`compile`, in NCHW), or channels last under torch.autocast, which convolves and multiplies in bf16 (`autocast`); forward also that network as ONNX in ONNX Runtime (`onnxruntime`) and OpenVINO
 (`openvino`, held to f32). Needs torch, diffusers, onnx, onnxruntime and openvino, as far as they are asked for. With
 `--rust`, also the CIFAR-10 network in the Rust frameworks `candle` and `burn`, written in tools/peers; `--check` tells
 whether they compute what diffusers computes.
@@ -49,7 +49,7 @@ import time
 
 # Nothing heavy may be imported here: a child's largest resident set starts from its parent's.
 
-TORCH = ("nchw", "channels_last", "compile")
+TORCH = ("nchw", "channels_last", "compile", "autocast")
 RUNTIMES = ("onnxruntime", "openvino")
 RUST = ("candle", "burn")
 # The largest error of a network that is the same, in f32, over the output's root mean square.
@@ -91,7 +91,8 @@ def torch_iteration(options):
 
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
-    layout = torch.channels_last if options.program == "channels_last" else torch.contiguous_format
+    layout = torch.channels_last if options.program in ("channels_last", "autocast") else torch.contiguous_format
+    precision = torch.autocast("cpu", dtype=torch.bfloat16, enabled=options.program == "autocast")
     dropout = NETWORKS[options.network][3] if options.dropout is None else options.dropout
     model = network(options.network, dropout).to(memory_format=layout)
     parameters = list(model.parameters())
@@ -105,7 +106,7 @@ def torch_iteration(options):
         model.eval()
 
         def iteration():
-            with torch.no_grad():
+            with torch.no_grad(), precision:
                 model(x, t)
     else:
         model.train()
@@ -114,7 +115,9 @@ def torch_iteration(options):
 
         def iteration():
             adam.zero_grad(set_to_none=True)
-            loss = nn.functional.mse_loss(model(x, t).sample, noise)
+            with precision:
+                prediction = model(x, t).sample
+            loss = nn.functional.mse_loss(prediction.float(), noise)
             loss.backward()
             nn.utils.clip_grad_norm_(parameters, 1.0)
             adam.step()
@@ -276,8 +279,10 @@ def contenders(options, mode, batch, folder):
                 subprocess.run([*export, "--batch", str(batch)], check=True)
             command += ["--onnx", onnx]
         result.append((program, command))
-    if options.ours:
-        result.append(("ours", [*shlex.split(options.ours), mode, str(batch), iterations, threads, options.network]))
+    for ours in options.ours:
+        program, *settings = shlex.split(ours)
+        name = shlex.join(["ours", *settings])
+        result.append((name, [program, *settings, mode, str(batch), iterations, threads, options.network]))
     return result
 
 
@@ -297,7 +302,7 @@ def compare(options, mode, batch, folder):
             "least": min(times), "most": max(times), "peak_mib": max(result["peak_mib"] for result in results),
             "import_mib": results[0].get("import_mib"), "version": results[0].get("version"),
         }
-        if options.ours and name != "ours":
+        if "ours" in runs and name != "ours":
             ratios = [other["value"] / own["value"] for other, own in zip(results, runs["ours"])]
             row["times_ours"] = statistics.median(ratios)
         rows.append(row)
@@ -358,7 +363,9 @@ def main():
     parser.add_argument("--dropout", type=float, help="PyTorch's dropout rate while training, in [0, 1) (default the preset's)")
     parser.add_argument("--adam", choices=("fused", "foreach", "single"), default="fused",
                         help="PyTorch's implementation of Adam (default fused, its fastest on a CPU)")
-    parser.add_argument("--ours", metavar="CMD", help="our program, called in turns with the others; see the contract above")
+    parser.add_argument("--ours", metavar="CMD", action="append", default=[],
+                        help="our program, called in turns with the others; see the contract above. Repeatable, with other settings each time; "
+                             "ratios are to the one without any")
     parser.add_argument("--json", metavar="FILE", help="also write the rows and the settings as JSON")
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--mode", choices=("forward", "train"), help=argparse.SUPPRESS)

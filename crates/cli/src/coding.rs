@@ -10,10 +10,16 @@ use engine::{Device, Hardware};
 use std::ops::ControlFlow;
 
 /// The number by which a file says how its convolutions were computed, on which bits depend.
-pub fn variant(conv: ConvName) -> u8 {
+///
+/// # Errors
+/// If not every machine can compute them that way.
+fn variant(conv: ConvName) -> Result<u8, Failure> {
     match conv {
-        ConvName::Fast => 0,
-        ConvName::Direct => 1,
+        ConvName::Fast => Ok(0),
+        ConvName::Direct => Ok(1),
+        ConvName::Bf16x3 => Err(Failure::input(
+            "compressed files must be readable on every machine, and few have the matrix unit: leave out --conv bf16x3",
+        )),
     }
 }
 
@@ -32,8 +38,9 @@ pub fn conv(variant: u8) -> Result<ConvName, Failure> {
 /// What the codec computes networks on: the CPU, whose bits are the same on any machine.
 ///
 /// # Errors
-/// If the call asks for another device.
+/// If the call asks for another device, or for a way to compute that not every machine has.
 pub fn hardware(global: &Global) -> Result<Hardware, Failure> {
+    variant(global.conv)?;
     match global.device {
         Device::Auto | Device::Cpu => Ok(global.cpu().into()),
         Device::Cuda(_) => Err(Failure::input(
@@ -52,7 +59,7 @@ pub fn model<'a>(
     fingerprint: &str,
     conv: ConvName,
 ) -> Result<Model<'a>, Failure> {
-    Model::new(process, denoiser, fingerprint, variant(conv)).map_err(failure)
+    Model::new(process, denoiser, fingerprint, variant(conv)?).map_err(failure)
 }
 
 /// The codec's error as the program's failure.

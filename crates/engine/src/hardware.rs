@@ -102,11 +102,12 @@ impl Hardware {
     /// Checks what can be without looking for the device.
     ///
     /// # Errors
-    /// If the CPU is to compute in another precision than its own.
+    /// If the CPU is to compute in another precision than its own, or by a unit that it has not.
     pub fn validate(&self) -> Result<(), BackendError> {
         match self.device {
             Device::Auto | Device::Cpu if self.precision != Precision::F32 => Err(BackendError::CpuPrecision),
-            _ => Ok(()),
+            Device::Auto | Device::Cpu => self.cpu.validate(),
+            Device::Cuda(_) => Ok(()),
         }
     }
 

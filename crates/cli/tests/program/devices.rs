@@ -1,6 +1,7 @@
-//! `--device` and `--precision`.
+//! `--device`, `--precision`, and the ways to compute that only some processors have.
 
 use crate::ddpm::{ddpm, fail, succeed, text, train_tiny};
+use engine::{ConvMethod, CpuOptions};
 
 /// Whether the program finds no CUDA device here: then it must say what is missing.
 fn is_without_cuda() -> bool {
@@ -55,4 +56,35 @@ fn what_a_device_cannot_do_is_said() {
 fn the_codec_stays_on_the_cpu() {
     let arguments = ["compress", "model", "a.png", "--out", "b.ddpm", "--device", "cuda"];
     fail(&mut ddpm(&arguments), 2, &["same bits", "CPU"]);
+    let arguments = ["compress", "model", "a.png", "--out", "b.ddpm", "--conv", "bf16x3"];
+    let words: &[&str] = if has_matrix_unit() { &["every machine", "--conv bf16x3"] } else { &["AMX"] };
+    fail(&mut ddpm(&arguments), 2, words);
+}
+
+fn has_matrix_unit() -> bool {
+    let cpu = CpuOptions { conv: ConvMethod::Bf16x3, ..CpuOptions::default() };
+    cpu.validate().is_ok()
+}
+
+#[test]
+fn a_matrix_unit_trains_and_samples_or_is_said_to_be_missing() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = dir.path().join("run");
+    let mut train = train_tiny(&run, &["train.steps=2"], &["--conv", "bf16x3"]);
+    if !has_matrix_unit() {
+        fail(&mut train, 2, &["AMX", "--conv fast"]);
+        assert!(!run.exists());
+        println!("SKIPPED: this processor has no matrix unit");
+        return;
+    }
+    succeed(&mut train);
+    let draw = |conv: &str| {
+        let out = dir.path().join(conv);
+        let mut command = ddpm(&["sample", "--n", "1", "--conv", conv]);
+        succeed(command.arg(&run).arg("--out").arg(&out));
+        image::open(out.join("000000.png")).unwrap().to_rgb8().into_raw()
+    };
+    let (unit, direct) = (draw("bf16x3"), draw("direct"));
+    let largest = unit.iter().zip(&direct).map(|(a, b)| a.abs_diff(*b)).max().unwrap();
+    assert!(largest <= 2, "images differ by {largest} of 255");
 }

@@ -52,6 +52,16 @@ impl Default for CpuOptions {
     }
 }
 
+impl CpuOptions {
+    /// Checks that this processor can compute so.
+    ///
+    /// # Errors
+    /// [`BackendError::NoMatrixUnit`].
+    pub fn validate(&self) -> Result<(), BackendError> {
+        Convolutions::new(self.conv).map(|_| ())
+    }
+}
+
 /// The CPU as a backend.
 pub struct Cpu {
     pool: rayon::ThreadPool,
