@@ -14,6 +14,8 @@ use std::ops::Range;
 const IMAGES: usize = 8;
 /// Rows of a block at least: those around it are copied with it.
 const ROWS: usize = 4;
+/// Results of a block at least, or products at its end are mostly empty.
+const RESULTS: usize = 8 * SIDE;
 
 /// Along one axis: from a result's index, the place in its phase of what each tap reads.
 #[derive(Clone, Copy)]
@@ -78,7 +80,8 @@ impl Positions {
         let results = self.rows.axis.pixels;
         let row = self.phases() * (self.columns.axis.pixels + self.columns.extra) * images * element;
         let in_cache = (bytes / row.max(1)).saturating_sub(self.rows.extra);
-        let rows = in_cache.min(results * groups / wanted.max(1)).max(ROWS).min(results);
+        let least = RESULTS.div_ceil((self.columns.axis.pixels * images).max(1)).max(ROWS);
+        let rows = in_cache.min(results * groups / wanted.max(1)).max(least).min(results);
         // All of about the same size.
         let rows = results.div_ceil(results.div_ceil(rows.max(1)).max(1)).max(1);
         (0..groups)
