@@ -73,13 +73,13 @@ impl Positions {
         numbers(rows).flat_map(move |y| numbers(columns).map(move |x| y * kernel_width + x))
     }
 
-    /// The blocks of the result, of about `bytes` each, with `element` for a position; `wanted` of them if there are as many.
-    pub fn blocks(self, bytes: usize, element: usize, wanted: usize) -> Vec<Block> {
+    /// The blocks of the result, of about `size` each, where a position is of size `element`; `wanted` of them if there are as many.
+    pub fn blocks(self, size: usize, element: usize, wanted: usize) -> Vec<Block> {
         let images = self.source.n.min(IMAGES);
         let groups = self.source.n.div_ceil(images.max(1));
         let results = self.rows.axis.pixels;
         let row = self.phases() * (self.columns.axis.pixels + self.columns.extra) * images * element;
-        let in_cache = (bytes / row.max(1)).saturating_sub(self.rows.extra);
+        let in_cache = (size / row.max(1)).saturating_sub(self.rows.extra);
         let least = RESULTS.div_ceil((self.columns.axis.pixels * images).max(1)).max(ROWS);
         let rows = in_cache.min(results * groups / wanted.max(1)).max(least).min(results);
         // All of about the same size.
@@ -138,12 +138,12 @@ impl Block {
     /// Columns of a copied row: so many that every row begins at an even position.
     fn pitch(&self) -> usize {
         let columns = self.positions.columns.axis.pixels + self.positions.columns.extra;
-        if self.keeps_pairs() { columns } else { columns.next_multiple_of(2) }
+        if self.images.len().is_multiple_of(2) { columns } else { columns.next_multiple_of(2) }
     }
 
-    /// Whether for a result at an even position every tap reads an even one.
-    pub fn keeps_pairs(&self) -> bool {
-        self.images.len().is_multiple_of(2)
+    /// 1 if for a result at an even position every tap reads an even one, else 2.
+    pub fn pairings(&self) -> usize {
+        if self.taps().all(|position| position.is_multiple_of(2)) { 1 } else { 2 }
     }
 
     /// Rows of a phase's copy.

@@ -17,9 +17,8 @@ use crate::kernel::Scratch;
 use crate::ops::Conv;
 use crate::shape::Shape;
 
-/// Bytes of both factors of a block, about: they stay in the last-level cache, and as many products as there are taps and channels
-/// are begun and ended once.
-const BLOCK: usize = 8 << 20;
+/// Positions of a block, about: those of a group of x's channels and a group of dy's stay in the second-level cache for all taps.
+const POSITIONS: usize = 4096;
 /// Words of a step's left factor.
 const LEFT_STEP: usize = SIDE * LEFT_ROW / 4;
 /// Words of a pair of positions.
@@ -45,9 +44,9 @@ impl Layout {
     fn new(conv: Conv, x: Shape, dy: Shape) -> Self {
         let positions = forward_positions(conv, x, dy);
         let (lefts, rights) = (dy.c.div_ceil(SIDE), x.c.div_ceil(SIDE));
-        let blocks = positions.blocks(BLOCK, 4 * SIDE * (lefts + rights), 1);
+        let blocks = positions.blocks(POSITIONS, 1, 1);
         let steps = blocks.iter().map(|block| block.runs().products()).max().unwrap_or(0);
-        let copies = if blocks.iter().all(Block::keeps_pairs) { 1 } else { 2 };
+        let copies = blocks.iter().map(Block::pairings).max().unwrap_or(1);
         let pairs = blocks.iter().map(Block::len).max().unwrap_or(0).div_ceil(2) + PAIRS;
         Self { positions, blocks, lefts, steps, rights, copies, pairs }
     }
@@ -165,7 +164,7 @@ fn copy_right(
     right: &mut [f32],
 ) {
     let (rows, row_pairs) = (block.all_rows(), block.row_len() / 2);
-    let copies = if block.keeps_pairs() { 1 } else { 2 };
+    let copies = block.pairings();
     let out = Shared::new(right);
     for_each_task((rows + 1) * copies, |task| {
         let (row, copy) = (task % (rows + 1), task / (rows + 1));
