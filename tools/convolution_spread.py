@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Whether a training by Winograd's convolutions differs from one by direct sums more than two seeds do.
+"""Whether a training by another way to convolve differs from one by direct sums more than two seeds do.
 
-    python tools/convolution_spread.py target/release/ddpm [--preset shapes32] [--steps 400] [--seeds 4] [--set KEY=VALUE]…
+    python tools/convolution_spread.py target/release/ddpm [--method fast|bf16x3] [--preset shapes32] [--steps 400] [--seeds 4] [--set KEY=VALUE]…
 
 Trains every seed both ways and compares the mean losses of equal stretches of updates: the largest difference between the
 two ways with one seed, and the standard deviation over seeds of each way. Standard library only.
@@ -13,9 +13,6 @@ import pathlib
 import statistics
 import subprocess
 import tempfile
-
-METHODS = ("fast", "direct")
-
 
 def losses(options, method, seed, folder):
     """The run's losses, means over equal stretches."""
@@ -32,22 +29,24 @@ def losses(options, method, seed, folder):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("ddpm")
+    parser.add_argument("--method", choices=("fast", "bf16x3"), default="fast", help="the other way (default fast: Winograd's)")
     parser.add_argument("--preset", default="shapes32")
     parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--seeds", type=int, default=4)
     parser.add_argument("--set", action="append", default=[])
     options = parser.parse_args()
+    methods = (options.method, "direct")
     with tempfile.TemporaryDirectory() as folder:
-        curves = {method: [losses(options, method, seed, folder) for seed in range(options.seeds)] for method in METHODS}
-    print("| updates | fast, mean | direct, mean | largest difference with one seed | deviation over seeds: fast | direct |")
+        curves = {method: [losses(options, method, seed, folder) for seed in range(options.seeds)] for method in methods}
+    print(f"| updates | {options.method}, mean | direct, mean | largest difference with one seed | deviation over seeds: {options.method} | direct |")
     print("|---|---|---|---|---|---|")
-    stretches = len(curves["fast"][0])
+    stretches = len(curves["direct"][0])
     for stretch in range(stretches):
-        fast, direct = ([curve[stretch] for curve in curves[method]] for method in METHODS)
-        apart = max(abs(a - b) for a, b in zip(fast, direct))
+        other, direct = ([curve[stretch] for curve in curves[method]] for method in methods)
+        apart = max(abs(a - b) for a, b in zip(other, direct))
         print(
-            f"| {(stretch + 1) * options.steps // stretches} | {statistics.mean(fast):.5f} | {statistics.mean(direct):.5f} | {apart:.5f} "
-            f"| {statistics.stdev(fast):.5f} | {statistics.stdev(direct):.5f} |"
+            f"| {(stretch + 1) * options.steps // stretches} | {statistics.mean(other):.5f} | {statistics.mean(direct):.5f} | {apart:.5f} "
+            f"| {statistics.stdev(other):.5f} | {statistics.stdev(direct):.5f} |"
         )
 
 

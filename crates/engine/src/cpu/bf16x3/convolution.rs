@@ -24,7 +24,7 @@ const BLOCK: usize = 512 << 10;
 const FILTER_STEP: usize = PAIRS * RIGHT_ROW / 4;
 /// Tasks that there should be for each thread.
 const TASKS: usize = 2;
-/// Steps whose left factor stays in the first-level cache while it is multiplied with all panels.
+/// Steps whose left factor stays in the first-level cache.
 const FEW_STEPS: usize = 8;
 
 /// What is convolved with what.
@@ -64,6 +64,11 @@ impl Convolution {
     /// Words of the filter for one panel: `[chunk][tap][step]`.
     fn panel_words(&self) -> usize {
         self.chunks() * self.conv.taps() * FILTER_STEP
+    }
+
+    /// Whether a product's left factor stays in the first-level cache while it is multiplied with all panels.
+    fn is_short(&self) -> bool {
+        self.chunks() * self.conv.taps() <= FEW_STEPS
     }
 
     /// Results that share their taps: for the input gradient those of each phase.
@@ -194,7 +199,13 @@ impl Convolution {
             left: (chunk * room + position) * LEFT_ROW,
             right: (chunk * self.conv.taps() + tap) * PAIRS * RIGHT_ROW,
         };
-        Steps::new((0..self.chunks()).flat_map(|chunk| taps.iter().map(move |tap| step(chunk, tap))))
+        let steps = (0..self.chunks()).flat_map(|chunk| taps.iter().map(move |tap| step(chunk, tap)));
+        let ahead = if self.is_short() {
+            Step { left: 0, right: 4 * self.panel_words() }
+        } else {
+            Step { left: SIDE * LEFT_ROW, right: 0 }
+        };
+        Steps::new(steps, ahead)
     }
 
     #[expect(clippy::too_many_arguments, reason = "a block's factors and where its results go")]
@@ -211,6 +222,7 @@ impl Convolution {
     ) {
         let Shape { h, w, c, .. } = self.result;
         let runs = block.runs();
+        let mut unit = unit.ready();
         let mut sums = Sums::ZERO;
         let mut multiply = |panel: usize, index: usize| {
             let first = panel * SIDE;
@@ -239,7 +251,7 @@ impl Convolution {
                 },
             );
         };
-        if steps.len() <= FEW_STEPS {
+        if self.is_short() {
             for index in 0..runs.products() {
                 panels.clone().for_each(|panel| multiply(panel, index));
             }

@@ -3,6 +3,7 @@
 use super::split::{Split, split_pairs, split_row};
 use crate::cpu::simd::Level;
 use crate::cpu::transpose::transpose;
+use std::marker::PhantomData;
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 use std::sync::OnceLock;
 
@@ -40,10 +41,13 @@ pub(super) struct Step {
 pub(super) struct Steps(Vec<Step>);
 
 impl Steps {
-    pub fn new(steps: impl Iterator<Item = Step>) -> Self {
-        // After the last one it is called into cache again.
+    /// In this order. While the last one is multiplied, what lies `ahead` of the first one's factors is called into cache: the next product's.
+    pub fn new(steps: impl Iterator<Item = Step>, ahead: Step) -> Self {
         let mut steps: Vec<_> = steps.collect();
-        steps.extend(steps.last().copied());
+        let next = steps
+            .first()
+            .map(|first| Step { left: first.left + ahead.left, right: first.right + ahead.right });
+        steps.extend(next);
         Self(steps)
     }
 
@@ -119,6 +123,34 @@ impl MatrixUnit {
         None
     }
 
+    /// The unit, made ready to multiply on this thread.
+    pub(super) fn ready(self) -> Ready {
+        #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+        if self == Self::Amx {
+            // SAFETY: a value of this variant exists only where the unit does.
+            unsafe { amx::configure() };
+        }
+        Ready { unit: self, thread: PhantomData }
+    }
+}
+
+/// A unit that can multiply, on the thread it was made ready on. One at a time.
+pub(super) struct Ready {
+    unit: MatrixUnit,
+    thread: PhantomData<*const ()>,
+}
+
+impl Drop for Ready {
+    fn drop(&mut self) {
+        #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+        if self.unit == MatrixUnit::Amx {
+            // SAFETY: as above.
+            unsafe { amx::release() };
+        }
+    }
+}
+
+impl Ready {
     /// Sets `sums` to the sum over all steps of low·high + high·high + high·low.
     ///
     /// Each of the three adds to the sum so far what 32 terms come to: those at even places and those at odd ones, each in order with one rounding a
@@ -126,14 +158,14 @@ impl MatrixUnit {
     ///
     /// # Safety
     /// For every step the product's pointers lead to its factors.
-    pub(super) unsafe fn multiply(self, product: &Product, sums: &mut Sums) {
-        match self {
+    pub unsafe fn multiply(&mut self, product: &Product, sums: &mut Sums) {
+        match self.unit {
             #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
-            // SAFETY: a value of this variant exists only where the unit does; the rest is the caller's.
-            Self::Amx => unsafe { amx::multiply(product, sums) },
+            // SAFETY: the unit exists and is configured; the rest is the caller's.
+            MatrixUnit::Amx => unsafe { amx::multiply(product, sums) },
             #[cfg(any(test, feature = "emulation"))]
             // SAFETY: the caller's.
-            Self::Emulated => unsafe { emulation::multiply(product, sums) },
+            MatrixUnit::Emulated => unsafe { emulation::multiply(product, sums) },
         }
     }
 }
@@ -177,6 +209,22 @@ mod amx {
         rows: [16, 16, 16, 16, 16, 16, 16, 16, 0, 0, 0, 0, 0, 0, 0, 0],
     };
 
+    /// # Safety
+    /// The unit exists and is permitted.
+    pub unsafe fn configure() {
+        // SAFETY: the format is one that the unit knows.
+        unsafe { asm!("ldtilecfg [{}]", in(reg) &TILES, options(nostack)) };
+    }
+
+    /// After it the system need not save the tiles when it interrupts the thread.
+    ///
+    /// # Safety
+    /// The unit exists and is permitted.
+    pub unsafe fn release() {
+        // SAFETY: the caller's.
+        unsafe { asm!("tilerelease", options(nostack, nomem)) };
+    }
+
     /// Calls eight lines of a step ahead into the first-level cache.
     macro_rules! ahead {
         ($register:literal, $from:literal) => {
@@ -199,16 +247,15 @@ mod amx {
     }
 
     /// # Safety
-    /// The unit exists and is permitted; the rest as for [`super::MatrixUnit::multiply`].
+    /// The unit is configured; the rest as for [`super::Ready::multiply`].
     pub unsafe fn multiply(product: &Product, sums: &mut Sums) {
         if product.steps.len() == 0 {
             *sums = Sums::ZERO;
             return;
         }
-        // SAFETY: the caller's. The compiler uses no tile itself, and none is in use afterwards.
+        // SAFETY: the caller's. The compiler uses no tile itself, and none holds anything afterwards.
         unsafe {
             asm!(
-                "ldtilecfg [{tiles}]",
                 "tilezero tmm0",
                 "tilezero tmm1",
                 "tilezero tmm2",
@@ -268,8 +315,6 @@ mod amx {
                 "tilestored [{sums} + {line}*1 + 1024], tmm1",
                 "tilestored [{sums} + {line}*1 + 2048], tmm2",
                 "tilestored [{sums} + {line}*1 + 3072], tmm3",
-                "tilerelease",
-                tiles = in(reg) &TILES,
                 step = inout(reg) product.steps.0.as_ptr() => _,
                 steps = inout(reg) product.steps.len() => _,
                 first_left = in(reg) product.left,
@@ -357,7 +402,7 @@ mod tests {
         let stream = Stream::new(7, Purpose::Test, 0, 0);
         let (left_step, right_step) = (SIDE * LEFT_ROW, PAIRS * RIGHT_ROW);
         let steps = [0, 3, 1, 2].map(|step| Step { left: left_step * step, right: right_step * step });
-        let steps = Steps::new(steps.into_iter());
+        let steps = Steps::new(steps.into_iter(), Step { left: 0, right: 0 });
         // Of all sizes: with such exponents sums round, vanish beside others, and become too small to be normal.
         for spread in [4, 30, 90] {
             let mut number = 0;
@@ -373,8 +418,8 @@ mod tests {
             let [mut expected, mut actual] = [Sums::ZERO; 2];
             // SAFETY: the factors have these steps.
             unsafe {
-                MatrixUnit::Emulated.multiply(&product, &mut expected);
-                unit.multiply(&product, &mut actual);
+                MatrixUnit::Emulated.ready().multiply(&product, &mut expected);
+                unit.ready().multiply(&product, &mut actual);
             }
             for row in 0..SIDE {
                 let bits = |sums: &Sums| sums.row(row).map(|half| half.map(f32::to_bits));

@@ -90,7 +90,8 @@ pub(crate) fn weight_gradient(
                 Step { left: 4 * index * LEFT_STEP, right: 4 * pair * PAIR }
             })
         };
-        let steps: Vec<_> = taps.iter().map(|&(shift, _)| Steps::new(steps(shift))).collect();
+        let steps: Vec<_> =
+            taps.iter().map(|&(shift, _)| Steps::new(steps(shift), Step { left: 0, right: 0 })).collect();
         let (left, right) = (&*left, &*right);
         for_each_task(layout.lefts * layout.rights * taps.len(), |task| {
             let (index, pair) = (task % taps.len(), task / taps.len());
@@ -102,7 +103,7 @@ pub(crate) fn weight_gradient(
             };
             let mut sums = Sums::ZERO;
             // SAFETY: both factors have these steps; of the right one there is room behind the last position.
-            unsafe { unit.multiply(&product, &mut sums) };
+            unsafe { unit.ready().multiply(&product, &mut sums) };
             let sums = sums.columns(level);
             let (channel, column) = (from * SIDE, to * SIDE);
             let columns = SIDE.min(dy_shape.c - column);
