@@ -1,9 +1,9 @@
 //! Times the Inception network's features with random weights.
 //!
-//! `cargo run --release -p ddpm-models --example inception_time -- [dims] [batch] [repeats] [threads] [profile]` prints one JSON
-//! object, with `profile` also where the time went (on standard error).
+//! `cargo run --release -p ddpm-models --example inception_time -- [dims] [batch] [repeats] [threads] [fast|direct|bf16x3] [profile]` prints
+//! one JSON object, with `profile` also where the time went (on standard error).
 
-use engine::Cpu;
+use engine::{Cpu, CpuOptions};
 use models::inception::{FeatureNetwork, IMAGE_SIZE, Inception, Tap};
 use std::time::{Duration, Instant};
 
@@ -13,9 +13,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         arguments.get(index).map_or(Ok(default), |text| text.parse())
     };
     let (dims, batch, repeats, threads) = (number(0, 2048)?, number(1, 16)?, number(2, 3)?, number(3, 2)?);
+    let conv = arguments.get(4).map_or("fast", String::as_str).parse()?;
     let tap = Tap::with_dims(dims).ok_or("dims is 64, 192, 768 or 2048")?;
     let weights = Inception::layout(tap).initialise(0);
-    let mut network = FeatureNetwork::new(tap, &weights, batch, Box::new(Cpu::new(threads)?))?;
+    let backend = Box::new(Cpu::with_options(CpuOptions { threads, conv, ..CpuOptions::default() })?);
+    let mut network = FeatureNetwork::new(tap, &weights, batch, backend)?;
     let images: Vec<f32> =
         (0..batch * IMAGE_SIZE * IMAGE_SIZE * 3).map(|i| ((i * 7 % 255) as f32 - 127.0) / 127.0).collect();
     let mut times = Vec::new();

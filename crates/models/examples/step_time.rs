@@ -4,9 +4,7 @@
 //! [profile] [--image-size N] [--channels N] [--recompute nothing|cheap|convolutions] [--conv fast|direct|bf16x3] [--device cpu|cuda[:N]] [--precision f32|tf32|bf16]
 //! [--deterministic true|false]` prints one JSON object (`fastest`: the least disturbed time), with `profile` also where the time went (on standard error).
 
-use engine::{
-    AdamStep, Algorithms, ConvMethod, CpuOptions, Hardware, Precision, Program, Recomputation, Run, Session,
-};
+use engine::{AdamStep, Algorithms, CpuOptions, Hardware, Precision, Program, Recomputation, Run, Session};
 use models::{Conventions, Mode, Unet, UnetConfig};
 use std::time::{Duration, Instant};
 
@@ -26,12 +24,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "bf16" => Precision::Bf16,
         other => return Err(format!("{other}: give f32, tf32 or bf16").into()),
     };
-    let conv = match option("--conv", "fast").as_str() {
-        "fast" => ConvMethod::Fast,
-        "direct" => ConvMethod::Direct,
-        "bf16x3" => ConvMethod::Bf16x3,
-        other => return Err(format!("{other}: give fast, direct or bf16x3").into()),
-    };
+    let conv = option("--conv", "fast").parse()?;
     let algorithms = match option("--deterministic", "true").parse()? {
         true => Algorithms::Reproducible,
         false => Algorithms::Fastest,

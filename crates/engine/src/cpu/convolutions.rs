@@ -8,6 +8,7 @@ use crate::backend::BackendError;
 use crate::kernel::{Scratch, Step};
 use crate::ops::Conv;
 use crate::shape::Shape;
+use std::str::FromStr;
 
 /// How convolutions are computed.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
@@ -20,6 +21,20 @@ pub enum ConvMethod {
     /// By direct summation of factors of 16 bits, each the sum of two bf16, by the processor's matrix unit (AMX): faster; the error of the
     /// whole network is near 5e-5. Refused where there is no such unit.
     Bf16x3,
+}
+
+/// `fast`, `direct` or `bf16x3`.
+impl FromStr for ConvMethod {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, String> {
+        match name {
+            "fast" => Ok(Self::Fast),
+            "direct" => Ok(Self::Direct),
+            "bf16x3" => Ok(Self::Bf16x3),
+            _ => Err(format!("{name} is not a way to convolve: fast, direct or bf16x3")),
+        }
+    }
 }
 
 /// A method, with what it needs.
