@@ -62,7 +62,6 @@ impl Convolutions {
     }
 
     /// By the matrix unit, emulated.
-    #[cfg(any(test, feature = "emulation"))]
     pub const EMULATED: Self = Self::Bf16x3(MatrixUnit::Emulated);
 
     /// The way from `source` to `result`, and of this convolution's gradients: a matter of shapes alone, and never of the batch.

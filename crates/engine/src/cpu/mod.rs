@@ -94,7 +94,6 @@ impl Cpu {
     ///
     /// # Errors
     /// [`BackendError::Threads`].
-    #[cfg(any(test, feature = "emulation"))]
     pub fn with_emulated_matrix_unit(options: CpuOptions) -> Result<Self, BackendError> {
         Self::with_convolutions(options, Convolutions::EMULATED)
     }

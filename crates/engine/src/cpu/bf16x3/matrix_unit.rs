@@ -24,8 +24,7 @@ pub(crate) enum MatrixUnit {
     /// The processor's own.
     #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
     Amx,
-    /// Plain arithmetic that gives the same bits: for tests on other processors.
-    #[cfg(any(test, feature = "emulation"))]
+    /// Plain arithmetic that gives the same bits, slowly: for tests on other processors.
     Emulated,
 }
 
@@ -163,7 +162,6 @@ impl Ready {
             #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
             // SAFETY: the unit exists and is configured; the rest is the caller's.
             MatrixUnit::Amx => unsafe { amx::multiply(product, sums) },
-            #[cfg(any(test, feature = "emulation"))]
             // SAFETY: the caller's.
             MatrixUnit::Emulated => unsafe { emulation::multiply(product, sums) },
         }
@@ -333,7 +331,6 @@ mod amx {
     }
 }
 
-#[cfg(any(test, feature = "emulation"))]
 mod emulation {
     use super::{LEFT_ROW, PAIRS, Product, RIGHT_ROW, STEP, Sums, Tile};
 

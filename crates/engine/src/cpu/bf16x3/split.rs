@@ -64,7 +64,6 @@ macro_rules! with_split {
                     $body
                 },
             ),
-            #[cfg(any(test, feature = "emulation"))]
             $crate::cpu::bf16x3::MatrixUnit::Emulated => $level.vectorize(
                 #[inline(always)]
                 || {
