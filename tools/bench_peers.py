@@ -282,6 +282,8 @@ def contenders(options, mode, batch, folder):
     for ours in options.ours:
         program, *settings = shlex.split(ours)
         name = shlex.join(["ours", *settings])
+        if any(name == other for other, _ in result):
+            sys.exit(f"--ours is given twice with the same settings: {ours}")
         result.append((name, [program, *settings, mode, str(batch), iterations, threads, options.network]))
     return result
 
@@ -302,9 +304,10 @@ def compare(options, mode, batch, folder):
             "least": min(times), "most": max(times), "peak_mib": max(result["peak_mib"] for result in results),
             "import_mib": results[0].get("import_mib"), "version": results[0].get("version"),
         }
-        if "ours" in runs and name != "ours":
-            ratios = [other["value"] / own["value"] for other, own in zip(results, runs["ours"])]
-            row["times_ours"] = statistics.median(ratios)
+        row["times"] = {
+            own: statistics.median(other["value"] / mine["value"] for other, mine in zip(results, runs[own]))
+            for own in runs if own.startswith("ours") and own != name
+        }
         rows.append(row)
     return rows
 
@@ -313,11 +316,16 @@ def table(rows):
     def cell(row, key, form):
         return form.format(row[key]) if row.get(key) is not None else ""
 
-    lines = ["| case | program | ms per image | least – most | ÷ ours | peak MiB | of it, import |", "|---|---|---|---|---|---|---|"]
+    owns = list(dict.fromkeys(own for row in rows for own in row["times"]))
+    lines = [
+        "| case | program | ms per image | least – most | " + "".join(f"÷ {own} | " for own in owns) + "peak MiB | of it, import |",
+        "|---" * (6 + len(owns)) + "|",
+    ]
     for row in rows:
+        ratios = "".join(f"{row['times'][own]:.2f} | " if own in row["times"] else "| " for own in owns)
         lines.append(
             f"| {row['case']} | {row['program']} | {row['ms_per_image']:.1f} | {row['least']:.1f} – {row['most']:.1f} "
-            f"| {cell(row, 'times_ours', '{:.2f}')} | {row['peak_mib']:.0f} | {cell(row, 'import_mib', '{:.0f}')} |"
+            f"| {ratios}{row['peak_mib']:.0f} | {cell(row, 'import_mib', '{:.0f}')} |"
         )
     return "\n".join(lines)
 
@@ -364,8 +372,7 @@ def main():
     parser.add_argument("--adam", choices=("fused", "foreach", "single"), default="fused",
                         help="PyTorch's implementation of Adam (default fused, its fastest on a CPU)")
     parser.add_argument("--ours", metavar="CMD", action="append", default=[],
-                        help="our program, called in turns with the others; see the contract above. Repeatable, with other settings each time; "
-                             "ratios are to the one without any")
+                        help="our program, called in turns with the others; see the contract above. Repeatable, with other settings each time")
     parser.add_argument("--json", metavar="FILE", help="also write the rows and the settings as JSON")
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--mode", choices=("forward", "train"), help=argparse.SUPPRESS)

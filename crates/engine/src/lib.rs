@@ -3,7 +3,7 @@
 //!
 //! A model is written once, forward only, as calls on a [`Graph`]. [`Program`] derives the gradient
 //! from the recorded operations and plans every activation's place in one arena ahead of time.
-//! A [`Session`] runs a program on a [`Backend`]; nothing is allocated while it runs.
+//! A [`Session`] runs a program on a [`Backend`]; no memory for tensors is allocated while it runs.
 //!
 //! Results are the same bits for any number of threads and any vector width; predictions also for any split into batches.
 

@@ -42,11 +42,11 @@ fn direct(shape: Shape, output: usize, conv: Conv) -> [Vec<f32>; 3] {
 
 /// Asserts that no element is further from direct summation's than `tolerance` times their rms.
 fn compare(case: &str, direct: &[Vec<f32>; 3], other: &[Vec<f32>; 3], tolerance: f64) {
-    assert!(direct != other, "{case}: both went the same way");
     for (what, (direct, other)) in ["y", "dx", "parameters"].iter().zip(direct.iter().zip(other)) {
         let rms = (direct.iter().map(|v| f64::from(v * v)).sum::<f64>() / direct.len() as f64).sqrt();
         let largest = direct.iter().zip(other).map(|(a, b)| f64::from((a - b).abs())).fold(0.0, f64::max);
         println!("{case}, {what}: {:.1e}", largest / rms);
+        assert!(largest > 0.0, "{case}, {what}: both went the same way");
         assert!(largest < tolerance * rms, "{case}, {what}: {largest:e} of rms {rms:e}");
     }
 }
@@ -93,6 +93,7 @@ fn a_matrix_units_way_agrees_to_the_rounding_of_its_factors() {
         ),
         // More than one block of rows.
         (Shape::new(8, 20, 16, 256), 32, Conv::SAME_3X3),
+        (Shape::new(1, 70, 70, 16), 16, Conv::SAME_3X3),
     ];
     for (shape, output, conv) in cases {
         let emulated = |threads| {

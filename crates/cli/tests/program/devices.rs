@@ -78,6 +78,17 @@ fn a_matrix_unit_trains_and_samples_or_is_said_to_be_missing() {
         return;
     }
     succeed(&mut train);
+    let other = dir.path().join("other");
+    succeed(&mut train_tiny(&other, &["train.steps=2"], &["--conv", "direct"]));
+    let losses = |run: &std::path::Path| -> Vec<serde_json::Value> {
+        let lines = std::fs::read_to_string(run.join("metrics.jsonl")).unwrap();
+        lines
+            .lines()
+            .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()["loss"].clone())
+            .collect()
+    };
+    assert!(losses(&run).iter().all(serde_json::Value::is_f64));
+    assert_ne!(losses(&run), losses(&other), "both were computed the same way");
     let draw = |conv: &str| {
         let out = dir.path().join(conv);
         let mut command = ddpm(&["sample", "--n", "1", "--conv", conv]);

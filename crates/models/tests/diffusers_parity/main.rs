@@ -109,7 +109,7 @@ fn check(bytes: &[u8], config: &UnetConfig, tolerances: [Tolerance; 2]) {
     for tolerance in tolerances {
         check_on(bytes, config, tolerance);
     }
-    // Twice what is measured.
+    // Twice what is measured on the worst of the small networks; CIFAR-10's has 4.3e-5 and 1.4e-4.
     for machine in machines::matrix_units() {
         if machine == Machine::MatrixUnit && config.channels > 64 {
             continue;

@@ -153,7 +153,7 @@ impl Convolution {
                 let thread = thread_index();
                 // SAFETY: each thread has its own part.
                 let copy = unsafe { workspace.slice(thread * len, len) };
-                if copies[thread].swap(index, Ordering::Relaxed) != index {
+                if steps[index].len() > 0 && copies[thread].swap(index, Ordering::Relaxed) != index {
                     self.copy(level, unit, &blocks[index], source, room, copy);
                 }
                 let panels = group * self.panels() / groups..(group + 1) * self.panels() / groups;

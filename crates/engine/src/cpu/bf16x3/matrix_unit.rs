@@ -37,10 +37,12 @@ pub(super) struct Step {
 }
 
 /// What a product sums over, in order.
+///
+/// One more follows that is not summed: while the last one is multiplied, its factors are called into cache.
 pub(super) struct Steps(Vec<Step>);
 
 impl Steps {
-    /// In this order. While the last one is multiplied, what lies `ahead` of the first one's factors is called into cache: the next product's.
+    /// In this order; the next product's factors lie `ahead` of this one's.
     pub fn new(steps: impl Iterator<Item = Step>, ahead: Step) -> Self {
         let mut steps: Vec<_> = steps.collect();
         let next = steps
@@ -177,8 +179,15 @@ mod amx {
     /// Whether there are tiles, products of bf16, and the vector instructions that come with them.
     pub fn exists() -> bool {
         const BF16_AND_TILES: u32 = 1 << 22 | 1 << 24;
-        let vectors = is_x86_feature_detected!("avx512bf16") && is_x86_feature_detected!("avx512bw");
-        vectors && __cpuid(0).eax >= 7 && __cpuid_count(7, 0).edx & BF16_AND_TILES == BF16_AND_TILES
+        let vectors = is_x86_feature_detected!("avx512bf16")
+            && is_x86_feature_detected!("avx512bw")
+            && is_x86_feature_detected!("avx512vl")
+            && is_x86_feature_detected!("avx2")
+            && is_x86_feature_detected!("fma");
+        #[allow(unused_unsafe, reason = "safe in newer compilers")]
+        // SAFETY: every processor of 64 bits has this instruction.
+        let (leaves, features) = unsafe { (__cpuid(0).eax, __cpuid_count(7, 0).edx) };
+        vectors && leaves >= 7 && features & BF16_AND_TILES == BF16_AND_TILES
     }
 
     /// Asks the system to save the tiles' registers for this process, without which their first use ends it.

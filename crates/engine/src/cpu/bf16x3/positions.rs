@@ -101,20 +101,19 @@ impl Positions {
 }
 
 /// Some rows of the result in some images, and the copy of what they read.
-#[derive(Clone)]
 pub(super) struct Block {
     positions: Positions,
-    pub images: Range<usize>,
-    pub rows: Range<usize>,
+    images: Range<usize>,
+    rows: Range<usize>,
 }
 
 /// Consecutive positions whose results are computed together.
 #[derive(Clone, Copy)]
 pub(super) struct Runs {
     /// How many there are.
-    pub count: usize,
+    count: usize,
     /// Positions from the beginning of one to that of the next.
-    pub stride: usize,
+    stride: usize,
     /// Positions of one.
     len: usize,
 }
@@ -147,7 +146,7 @@ impl Block {
     }
 
     /// Rows of a phase's copy.
-    pub fn copied_rows(&self) -> usize {
+    fn copied_rows(&self) -> usize {
         self.rows.len() + self.positions.rows.extra
     }
 

@@ -90,8 +90,9 @@ pub(crate) fn weight_gradient(
                 Step { left: 4 * index * LEFT_STEP, right: 4 * pair * PAIR }
             })
         };
-        let steps: Vec<_> =
-            taps.iter().map(|&(shift, _)| Steps::new(steps(shift), Step { left: 0, right: 0 })).collect();
+        // The next tap's factors begin about where this one's do.
+        let ahead = Step { left: 0, right: 0 };
+        let steps: Vec<_> = taps.iter().map(|&(shift, _)| Steps::new(steps(shift), ahead)).collect();
         let (left, right) = (&*left, &*right);
         for_each_task(layout.lefts * layout.rights * taps.len(), |task| {
             let (index, pair) = (task % taps.len(), task / taps.len());
