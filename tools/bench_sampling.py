@@ -2,7 +2,7 @@
 """Times 64 images of the paper's CIFAR-10 network: `ddpm sample` beside diffusers' pipelines, on the CPU.
 
     cargo build --release -p ddpm
-    python tools/bench_sampling.py target/release/ddpm --rounds 2
+    python tools/bench_sampling.py target/release/ddpm --rounds 2 [--conv fast bf16x3]
 
 The network has random weights, the same for all: a pipeline saved by diffusers, which ddpm opens as it is. Two samplers: DDIM with 50
 steps, and the reverse process in all 1000. Every figure is of a process of its own, from its start to its end; in a round each runs once.
@@ -11,6 +11,7 @@ Prints a Markdown table. diffusers' images have the memory format channels_last,
 """
 
 import argparse
+import functools
 import pathlib
 import statistics
 import subprocess
@@ -53,16 +54,17 @@ def main():
     parser.add_argument("ddpm", help="the ddpm program")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--conv", nargs="+", default=["fast"], help="ddpm's ways to convolve (default fast)")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as directory:
         directory = pathlib.Path(directory)
         model = directory / "model"
         save_pipeline(model)
 
-        def ddpm(sampler, steps, number):
+        def ddpm(conv, sampler, steps, number):
             return [
-                arguments.ddpm, "sample", model, "--out", directory / f"{sampler}-{steps}-{number}", "--n", str(IMAGES),
-                "--sampler", sampler, "--steps", str(steps), "--threads", str(arguments.threads), "--quiet",
+                arguments.ddpm, "sample", model, "--out", directory / f"{conv}-{sampler}-{steps}-{number}", "--n", str(IMAGES),
+                "--sampler", sampler, "--steps", str(steps), "--threads", str(arguments.threads), "--conv", conv, "--quiet",
             ]  # fmt: skip
 
         def diffusers(sampler, steps, _):
@@ -70,17 +72,18 @@ def main():
             text = PIPELINE.format(name=name, threads=arguments.threads, images=IMAGES, steps=steps)
             return [sys.executable, "-c", text, model]
 
+        programs = {f"ddpm, {conv}": functools.partial(ddpm, conv) for conv in arguments.conv} | {"diffusers": diffusers}
         times = {}
         for number in range(arguments.rounds):
-            cells = [(s, p, n) for s in STEPS for n in (FEW, MORE) for p in (ddpm, diffusers)]
+            cells = [(s, p, n) for s in STEPS for n in (FEW, MORE) for p in programs]
             for sampler, program, steps in cells if number % 2 == 0 else reversed(cells):
-                key = sampler, program.__name__, steps
-                times.setdefault(key, []).append(seconds(program(sampler, steps, number)))
+                command = programs[program](sampler, steps, number)
+                times.setdefault((sampler, program, steps), []).append(seconds(command))
 
     print("| sampler | steps | | a step, s | in all, s |")
     print("|---|---|---|---|---|")
     for sampler, steps in STEPS.items():
-        for program in ("ddpm", "diffusers"):
+        for program in programs:
             few, more = (statistics.median(times[sampler, program, count]) for count in (FEW, MORE))
             step = (more - few) / (MORE - FEW)
             print(f"| {sampler} | {steps} | {program} | {step:.2f} | {few + (steps - FEW) * step:.0f} |")
