@@ -14,6 +14,7 @@ import statistics
 import subprocess
 import tempfile
 
+
 def losses(options, method, seed, folder):
     """The run's losses, means over equal stretches."""
     run = pathlib.Path(folder) / f"{method}-{seed}"

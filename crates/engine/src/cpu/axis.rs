@@ -1,5 +1,8 @@
 //! How a convolution's results along one axis read their source.
 
+use crate::ops::Conv;
+use crate::shape::Shape;
+
 /// Pixels of the result along one axis that share their taps, and where their sources lie:
 /// pixel `j` is at `phase + j · step`, its tap `i` reads `j · source_step + shift + i · shift_step` and is filter position `tap + i · tap_step`.
 #[derive(Clone, Copy)]
@@ -17,7 +20,23 @@ pub(crate) struct Axis {
 }
 
 impl Axis {
-    pub fn forward(output: usize, input: usize, kernel: usize, stride: usize, before: usize) -> Self {
+    /// Rows and columns of the results `y` of `x`.
+    pub fn both_forward(conv: Conv, x: Shape, y: Shape) -> [Self; 2] {
+        [
+            Self::forward(y.h, x.h, conv.kernel_h, conv.stride, conv.padding.top),
+            Self::forward(y.w, x.w, conv.kernel_w, conv.stride, conv.padding.left),
+        ]
+    }
+
+    /// Rows and columns of a phase (row, column) of the input gradient `dx` from `dy`.
+    pub fn both_input_gradient(conv: Conv, dy: Shape, dx: Shape, phase: [usize; 2]) -> [Self; 2] {
+        [
+            Self::input_gradient(dy.h, dx.h, conv.kernel_h, conv.stride, conv.padding.top, phase[0]),
+            Self::input_gradient(dy.w, dx.w, conv.kernel_w, conv.stride, conv.padding.left, phase[1]),
+        ]
+    }
+
+    fn forward(output: usize, input: usize, kernel: usize, stride: usize, before: usize) -> Self {
         Self {
             pixels: output,
             phase: 0,
@@ -33,7 +52,7 @@ impl Axis {
     }
 
     /// Input pixels ≡ `phase` (mod stride): the taps k with `phase + before - k` divisible by the stride reach an output.
-    pub fn input_gradient(
+    fn input_gradient(
         output: usize,
         input: usize,
         kernel: usize,

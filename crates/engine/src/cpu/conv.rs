@@ -96,8 +96,7 @@ pub(crate) struct Gather<'a> {
 /// y from x.
 pub(crate) fn forward(gather: Gather) {
     let (conv, x, y) = (gather.conv, gather.source.1, gather.result.1);
-    let rows = Axis::forward(y.h, x.h, conv.kernel_h, conv.stride, conv.padding.top);
-    let columns = Axis::forward(y.w, x.w, conv.kernel_w, conv.stride, conv.padding.left);
+    let [rows, columns] = Axis::both_forward(conv, x, y);
     let panels = forward_panels(x, y, conv, gather.tiles);
     if conv == Conv::POINTWISE {
         return pointwise(gather, panels);
@@ -113,10 +112,8 @@ pub(crate) fn input_gradient(mut gather: Gather) {
         return pointwise(gather, panels);
     }
     for phase_y in 0..conv.stride {
-        let rows = Axis::input_gradient(dy.h, dx.h, conv.kernel_h, conv.stride, conv.padding.top, phase_y);
         for phase_x in 0..conv.stride {
-            let columns =
-                Axis::input_gradient(dy.w, dx.w, conv.kernel_w, conv.stride, conv.padding.left, phase_x);
+            let [rows, columns] = Axis::both_input_gradient(conv, dy, dx, [phase_y, phase_x]);
             gather_class(&mut gather, panels, rows, columns);
         }
     }
@@ -273,8 +270,7 @@ pub(crate) fn weight_gradient(
     let pixels = dy_shape.n * dy_shape.pixels();
     let workspace = Shared::new(workspace);
     let dw = Shared::new(dw);
-    let rows = Axis::forward(dy_shape.h, x_shape.h, conv.kernel_h, conv.stride, conv.padding.top);
-    let columns = Axis::forward(dy_shape.w, x_shape.w, conv.kernel_w, conv.stride, conv.padding.left);
+    let [rows, columns] = Axis::both_forward(conv, x_shape, dy_shape);
 
     for_each_task(conv.taps() * chunks, |task| {
         let (tap, chunk) = (task / chunks, task % chunks);

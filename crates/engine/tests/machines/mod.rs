@@ -44,8 +44,8 @@ pub fn cuda(precision: Precision) -> Vec<Machine> {
 pub fn matrix_units() -> Vec<Machine> {
     static SAID: Once = Once::new();
     let mut machines = vec![Machine::MatrixUnit];
-    match Cpu::with_options(CpuOptions { conv: ConvMethod::Bf16x3, ..CpuOptions::default() }) {
-        Ok(_) => machines.push(Machine::Cpu(ConvMethod::Bf16x3)),
+    match (CpuOptions { conv: ConvMethod::Bf16x3, ..CpuOptions::default() }).validate() {
+        Ok(()) => machines.push(Machine::Cpu(ConvMethod::Bf16x3)),
         Err(error) => SAID.call_once(|| eprintln!("SKIPPED, no matrix unit: {error}")),
     }
     machines

@@ -1,6 +1,5 @@
 //! The convolution, and its input gradient: the same with the filter's elements transposed, once for each phase of a stride.
 
-use super::forward_positions;
 use super::matrix_unit::{
     LEFT_ROW, MatrixUnit, PAIRS, Product, RIGHT_ROW, SIDE, STEP, Step, Steps, Sums, split_left, split_right,
 };
@@ -76,33 +75,26 @@ impl Convolution {
         let Self { conv, source, result, transposed } = *self;
         let phases = if transposed { conv.stride } else { 1 };
         (0..phases * phases).map(move |phase| {
-            if !transposed {
-                return forward_positions(conv, source, result);
-            }
-            let axis = |dy, dx, kernel, before, phase| {
-                Axis::input_gradient(dy, dx, kernel, conv.stride, before, phase)
+            let axes = if transposed {
+                Axis::both_input_gradient(conv, source, result, [phase / phases, phase % phases])
+            } else {
+                Axis::both_forward(conv, source, result)
             };
-            let rows = axis(source.h, result.h, conv.kernel_h, conv.padding.top, phase / phases);
-            let columns = axis(source.w, result.w, conv.kernel_w, conv.padding.left, phase % phases);
-            Positions::new(source, rows, columns)
+            Positions::new(source, axes)
         })
     }
 
-    fn blocks(&self, class: Positions, threads: usize) -> Vec<Block> {
-        class.blocks(BLOCK, self.chunks() * LEFT_ROW, TASKS * threads)
-    }
-
-    /// Positions that there is room for in each block of channels: a product may read beyond the last.
-    fn room(&self, threads: usize) -> usize {
-        let blocks = self.classes().flat_map(|class| self.blocks(class, threads));
-        blocks.map(|block| block.len()).max().unwrap_or(0) + SIDE
+    /// Each class with its blocks.
+    fn plan(&self, threads: usize) -> Vec<(Positions, Vec<Block>)> {
+        let blocks = |class: Positions| class.blocks(BLOCK, self.chunks() * LEFT_ROW, TASKS * threads);
+        self.classes().map(|class| (class, blocks(class))).collect()
     }
 
     /// Scratch memory: the filter, split, and each thread's copy of a block.
     pub fn scratch(&self, threads: usize) -> Scratch {
         Scratch {
             prepared: self.panels() * self.panel_words(),
-            workspace: threads * self.chunks() * self.room(threads) * POSITION,
+            workspace: threads * self.chunks() * room(&self.plan(threads)) * POSITION,
         }
     }
 
@@ -140,11 +132,11 @@ impl Convolution {
         let Tensors { source, filter, bias, workspace, result } = tensors;
         let (result, workspace) = (Shared::new(result), Shared::new(workspace));
         let threads = rayon::current_num_threads();
-        let room = self.room(threads);
+        let plan = self.plan(threads);
+        let room = room(&plan);
         let len = self.chunks() * room * POSITION;
-        for class in self.classes() {
-            let blocks = self.blocks(class, threads);
-            let steps: Vec<_> = blocks.iter().map(|block| self.steps(&class, block, room)).collect();
+        for (class, blocks) in &plan {
+            let steps: Vec<_> = blocks.iter().map(|block| self.steps(class, block, room)).collect();
             let groups = (TASKS * threads).div_ceil(blocks.len().max(1)).min(self.panels());
             // The block that each thread has a copy of.
             let copies: Vec<_> = (0..threads).map(|_| AtomicUsize::new(usize::MAX)).collect();
@@ -261,6 +253,11 @@ impl Convolution {
             }
         }
     }
+}
+
+/// Positions that there is room for in each block of channels: a product may read beyond the last.
+fn room(plan: &[(Positions, Vec<Block>)]) -> usize {
+    plan.iter().flat_map(|(_, blocks)| blocks).map(Block::len).max().unwrap_or(0) + SIDE
 }
 
 #[inline(always)]

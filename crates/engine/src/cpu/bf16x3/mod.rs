@@ -17,10 +17,7 @@ pub(crate) use convolution::{Convolution, Tensors};
 pub(crate) use matrix_unit::MatrixUnit;
 pub(crate) use weight_gradient::{weight_gradient, weight_gradient_scratch};
 
-use crate::cpu::axis::Axis;
-use crate::ops::Conv;
 use crate::shape::Shape;
-use positions::Positions;
 
 /// Whether a convolution from `source` to `result`, or either of its gradients, is computed this way: not where most of the unit's rows or columns
 /// would be empty.
@@ -28,20 +25,11 @@ pub(crate) fn pays(source: Shape, result: Shape) -> bool {
     source.c >= 16 && result.c >= 16
 }
 
-/// How results `y` of a convolution read `x`.
-fn forward_positions(conv: Conv, x: Shape, y: Shape) -> Positions {
-    Positions::new(
-        x,
-        Axis::forward(y.h, x.h, conv.kernel_h, conv.stride, conv.padding.top),
-        Axis::forward(y.w, x.w, conv.kernel_w, conv.stride, conv.padding.left),
-    )
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::cpu::simd::Level;
-    use crate::ops::Padding;
+    use crate::ops::{Conv, Padding};
     use crate::random::{Purpose, Stream};
 
     /// A convolution's result, its input gradient and its weight gradient, with `rest` wherever nothing has been written yet.

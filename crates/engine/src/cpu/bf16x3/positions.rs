@@ -62,7 +62,7 @@ pub(super) struct Positions {
 }
 
 impl Positions {
-    pub fn new(source: Shape, rows: Axis, columns: Axis) -> Self {
+    pub fn new(source: Shape, [rows, columns]: [Axis; 2]) -> Self {
         Self { rows: Reach::new(rows), columns: Reach::new(columns), source }
     }
 

@@ -4,12 +4,12 @@
 //! pairs if images lie side by side in even numbers; if not, there is a second copy whose pairs begin one further. Each block's sum,
 //! from zero, is added to the gradient.
 
-use super::forward_positions;
 use super::matrix_unit::{
     LEFT_ROW, MatrixUnit, PAIRS, Product, RIGHT_ROW, SIDE, STEP, Step, Steps, Sums, split_left, split_right,
 };
 use super::positions::{Block, Positions};
 use super::split::{padded, with_split};
+use crate::cpu::axis::Axis;
 use crate::cpu::parallel::{Shared, for_each_task};
 use crate::cpu::simd::Level;
 use crate::cpu::transpose::transpose;
@@ -42,7 +42,7 @@ struct Layout {
 
 impl Layout {
     fn new(conv: Conv, x: Shape, dy: Shape) -> Self {
-        let positions = forward_positions(conv, x, dy);
+        let positions = Positions::new(x, Axis::both_forward(conv, x, dy));
         let (lefts, rights) = (dy.c.div_ceil(SIDE), x.c.div_ceil(SIDE));
         let blocks = positions.blocks(POSITIONS, 1, 1);
         let steps = blocks.iter().map(|block| block.runs().products()).max().unwrap_or(0);
