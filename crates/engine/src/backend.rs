@@ -69,7 +69,7 @@ pub trait Backend: Send {
         None
     }
 
-    /// Makes `slot` hold `len` zeros; its old content is gone.
+    /// Makes `slot` hold `len` zeros; its old content is gone. There is none for [`Slot::Grads`], which is part of [`Slot::Arena`].
     ///
     /// # Errors
     /// [`BackendError::OutOfMemory`].
@@ -81,8 +81,8 @@ pub trait Backend: Send {
     /// Copies a tensor into `out`, which has its length.
     fn download(&self, from: View, out: &mut [f32]);
 
-    /// Sets a whole slot to 0.
-    fn clear(&mut self, slot: Slot);
+    /// Sets the gradients of all parameters to 0.
+    fn clear_gradients(&mut self);
 
     /// Scratch memory that `kernel` wants for these shapes.
     fn scratch(&self, kernel: &Kernel, inputs: &[Shape], outputs: &[Shape]) -> Scratch;
@@ -96,9 +96,9 @@ pub trait Backend: Send {
     /// The global norm of the gradients (Euclidean, over all parameters).
     fn gradient_norm(&mut self) -> f64;
 
-    /// One Adam step on all parameters with the gradients multiplied by `gradient_scale`, and the moving average after it. The
+    /// One Adam step on all parameters with the gradients multiplied by `gradient_scale`, and the moving average after it. With `clears` the
     /// gradients are then 0: cleared while they pass by, not in a pass of their own.
-    fn update(&mut self, step: &AdamStep, gradient_scale: f32);
+    fn update(&mut self, step: &AdamStep, gradient_scale: f32, clears: bool);
 
     /// Begins to measure where time goes; costs a little itself.
     fn start_profile(&mut self);

@@ -104,16 +104,18 @@ pub enum Kernel {
     SquaredError,
     /// (a, b, dy) → gradient of a.
     SquaredErrorGrad,
+    /// () → gradients of parameters, all 0.
+    Clear,
 }
 
-/// The memory spaces a backend keeps.
+/// The memory a backend keeps.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Slot {
-    /// Activations, gradients of activations, scratch: one planned arena.
+    /// Activations, gradients, scratch: one planned arena.
     Arena,
     /// Parameters.
     Params,
-    /// Gradients of the parameters.
+    /// Gradients of the parameters: the beginning of the arena of a training program.
     Grads,
     /// Adam's mean of gradients.
     FirstMoment,
@@ -127,9 +129,8 @@ impl Slot {
     /// What it is for, in words.
     pub(crate) const fn purpose(self) -> &'static str {
         match self {
-            Self::Arena => "activations",
+            Self::Arena | Self::Grads => "activations and gradients",
             Self::Params => "parameters",
-            Self::Grads => "gradients",
             Self::FirstMoment | Self::SecondMoment => "the optimiser's moments",
             Self::Ema => "the moving average",
         }

@@ -32,6 +32,6 @@ pub use ops::{Conv, GroupNorm, Padding, Pool, Sinusoid};
 pub use optimizer::AdamStep;
 pub use params::{Init, Param, ParamLayout, ParamSpec};
 pub use profile::Profile;
-pub use program::{Program, Recomputation};
+pub use program::{Program, Recomputation, TrainingOptions};
 pub use session::Session;
 pub use shape::{ImageShape, Shape};

@@ -87,6 +87,9 @@ impl Profile {
     }
 }
 
+/// Gradients becoming 0, by a step or outside all.
+pub(crate) const CLEAR: &str = "clear gradients";
+
 fn kernel_name(kernel: &Kernel) -> &'static str {
     match kernel {
         Kernel::Conv(_) => "conv",
@@ -129,6 +132,7 @@ fn kernel_name(kernel: &Kernel) -> &'static str {
         Kernel::Sinusoid(_) => "sinusoid",
         Kernel::SquaredError => "squared error",
         Kernel::SquaredErrorGrad => "squared error grad",
+        Kernel::Clear => CLEAR,
     }
 }
 
@@ -141,13 +145,15 @@ fn shapes(step: &Step) -> String {
         Kernel::ConvWeightGrad(conv) => {
             format!("{}, {}, {}x{}", step.inputs[0].shape, step.inputs[1].shape, conv.kernel_h, conv.kernel_w)
         }
+        Kernel::Clear => format!("{result}"),
         _ => format!("{}", step.inputs[0].shape),
     }
 }
 
 /// Multiply-adds of direct summation, 0 where that is not what a kernel does.
 fn products(step: &Step) -> u64 {
-    let (source, result) = (step.inputs[0].shape, step.outputs[0].shape);
+    let Some(source) = step.inputs.first().map(|view| view.shape) else { return 0 };
+    let result = step.outputs[0].shape;
     let attention = (source.n * source.pixels() * source.pixels() * source.c) as u64;
     match step.kernel {
         Kernel::Conv(conv) => (result.len() * conv.taps() * source.c) as u64,

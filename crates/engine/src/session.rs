@@ -7,6 +7,8 @@ use crate::optimizer::AdamStep;
 use crate::params::ParamSpec;
 use crate::profile::Profile;
 use crate::program::Program;
+#[cfg(doc)]
+use crate::program::TrainingOptions;
 
 /// A program with memory on a backend. Nothing is allocated after it is made.
 pub struct Session {
@@ -27,8 +29,8 @@ impl Session {
         backend.check(&program.backward)?;
         backend.allocate(Slot::Arena, program.arena_len())?;
         backend.allocate(Slot::Params, len)?;
-        if program.training {
-            for slot in [Slot::Grads, Slot::FirstMoment, Slot::SecondMoment, Slot::Ema] {
+        if program.training.is_some() {
+            for slot in [Slot::FirstMoment, Slot::SecondMoment, Slot::Ema] {
                 backend.allocate(slot, len)?;
             }
         }
@@ -74,7 +76,7 @@ impl Session {
 
     /// Fills what is computed from parameters only.
     fn prepare(&mut self) {
-        if !self.program.training {
+        if self.program.training.is_none() {
             self.backend.prepare(&self.program.forward);
         }
     }
@@ -129,7 +131,7 @@ impl Session {
 
     /// Computes the outputs.
     pub fn forward(&mut self, run: &Run) {
-        self.backend.run(&self.program.forward, run, self.program.training);
+        self.backend.run(&self.program.forward, run, self.program.training.is_some());
     }
 
     /// Sets the gradient of the objective with respect to an output, after [`Self::forward`].
@@ -142,11 +144,13 @@ impl Session {
         self.backend.upload(view, values);
     }
 
-    /// Adds to the gradients of all parameters; [`Self::clear_gradients`] before the first batch of a step.
+    /// Adds to the gradients of all parameters; [`Self::clear_gradients`] before the first batch of a step. Without
+    /// [`TrainingOptions::accumulates`] it sets them.
+    ///
     /// Several batches in turn give the gradient of all their samples in one: bit for bit where convolutions are summed
     /// directly ([`crate::ConvMethod::Direct`]), else up to rounding.
     pub fn backward(&mut self, run: &Run) {
-        self.backend.run(&self.program.backward, run, self.program.training);
+        self.backend.run(&self.program.backward, run, true);
         self.gradients_clear = false;
     }
 
@@ -163,16 +167,21 @@ impl Session {
         self.download(view, out)
     }
 
-    /// Sets the gradients of all parameters to 0. After [`Self::update`] they are already.
+    /// Whether gradients are summed over several batches.
+    fn accumulates(&self) -> bool {
+        self.program.training.is_some_and(|options| options.accumulates)
+    }
+
+    /// Sets the gradients of all parameters to 0. After [`Self::update`] they are already, and without [`TrainingOptions::accumulates`] there is nothing to do.
     pub fn clear_gradients(&mut self) {
-        if !self.gradients_clear {
-            self.backend.clear(Slot::Grads);
+        if self.accumulates() && !self.gradients_clear {
+            self.backend.clear_gradients();
             self.gradients_clear = true;
         }
     }
 
-    /// Clips, updates the parameters and their moving average, and clears the gradients. Returns the gradients' global norm before
-    /// clipping; when it is not finite nothing has been changed.
+    /// Clips, updates the parameters and their moving average, and clears the gradients that are summed. Returns the gradients' global norm
+    /// before clipping; when it is not finite nothing has been changed.
     ///
     /// # Errors
     /// The first failure of the device, if there was one before this update; its own shows in what is read next.
@@ -182,7 +191,7 @@ impl Session {
             return Err(failure);
         }
         if norm.is_finite() {
-            self.backend.update(step, step.clip_factor(norm));
+            self.backend.update(step, step.clip_factor(norm), self.accumulates());
             self.gradients_clear = true;
         }
         Ok(norm)

@@ -6,7 +6,7 @@ mod machines;
 use engine::random::{Purpose, Stream};
 use engine::{
     AdamStep, Conv, ConvMethod, Graph, GroupNorm, Init, Padding, Param, Pool, Precision, Program,
-    Recomputation, Run, Session, Shape, Sinusoid, Slot, Var,
+    Recomputation, Run, Session, Shape, Sinusoid, Slot, TrainingOptions, Var,
 };
 use machines::{Machine, cuda};
 
@@ -410,9 +410,9 @@ fn training_goes_the_same_way() {
             graph.conv(y, p[4], p[5], Conv::SAME_3X3)
         },
     );
-    let train = |machine: Machine, recomputation: Recomputation| {
+    let train = |machine: Machine, options: TrainingOptions| {
         let backend = machine.backend();
-        let program = Program::training_with(&network.graph, &[network.output], &*backend, recomputation);
+        let program = Program::training_with(&network.graph, &[network.output], &*backend, options);
         let mut session = Session::new(program, backend).unwrap();
         let weights = normals(3, network.graph.layout().len()).iter().map(|w| 0.2 * w).collect::<Vec<_>>();
         session.set_parameters(&weights);
@@ -443,15 +443,19 @@ fn training_goes_the_same_way() {
             session.buffer(Slot::SecondMoment).unwrap(),
         ]
     };
-    let expected = train(Machine::Cpu(ConvMethod::Direct), Recomputation::Nothing);
+    let nothing = TrainingOptions { recomputation: Recomputation::Nothing, accumulates: true };
+    let expected = train(Machine::Cpu(ConvMethod::Direct), nothing);
     for machine in cuda(Precision::F32) {
-        let kept = train(machine, Recomputation::Nothing);
+        let kept = train(machine, nothing);
         for (index, (expected, actual)) in expected.iter().zip(&kept).enumerate() {
             let error = relative_error(expected, actual);
             assert!(error < 1e-3, "{machine:?}, {index}: {error:e}");
         }
         for recomputation in [Recomputation::Cheap, Recomputation::Convolutions] {
-            assert!(train(machine, recomputation) == kept, "{machine:?}, {recomputation:?}");
+            for accumulates in [true, false] {
+                let options = TrainingOptions { recomputation, accumulates };
+                assert!(train(machine, options) == kept, "{machine:?}, {options:?}");
+            }
         }
     }
 }

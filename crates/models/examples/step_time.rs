@@ -4,7 +4,10 @@
 //! [profile] [--image-size N] [--channels N] [--recompute nothing|cheap|convolutions] [--conv fast|direct|bf16x3] [--device cpu|cuda[:N]] [--precision f32|tf32|bf16]
 //! [--deterministic true|false]` prints one JSON object (`fastest`: the least disturbed time), with `profile` also where the time went (on standard error).
 
-use engine::{AdamStep, Algorithms, CpuOptions, Hardware, Precision, Program, Recomputation, Run, Session};
+use engine::{
+    AdamStep, Algorithms, CpuOptions, Hardware, Precision, Program, Recomputation, Run, Session,
+    TrainingOptions,
+};
 use models::{Conventions, Mode, Unet, UnetConfig};
 use std::time::{Duration, Instant};
 
@@ -76,13 +79,14 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let cpu = CpuOptions { threads, conv, ..CpuOptions::default() };
     let backend = Hardware { device, precision, algorithms, cpu }.open()?;
     let program = if training {
-        Program::training_with(&graph, &[output], backend.as_ref(), recomputation)
+        let options = TrainingOptions { recomputation, accumulates: false };
+        Program::training_with(&graph, &[output], backend.as_ref(), options)
     } else {
         Program::inference(&graph, &[output], backend.as_ref())
     };
     let mib = |words: usize| words as f64 * 4.0 / (1 << 20) as f64;
-    // Parameters; in training also their gradients, two moments and the average.
-    let (arena, buffers) = (program.arena_len(), if training { 5 } else { 1 });
+    // Parameters; in training also two moments and the average; gradients are in the arena.
+    let (arena, buffers) = (program.arena_len(), if training { 4 } else { 1 });
     let (arena_mib, memory_mib) = (mib(arena), mib(arena + buffers * program.layout().len()));
     let weights = program.layout().initialise(0);
     let mut session = Session::new(program, backend)?;

@@ -2,7 +2,9 @@
 
 use crate::config::Config;
 use diffusion::{DiffusionError, Objective};
-use engine::{AdamStep, Backend, BackendError, ParamLayout, Profile, Program, Run, Session, Slot, Var};
+use engine::{
+    AdamStep, Backend, BackendError, ParamLayout, Profile, Program, Run, Session, Slot, TrainingOptions, Var,
+};
 use models::{Mode, Unet};
 
 /// A network in training, with the state of its optimiser.
@@ -80,8 +82,11 @@ impl TrainingStep {
         let objective = Objective::new(&config.diffusion, config.unet().image_shape())?;
         let Unet { graph, x_t, timesteps, output } =
             Unet::new(&config.unet(), config.train.pass_size(), Mode::Training);
-        let recomputation = config.train.recompute.into();
-        let program = Program::training_with(&graph, &[output], backend.as_ref(), recomputation);
+        let options = TrainingOptions {
+            recomputation: config.train.recompute.into(),
+            accumulates: config.train.pass_size() < config.train.batch_size,
+        };
+        let program = Program::training_with(&graph, &[output], backend.as_ref(), options);
         let mut session = Session::new(program, backend)?;
         let weights = session.program().layout().initialise(config.train.seed);
         session.set_parameters(&weights);

@@ -36,6 +36,11 @@ pub(crate) fn zip(level: Level, a: &[f32], b: &[f32], y: &mut [f32], f: impl Fn(
     });
 }
 
+/// `a[i] = 0`.
+pub(crate) fn clear(a: &mut [f32]) {
+    a.par_chunks_mut(CHUNK).for_each(|a| a.fill(0.0));
+}
+
 /// `a[i] += b[i]`.
 pub(crate) fn accumulate(level: Level, b: &[f32], a: &mut [f32]) {
     a.par_chunks_mut(CHUNK).zip(b.par_chunks(CHUNK)).for_each(|(a, b)| {

@@ -53,18 +53,17 @@ pub(crate) struct Memory {
     bases: [(*mut f32, usize); SLOTS],
 }
 
-/// Number of slots.
-pub(crate) const SLOTS: usize = 6;
+/// Number of buffers.
+pub(crate) const SLOTS: usize = 5;
 
-/// A slot's place among the buffers.
+/// In which of the buffers a slot is.
 pub(crate) fn slot_index(slot: Slot) -> usize {
     match slot {
-        Slot::Arena => 0,
+        Slot::Arena | Slot::Grads => 0,
         Slot::Params => 1,
-        Slot::Grads => 2,
-        Slot::FirstMoment => 3,
-        Slot::SecondMoment => 4,
-        Slot::Ema => 5,
+        Slot::FirstMoment => 2,
+        Slot::SecondMoment => 3,
+        Slot::Ema => 4,
     }
 }
 

@@ -27,7 +27,7 @@ pub use simd::Level;
 use crate::backend::{Backend, BackendError};
 use crate::kernel::{Kernel, Run, Scratch, Slot, Step, View};
 use crate::optimizer::AdamStep;
-use crate::profile::Profile;
+use crate::profile::{CLEAR, Profile};
 use crate::shape::Shape;
 use convolutions::Convolutions;
 use memory::{Buffer, Memory, SLOTS, slot_index};
@@ -124,7 +124,7 @@ impl Cpu {
 
 impl Backend for Cpu {
     fn allocate(&mut self, slot: Slot, len: usize) -> Result<(), BackendError> {
-        if slot == Slot::Grads {
+        if slot == Slot::Params {
             self.norm_parts = vec![0.0; optimizer::norm_parts(len)];
         }
         let buffer = &mut self.buffers[slot_index(slot)];
@@ -141,11 +141,13 @@ impl Backend for Cpu {
         out.copy_from_slice(&self.buffers[slot_index(from.slot)].as_slice()[from.offset..][..out.len()]);
     }
 
-    fn clear(&mut self, slot: Slot) {
+    fn clear_gradients(&mut self) {
         let start = Instant::now();
-        self.buffers[slot_index(slot)].as_mut_slice().fill(0.0);
+        let [arena, params, ..] = &mut self.buffers;
+        let gradients = &mut arena.as_mut_slice()[..params.as_slice().len()];
+        self.pool.install(|| elementwise::clear(gradients));
         if let Some(profile) = &mut self.profile {
-            profile.add_other("clear gradients", start.elapsed());
+            profile.add_other(CLEAR, start.elapsed());
         }
     }
 
@@ -198,7 +200,8 @@ impl Backend for Cpu {
 
     fn gradient_norm(&mut self) -> f64 {
         let Self { pool, level, buffers, norm_parts, profile, .. } = self;
-        let gradients = buffers[slot_index(Slot::Grads)].as_slice();
+        let [arena, params, ..] = buffers;
+        let gradients = &arena.as_slice()[..params.as_slice().len()];
         let start = Instant::now();
         let norm = pool.install(|| optimizer::global_norm(*level, gradients, norm_parts));
         if let Some(profile) = profile {
@@ -207,18 +210,19 @@ impl Backend for Cpu {
         norm
     }
 
-    fn update(&mut self, step: &AdamStep, gradient_scale: f32) {
+    fn update(&mut self, step: &AdamStep, gradient_scale: f32, clears: bool) {
         let Self { pool, level, buffers, profile, .. } = self;
-        let [_, params, gradients, first, second, ema] = buffers;
+        let [arena, params, first, second, ema] = buffers;
+        let params = params.as_mut_slice();
         let state = optimizer::State {
-            params: params.as_mut_slice(),
-            gradients: gradients.as_mut_slice(),
+            gradients: &mut arena.as_mut_slice()[..params.len()],
+            params,
             first: first.as_mut_slice(),
             second: second.as_mut_slice(),
             ema: ema.as_mut_slice(),
         };
         let start = Instant::now();
-        pool.install(|| optimizer::adam(*level, step, gradient_scale, state));
+        pool.install(|| optimizer::adam(*level, step, gradient_scale, clears, state));
         if let Some(profile) = profile {
             profile.add_other("adam, average", start.elapsed());
         }
@@ -280,6 +284,9 @@ impl Machine {
 
     fn execute(&self, step: &Step, run: &Run) {
         let Self { level, tiles, .. } = *self;
+        if step.kernel == Kernel::Clear {
+            return elementwise::clear(self.write(step.outputs[0]));
+        }
         let shape = step.inputs[0].shape;
         let result = step.outputs[0].shape;
         match step.kernel {
@@ -397,7 +404,8 @@ impl Machine {
             | Kernel::Attention(_)
             | Kernel::AttentionGrad(_)
             | Kernel::ScaleShiftGrad
-            | Kernel::Concat => unreachable!("handled by `execute`"),
+            | Kernel::Concat
+            | Kernel::Clear => unreachable!("handled by `execute`"),
             Kernel::GroupNormDropout(..)
             | Kernel::GroupNormDropoutAgain(..)
             | Kernel::GroupNormDropoutGrad(..) => {

@@ -45,8 +45,9 @@ pub(crate) struct State<'a> {
     pub ema: &'a mut [f32],
 }
 
-/// `m ← β₁ m + (1-β₁) g`, `v ← β₂ v + (1-β₂) g²`, `p ← p - lr · m̂ / (√v̂ + ε)`, `ema ← ema + (1-d)(p - ema)`, `g ← 0`.
-pub(crate) fn adam(level: Level, step: &AdamStep, gradient_scale: f32, state: State) {
+/// `m ← β₁ m + (1-β₁) g`, `v ← β₂ v + (1-β₂) g²`, `p ← p - lr · m̂ / (√v̂ + ε)`, `ema ← ema + (1-d)(p - ema)`; `g ← 0` if
+/// `clears`.
+pub(crate) fn adam(level: Level, step: &AdamStep, gradient_scale: f32, clears: bool, state: State) {
     let (rate, root) = step.corrected();
     let AdamStep { beta1, beta2, epsilon, ema_decay, .. } = *step;
     let moments = state.first.par_chunks_mut(CHUNK).zip(state.second.par_chunks_mut(CHUNK));
@@ -59,7 +60,10 @@ pub(crate) fn adam(level: Level, step: &AdamStep, gradient_scale: f32, state: St
                 let weights = params.iter_mut().zip(ema.iter_mut());
                 let moments = first.iter_mut().zip(second.iter_mut());
                 for (((p, e), (m, v)), gradient) in weights.zip(moments).zip(gradients) {
-                    let g = std::mem::take(gradient) * gradient_scale;
+                    let g = *gradient * gradient_scale;
+                    if clears {
+                        *gradient = 0.0;
+                    }
                     *m = beta1 * *m + (1.0 - beta1) * g;
                     *v = beta2 * *v + (1.0 - beta2) * (g * g);
                     *p -= rate * *m / (v.sqrt() * root + epsilon);

@@ -167,6 +167,12 @@ impl Cuda {
         })
     }
 
+    /// The gradients of all parameters: the beginning of the arena.
+    fn gradients(&self) -> Buffer {
+        let len = self.buffers[slot_index(Slot::Params)].len;
+        Buffer { len, ..self.buffers[slot_index(Slot::Grads)] }
+    }
+
     fn queue(&self) -> Queue<'_> {
         Queue {
             device: &*self.device,
@@ -311,7 +317,7 @@ impl Backend for Cuda {
             Some(error) => format!("; steps are launched one by one, since they cannot be recorded: {error}"),
         };
         Some(format!(
-            "{}, {} MiB of its memory taken: {} for activations in one arena, {} for parameters and what goes with them{slow}{launched}",
+            "{}, {} MiB of its memory taken: {} for activations and gradients in one arena, {} for parameters and what goes with them{slow}{launched}",
             self.device.description(),
             mib(all),
             mib(arena),
@@ -378,10 +384,10 @@ impl Backend for Cuda {
         }
     }
 
-    fn clear(&mut self, slot: Slot) {
-        let buffer = self.buffers[slot_index(slot)];
-        // SAFETY: the slot has so many bytes.
-        self.attempt(|cuda| unsafe { cuda.device.clear(buffer.address, buffer.len * WORD) });
+    fn clear_gradients(&mut self) {
+        let gradients = self.gradients();
+        // SAFETY: there are so many bytes.
+        self.attempt(|cuda| unsafe { cuda.device.clear(gradients.address, gradients.len * WORD) });
     }
 
     fn scratch(&self, kernel: &Kernel, inputs: &[Shape], outputs: &[Shape]) -> Scratch {
@@ -404,7 +410,7 @@ impl Backend for Cuda {
     }
 
     fn gradient_norm(&mut self) -> f64 {
-        let gradients = self.buffers[slot_index(Slot::Grads)];
+        let gradients = self.gradients();
         let norm = self.attempt(|cuda| {
             let queue = cuda.queue();
             let parts = Argument::Address(cuda.numbers);
@@ -426,13 +432,15 @@ impl Backend for Cuda {
         norm.unwrap_or(f64::NAN)
     }
 
-    fn update(&mut self, step: &AdamStep, gradient_scale: f32) {
-        let [_, params, gradients, first, second, ema] = self.buffers;
+    fn update(&mut self, step: &AdamStep, gradient_scale: f32, clears: bool) {
+        let [_, params, first, second, ema] = self.buffers;
+        let gradients = self.gradients();
         let (rate, root) = step.corrected();
         self.attempt(|cuda| {
             let numbers = [gradient_scale, step.beta1, step.beta2, rate, root, step.epsilon, step.ema_decay];
             let mut arguments = vec![Argument::Size(params.len)];
             arguments.extend(numbers.map(Argument::F32));
+            arguments.push(Argument::U32(u32::from(clears)));
             arguments.extend(
                 [gradients, params, first, second, ema].map(|buffer| Argument::Address(buffer.address)),
             );

@@ -5,20 +5,20 @@ use super::error::CudaError;
 use super::kernels::count;
 use crate::kernel::{Slot, Storage, View};
 
-/// Slots of a backend.
-pub(super) const SLOTS: usize = 6;
+/// Buffers of a backend.
+pub(super) const SLOTS: usize = 5;
 
 /// Bytes of a word.
 pub(super) const WORD: usize = size_of::<f32>();
 
+/// In which of the buffers a slot is.
 pub(super) const fn slot_index(slot: Slot) -> usize {
     match slot {
-        Slot::Arena => 0,
+        Slot::Arena | Slot::Grads => 0,
         Slot::Params => 1,
-        Slot::Grads => 2,
-        Slot::FirstMoment => 3,
-        Slot::SecondMoment => 4,
-        Slot::Ema => 5,
+        Slot::FirstMoment => 2,
+        Slot::SecondMoment => 3,
+        Slot::Ema => 4,
     }
 }
 

@@ -6,7 +6,7 @@ use super::device::{Argument, Libraries};
 use super::error::CudaError;
 use super::group_norm;
 use super::kernels::{self, Window, check_size, count};
-use super::queue::Queue;
+use super::queue::{Queue, WORD};
 use crate::kernel::{Kernel, Scratch, Slot, Step, Storage, View};
 use crate::ops::{Conv, Dropout, Pool, Sinusoid};
 use crate::random::Purpose;
@@ -36,7 +36,7 @@ pub(super) fn scratch(
         // The step is refused before it runs.
         return Scratch::default();
     }
-    let shape = inputs[0];
+    let Some(&shape) = inputs.first() else { return Scratch::default() };
     match *kernel {
         Kernel::Conv(conv) => {
             convolution::scratch(libraries, storage, Direction::Forward, conv, shape, outputs[0])
@@ -147,6 +147,11 @@ impl Queue<'_> {
             Kernel::Sinusoid(sinusoid) => self.sinusoid(sinusoid, step),
             Kernel::SquaredError => self.squared_error(step),
             Kernel::SquaredErrorGrad => self.squared_error_gradient(step),
+            Kernel::Clear => {
+                let gradients = step.outputs[0];
+                // SAFETY: the planner's views lie within the slots.
+                unsafe { self.device.clear(self.address(gradients), gradients.shape.len() * WORD) }
+            }
         }
     }
 

@@ -85,7 +85,8 @@ fn derive(kernel: &Kernel, d: &mut Differentiation) {
         | Kernel::MaxPoolGrad(_)
         | Kernel::AvgPoolGrad(_)
         | Kernel::SoftmaxGrad
-        | Kernel::SquaredErrorGrad => unreachable!("graphs record forward operations only"),
+        | Kernel::SquaredErrorGrad
+        | Kernel::Clear => unreachable!("graphs record forward operations only"),
     }
 }
 

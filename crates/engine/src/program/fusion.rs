@@ -17,7 +17,7 @@ pub(super) fn fuse_dropout(draft: &mut Draft, forward_len: usize, kept: &[usize]
     // Written by one and read by the other.
     let is_between = |place: Place| match place {
         Place::Value(value) => uses[value] == 2 && !kept.contains(&value),
-        Place::Param(_) | Place::Grad(_) => false,
+        Place::Param(_) | Place::Grad(_) | Place::Grads { .. } => false,
     };
     let (mut joined, mut forward) = (Vec::with_capacity(draft.instructions.len()), forward_len);
     let mut instructions = std::mem::take(&mut draft.instructions).into_iter().enumerate().peekable();

@@ -17,32 +17,32 @@ impl Lifetime {
 /// Tensors start at multiples of this many elements: a cache line.
 const ALIGNMENT: usize = 16;
 
-/// Offsets for all tensors, and the length of the arena that holds them.
+/// Offsets for all tensors beside those of `fixed`, whose offsets are given in ascending order, and the length of the arena that holds all.
 ///
 /// Largest first, each at the lowest offset that is free during its life (Pisarchyk & Lee 2020, "greedy by size").
-pub(super) fn place(lifetimes: &[Lifetime]) -> (Vec<usize>, usize) {
+pub(super) fn place(lifetimes: &[Lifetime], fixed: &[(usize, Lifetime)]) -> (Vec<usize>, usize) {
     let mut order: Vec<usize> = (0..lifetimes.len()).filter(|&index| lifetimes[index].len > 0).collect();
     order.sort_by_key(|&index| (std::cmp::Reverse(lifetimes[index].len), index));
     let mut offsets = vec![0; lifetimes.len()];
     // Placed tensors, by offset.
-    let mut placed: Vec<usize> = Vec::with_capacity(order.len());
-    let mut arena_len = 0;
+    let mut placed = fixed.to_vec();
+    let mut arena_len = fixed.iter().map(|(offset, lifetime)| offset + lifetime.len).max().unwrap_or(0);
     for index in order {
-        let len = lifetimes[index].len.next_multiple_of(ALIGNMENT);
+        let lifetime = lifetimes[index];
         let mut offset = 0;
-        for &other in &placed {
-            if !lifetimes[index].overlaps(&lifetimes[other]) {
+        for (other_offset, other) in &placed {
+            if !lifetime.overlaps(other) {
                 continue;
             }
-            if offset + len <= offsets[other] {
+            if offset + lifetime.len <= *other_offset {
                 break;
             }
-            offset = offset.max(offsets[other] + lifetimes[other].len.next_multiple_of(ALIGNMENT));
+            offset = offset.max((other_offset + other.len).next_multiple_of(ALIGNMENT));
         }
         offsets[index] = offset;
-        arena_len = arena_len.max(offset + len);
-        let position = placed.partition_point(|&other| offsets[other] <= offset);
-        placed.insert(position, index);
+        arena_len = arena_len.max(offset + lifetime.len);
+        let position = placed.partition_point(|(other, _)| *other <= offset);
+        placed.insert(position, (offset, lifetime));
     }
     (offsets, arena_len)
 }
@@ -62,16 +62,31 @@ mod tests {
                 Lifetime { first, last, len: 1 + stream.below(3 * i + 2, 500) as usize }
             })
             .collect();
-        let (offsets, arena_len) = place(&lifetimes);
-        for (i, a) in lifetimes.iter().enumerate() {
-            assert!(offsets[i] + a.len <= arena_len);
-            assert!(offsets[i].is_multiple_of(ALIGNMENT));
-            for (j, b) in lifetimes.iter().enumerate().skip(i + 1) {
-                let apart = offsets[i] + a.len <= offsets[j] || offsets[j] + b.len <= offsets[i];
-                assert!(apart || !a.overlaps(b), "{i} and {j}");
-            }
+        // One after the other, the later ones needed sooner, as gradients are.
+        let mut fixed: Vec<(usize, Lifetime)> = Vec::new();
+        for i in 0..20 {
+            let offset = fixed.last().map_or(0, |(offset, lifetime)| offset + lifetime.len);
+            let len = 1 + stream.below(1000 + i, 300) as usize;
+            fixed.push((offset, Lifetime { first: 200 - 5 * i as usize, last: usize::MAX, len }));
         }
+        let mut arena_lens = Vec::new();
+        for fixed in [&[][..], &fixed] {
+            let (offsets, arena_len) = place(&lifetimes, fixed);
+            assert!(offsets.iter().all(|offset| offset.is_multiple_of(ALIGNMENT)));
+            let placed: Vec<_> = offsets.into_iter().zip(lifetimes.clone()).chain(fixed.to_vec()).collect();
+            for (i, (offset, a)) in placed.iter().enumerate() {
+                assert!(offset + a.len <= arena_len);
+                for (j, (other, b)) in placed.iter().enumerate().skip(i + 1) {
+                    let apart = offset + a.len <= *other || other + b.len <= *offset;
+                    assert!(apart || !a.overlaps(b), "{i} and {j}");
+                }
+            }
+            arena_lens.push(arena_len);
+        }
+        let [alone, with_fixed] = arena_lens[..] else { unreachable!() };
         let total: usize = lifetimes.iter().map(|l| l.len).sum();
-        assert!(arena_len * 4 < total, "memory is not reused: {arena_len} of {total}");
+        assert!(alone * 4 < total, "memory is not reused: {alone} of {total}");
+        let fixed: usize = fixed.iter().map(|(_, lifetime)| lifetime.len).sum();
+        assert!(with_fixed < alone + fixed, "what is needed later is not used before: {with_fixed}");
     }
 }

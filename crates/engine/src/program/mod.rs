@@ -2,6 +2,7 @@
 
 mod differentiation;
 mod fusion;
+mod gradients;
 mod memory;
 mod recomputation;
 
@@ -27,6 +28,13 @@ pub(crate) enum Place {
     Param(Param),
     /// The gradient of a parameter.
     Grad(Param),
+    /// Gradients that follow one another.
+    Grads {
+        /// The first one's first element.
+        offset: usize,
+        /// Elements of all.
+        len: usize,
+    },
 }
 
 pub(crate) struct Instruction {
@@ -82,11 +90,28 @@ impl Draft<'_> {
     }
 }
 
+/// What a training program is planned for. No bit of a result depends on it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct TrainingOptions {
+    /// What is computed again to take less memory.
+    pub recomputation: Recomputation,
+    /// Whether gradients are summed over several batches. If not, [`crate::Session::backward`] does not add to them but sets them, and they
+    /// are there only until inputs are set again: before the backward pass comes to them, activations have their memory.
+    pub accumulates: bool,
+}
+
+impl Default for TrainingOptions {
+    /// What is cheap is recomputed; gradients are summed.
+    fn default() -> Self {
+        Self { recomputation: Recomputation::default(), accumulates: true }
+    }
+}
+
 /// A compiled network: steps with every tensor in its place.
 pub struct Program {
     pub(crate) forward: Vec<Step>,
     pub(crate) backward: Vec<Step>,
-    pub(crate) training: bool,
+    pub(crate) training: Option<TrainingOptions>,
     layout: ParamLayout,
     arena_len: usize,
     node_views: Vec<View>,
@@ -101,15 +126,15 @@ impl Program {
         Self::plan(draft, forward_len, outputs, Vec::new(), backend, None)
     }
 
-    /// Steps that compute `outputs`, and the gradients of all parameters from the gradients of `outputs`. What is cheap is recomputed.
+    /// Steps that compute `outputs`, and the gradients of all parameters from the gradients of `outputs`, with [`TrainingOptions::default`].
     ///
     /// # Panics
     /// If an output depends on no parameter.
     pub fn training(graph: &Graph, outputs: &[Var], backend: &dyn Backend) -> Self {
-        Self::training_with(graph, outputs, backend, Recomputation::default())
+        Self::training_with(graph, outputs, backend, TrainingOptions::default())
     }
 
-    /// The same, recomputing what `recomputation` says; it changes no bit.
+    /// The same, planned as `options` say.
     ///
     /// # Panics
     /// If an output depends on no parameter.
@@ -117,12 +142,12 @@ impl Program {
         graph: &Graph,
         outputs: &[Var],
         backend: &dyn Backend,
-        recomputation: Recomputation,
+        options: TrainingOptions,
     ) -> Self {
         let mut draft = Draft::forward(graph);
         let forward_len = draft.instructions.len();
         let gradients = differentiate(&mut draft, outputs);
-        Self::plan(draft, forward_len, outputs, gradients, backend, Some(recomputation))
+        Self::plan(draft, forward_len, outputs, gradients, backend, Some(options))
     }
 
     /// The parameters.
@@ -130,7 +155,7 @@ impl Program {
         &self.layout
     }
 
-    /// Words of 4 bytes of the arena: activations, their gradients and scratch.
+    /// Words of 4 bytes of the arena: activations, scratch, and in training the gradients of activations and of parameters.
     pub fn arena_len(&self) -> usize {
         self.arena_len
     }
@@ -151,16 +176,20 @@ impl Program {
         outputs: &[Var],
         gradients: Vec<Option<usize>>,
         backend: &dyn Backend,
-        recomputation: Option<Recomputation>,
+        training: Option<TrainingOptions>,
     ) -> Self {
-        let training = recomputation.is_some();
         let kept: Vec<_> = outputs.iter().map(|output| draft.node_values[output.0]).collect();
-        if let Some(recomputation) = recomputation {
-            recompute(&mut draft, forward_len, &kept, recomputation);
+        if let Some(options) = training {
+            recompute(&mut draft, forward_len, &kept, options.recomputation);
         }
         if backend.fuses_dropout() {
             forward_len = fuse_dropout(&mut draft, forward_len, &kept);
         }
+        let parameter_gradients = match training {
+            Some(options) if options.accumulates => gradients::kept(&draft),
+            Some(_) => gradients::clear_when_needed(&mut draft),
+            None => Vec::new(),
+        };
         let storages = choose_storages(&draft, backend.storage());
         let mut lifetimes = measure_lifetimes(&draft, forward_len, outputs, &gradients);
         for (lifetime, storage) in lifetimes.iter_mut().zip(&storages) {
@@ -171,6 +200,7 @@ impl Program {
         let shape_of = |place: Place| match place {
             Place::Value(value) => draft.values[value],
             Place::Param(param) | Place::Grad(param) => Shape::vectors(1, layout.spec(param).len()),
+            Place::Grads { len, .. } => Shape::vectors(1, len),
         };
 
         let mut scratch_values = Vec::with_capacity(end);
@@ -184,31 +214,25 @@ impl Program {
                     (lifetimes.len() - 1, len)
                 })
             };
-            let prepared = if training { reserve(prepared, index, index) } else { reserve(prepared, 0, end) };
+            let prepared =
+                if training.is_some() { reserve(prepared, index, index) } else { reserve(prepared, 0, end) };
             scratch_values.push((prepared, reserve(workspace, index, index)));
         }
 
-        let (offsets, arena_len) = place(&lifetimes);
+        let (offsets, arena_len) = place(&lifetimes, &parameter_gradients);
         let arena = |index: usize, storage, shape: Shape| View {
             slot: Slot::Arena,
             storage,
             offset: offsets[index],
             shape,
         };
+        let flat =
+            |slot, offset, len| View { slot, storage: Storage::F32, offset, shape: Shape::vectors(1, len) };
         let view = |place: Place| match place {
             Place::Value(value) => arena(value, storages[value], draft.values[value]),
-            Place::Param(param) => View {
-                slot: Slot::Params,
-                storage: Storage::F32,
-                offset: layout.spec(param).offset,
-                shape: Shape::vectors(1, layout.spec(param).len()),
-            },
-            Place::Grad(param) => View {
-                slot: Slot::Grads,
-                storage: Storage::F32,
-                offset: layout.spec(param).offset,
-                shape: Shape::vectors(1, layout.spec(param).len()),
-            },
+            Place::Param(param) => flat(Slot::Params, layout.spec(param).offset, layout.spec(param).len()),
+            Place::Grad(param) => flat(Slot::Grads, layout.spec(param).offset, layout.spec(param).len()),
+            Place::Grads { offset, len } => flat(Slot::Grads, offset, len),
         };
         let scratch = |value: Option<(usize, usize)>| {
             value.map(|(index, len)| arena(index, Storage::F32, Shape::vectors(1, len)))

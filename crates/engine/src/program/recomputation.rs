@@ -139,7 +139,7 @@ fn repetition(
 fn values(places: &[Place]) -> impl Iterator<Item = usize> {
     places.iter().filter_map(|place| match *place {
         Place::Value(value) => Some(value),
-        Place::Param(_) | Place::Grad(_) => None,
+        Place::Param(_) | Place::Grad(_) | Place::Grads { .. } => None,
     })
 }
 
@@ -151,7 +151,7 @@ mod tests {
     use crate::ops::{Conv, GroupNorm};
     use crate::params::Init;
     use crate::program::Program;
-    use crate::{Cpu, Session, Shape, Slot};
+    use crate::{Cpu, Session, Shape, Slot, TrainingOptions};
 
     /// Blocks of normalisation, dropout and convolution between a shrinking and an enlarging half, with skips.
     fn network() -> (Graph, crate::Var, crate::Var) {
@@ -193,7 +193,8 @@ mod tests {
         let mut gradients = Vec::new();
         for recomputation in [Recomputation::Nothing, Recomputation::Cheap, Recomputation::Convolutions] {
             let backend = Box::new(Cpu::new(1).unwrap());
-            let program = Program::training_with(&graph, &[y], backend.as_ref(), recomputation);
+            let options = TrainingOptions { recomputation, ..TrainingOptions::default() };
+            let program = Program::training_with(&graph, &[y], backend.as_ref(), options);
             lengths.push(program.arena_len());
             let mut session = Session::new(program, backend).unwrap();
             session.set_parameters(&graph.layout().initialise(1));

@@ -18,11 +18,11 @@ extern "C" __global__ void fold_squares(unsigned count, const double* parts, dou
 }
 
 extern "C" __global__ void adam(size_t count, float gradient_scale, float beta1, float beta2, float rate, float root, float epsilon,
-                                float ema_decay, float* gradients, float* params, float* first, float* second, float* ema) {
+                                float ema_decay, unsigned clears, float* gradients, float* params, float* first, float* second, float* ema) {
     size_t stride = (size_t)gridDim.x * blockDim.x;
     for (size_t i = (size_t)blockIdx.x * blockDim.x + threadIdx.x; i < count; i += stride) {
         float g = gradients[i] * gradient_scale;
-        gradients[i] = 0.0f;
+        if (clears) gradients[i] = 0.0f;
         float m = beta1 * first[i] + (1.0f - beta1) * g;
         float v = beta2 * second[i] + (1.0f - beta2) * (g * g);
         float p = params[i] - rate * m / (sqrtf(v) * root + epsilon);
