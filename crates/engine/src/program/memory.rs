@@ -12,6 +12,10 @@ impl Lifetime {
     fn overlaps(&self, other: &Self) -> bool {
         self.first <= other.last && other.first <= self.last
     }
+
+    fn duration(&self) -> usize {
+        self.last - self.first + 1
+    }
 }
 
 /// Tensors start at multiples of this many elements: a cache line.
@@ -19,10 +23,22 @@ const ALIGNMENT: usize = 16;
 
 /// Offsets for all tensors beside those of `fixed`, whose offsets are given in ascending order, and the length of the arena that holds all.
 ///
-/// Largest first, each at the lowest offset that is free during its life (Pisarchyk & Lee 2020, "greedy by size").
+/// Each tensor has the lowest offset that is free during its life, the largest one first (Pisarchyk & Lee 2020, "greedy by size"), or the
+/// longest-lived, or what is most of both: whichever takes least.
 pub(super) fn place(lifetimes: &[Lifetime], fixed: &[(usize, Lifetime)]) -> (Vec<usize>, usize) {
+    let weights: [fn(&Lifetime) -> usize; 3] =
+        [|tensor| tensor.len, Lifetime::duration, |tensor| tensor.len * tensor.duration()];
+    let [first, others @ ..] = weights.map(|weight| place_heaviest_first(lifetimes, fixed, weight));
+    others.into_iter().fold(first, |best, other| if other.1 < best.1 { other } else { best })
+}
+
+fn place_heaviest_first(
+    lifetimes: &[Lifetime],
+    fixed: &[(usize, Lifetime)],
+    weight: fn(&Lifetime) -> usize,
+) -> (Vec<usize>, usize) {
     let mut order: Vec<usize> = (0..lifetimes.len()).filter(|&index| lifetimes[index].len > 0).collect();
-    order.sort_by_key(|&index| (std::cmp::Reverse(lifetimes[index].len), index));
+    order.sort_by_key(|&index| (std::cmp::Reverse(weight(&lifetimes[index])), index));
     let mut offsets = vec![0; lifetimes.len()];
     // Placed tensors, by offset.
     let mut placed = fixed.to_vec();

@@ -9,17 +9,23 @@ use std::collections::{HashMap, HashSet};
 pub enum Recomputation {
     /// Nothing: all that the backward pass reads is kept.
     Nothing,
-    /// What takes little more than a pass over memory: normalised and activated values, concatenations, enlarged images.
+    /// What takes little more than a pass over memory: normalised and activated values, concatenations, enlarged images, and convolutions of images with
+    /// few channels.
     #[default]
     Cheap,
-    /// Also dropout, whose random numbers take time, and convolutions that sum at most [`Recomputation::DEPTH`] products for an element: most of what lies
-    /// between the inputs of residual blocks.
+    /// Also dropout, whose random numbers take time, and most of what lies between the inputs of residual blocks: all but the largest convolutions.
     Convolutions,
 }
 
 impl Recomputation {
-    /// The longest sum of a convolution that is recomputed: 3×3 on 256 channels.
-    pub const DEPTH: usize = 9 * 256;
+    /// How many products a convolution that is recomputed sums for an element at most: as many as 3×3 on 3 channels, or on 256.
+    pub const fn depth(self) -> usize {
+        match self {
+            Self::Nothing => 0,
+            Self::Cheap => 9 * 3,
+            Self::Convolutions => 9 * 256,
+        }
+    }
 }
 
 /// Gives backward instructions values of their own in place of those that are recomputed, each computed right before it is first read.
@@ -119,9 +125,9 @@ fn repetition(
             reads.push(writes[1]);
             Kernel::GroupNormAgain(norm)
         }
-        Kernel::Conv(conv) if recomputation == Recomputation::Convolutions => {
+        Kernel::Conv(conv) => {
             let channels = values(reads.get(..1)?).next().map(|source| draft.values[source].c)?;
-            (conv.taps() * channels <= Recomputation::DEPTH).then(|| kernel.clone())?
+            (conv.taps() * channels <= recomputation.depth()).then(|| kernel.clone())?
         }
         Kernel::AddPerSample | Kernel::Dropout(_) if recomputation == Recomputation::Convolutions => {
             kernel.clone()
