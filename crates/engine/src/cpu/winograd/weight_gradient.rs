@@ -3,9 +3,10 @@
 //! With `y = Aᵀ[(G g Gᵀ) ⊙ (Bᵀ d B)]A` for each tile, the chain rule gives `dg = Gᵀ[Σ_tiles (Bᵀ d B) ⊙ (A dy Aᵀ)]G`. In each of the 36 planes
 //! the sum over tiles is a matrix product, in by out channels. Its chains run over the tiles in order.
 //!
-//! Both factors of a block of tiles are transformed to planes that stay in the last-level cache. Then each task takes a chunk of the input channels
-//! by a panel of the output channels, whose sums in all planes stay in its own second-level cache until they are
-//! transformed back.
+//! Both factors of a block of tiles are transformed to planes that stay in the last-level cache. Where there are enough tiles, each task then multiplies
+//! one plane, which its own second-level cache holds, and the sums of all planes are transformed back at the end. Where there are few, sums are
+//! more than factors: a task takes a chunk of the input channels by a panel of the output channels, whose sums in all planes stay in
+//! its cache until it transforms them back.
 
 use super::convolution::transform_input;
 use super::transform::{self, PLANES, RESULT, TILE};
@@ -15,11 +16,21 @@ use crate::cpu::simd::{Level, Vector, with_vectors};
 use crate::cpu::tile::{ColumnTile, GROUP, Tiles};
 use crate::kernel::Scratch;
 use crate::shape::Shape;
+use std::ops::Range;
 
 /// Elements of a block's transformed factors, about: 16 MiB.
 const BLOCK_ELEMENTS: usize = 1 << 21;
-/// Input channels of a task at most.
+/// Input channels of a panel's task at most.
 const CHUNK: usize = 128;
+
+/// What a task multiplies.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Task {
+    /// A chunk of the input channels by all output channels, in one plane.
+    Plane,
+    /// A chunk of the input channels by a panel of the output channels, in all planes.
+    Panel,
+}
 
 /// How a weight gradient is cut up. What an element's chain of operations is does not depend on it.
 struct Cut {
@@ -32,55 +43,95 @@ struct Cut {
     /// Transformed dy, packed as right factors: `[plane][panel][tile][width]`, elements from plane to plane.
     dy_stride: usize,
     panels: usize,
+    task: Task,
     /// Input channels of a task.
     chunk: usize,
     chunks: usize,
-    /// Sums: `[plane][channel of the chunk][width]`, elements from plane to plane.
+    /// Sums: `[plane][panel][channel][width]`, or for the task of a panel `[plane][channel of the chunk][width]`; elements from plane to plane.
     sum_stride: usize,
     /// A pixel of zeros: what lies beyond the image.
     zeros: usize,
 }
 
 impl Cut {
+    /// The cut for which least passes between tasks and the shared cache.
     fn new(x: Shape, dy: Shape, tiles: Tiles, threads: usize) -> Self {
+        let [plane, panel] = [Task::Plane, Task::Panel].map(|task| Self::into(task, x, dy, tiles, threads));
+        let count = Tiling::new(x, dy).count();
+        // Elements of a plane: each factor once for every panel or chunk of the other; sums written, for which their place is read, and read again.
+        let by_planes = count * (x.c + dy.c * plane.chunks) + 3 * x.c * dy.c;
+        let by_panels = count * (x.c * panel.panels + dy.c * panel.chunks);
+        if by_planes < by_panels { plane } else { panel }
+    }
+
+    fn into(task: Task, x: Shape, dy: Shape, tiles: Tiles, threads: usize) -> Self {
         let panels = dy.c.div_ceil(tiles.width);
         let count = Tiling::new(x, dy).count();
         let blocks = count.div_ceil((BLOCK_ELEMENTS / (PLANES * (x.c + dy.c))).max(64));
         let block = count.div_ceil(blocks);
-        let chunks = (TASKS * threads).div_ceil(panels);
-        let chunk = x.c.div_ceil(chunks).next_multiple_of(GROUP).min(CHUNK).min(x.c);
+        let (others, most) = match task {
+            Task::Plane => (PLANES, x.c),
+            Task::Panel => (panels, CHUNK),
+        };
+        let chunks = (TASKS * threads).div_ceil(others);
+        let chunk = x.c.div_ceil(chunks).next_multiple_of(GROUP).min(most).min(x.c);
+        let sum_stride = match task {
+            Task::Plane => plane_stride(x.c, panels * tiles.width),
+            Task::Panel => plane_stride(chunk, tiles.width),
+        };
         Self {
             block,
             blocks,
             x_stride: plane_stride(block, x.c),
             dy_stride: plane_stride(block, panels * tiles.width),
             panels,
+            task,
             chunk,
             chunks: x.c.div_ceil(chunk),
-            sum_stride: plane_stride(chunk, tiles.width),
+            sum_stride,
             zeros: x.c.max(dy.c).next_multiple_of(16),
         }
     }
 
-    fn tasks(&self) -> usize {
-        self.panels * self.chunks
+    /// Input channels of a chunk, of all `c`.
+    fn channels(&self, chunk: usize, c: usize) -> Range<usize> {
+        chunk * self.chunk..((chunk + 1) * self.chunk).min(c)
     }
 
-    /// Places for a task's sums: one for each thread if a task's work is done in one go, else one for each task.
-    fn sums(&self, threads: usize) -> usize {
-        if self.blocks == 1 { threads } else { self.tasks() }
+    /// Elements of scratch: a pixel of zeros, a block's planes of both factors, and sums. Those of a panel have a place for each thread if a task's work is
+    /// done in one go, else one for each task.
+    fn workspace(&self, threads: usize) -> usize {
+        let places = match self.task {
+            Task::Plane => 1,
+            Task::Panel if self.blocks == 1 => threads,
+            Task::Panel => self.panels * self.chunks,
+        };
+        self.zeros + PLANES * (self.x_stride + self.dy_stride + places * self.sum_stride)
     }
 }
 
-/// Scratch: a pixel of zeros, a block's planes of both factors, and sums.
+/// Scratch for a weight gradient.
 pub(crate) fn weight_gradient_scratch(x: Shape, dy: Shape, tiles: Tiles, threads: usize) -> Scratch {
-    let cut = Cut::new(x, dy, tiles, threads);
-    let sums = cut.sums(threads) * PLANES * cut.sum_stride;
-    Scratch { prepared: 0, workspace: cut.zeros + PLANES * (cut.x_stride + cut.dy_stride) + sums }
+    Scratch { prepared: 0, workspace: Cut::new(x, dy, tiles, threads).workspace(threads) }
 }
 
 /// Adds the filter's gradient to `dw` `[3, 3, in, out]`; `before` of the forward convolution.
 pub(crate) fn weight_gradient(
+    level: Level,
+    tiles: Tiles,
+    before: usize,
+    x: (&[f32], Shape),
+    dy: (&[f32], Shape),
+    workspace: &mut [f32],
+    dw: &mut [f32],
+) {
+    let cut = Cut::new(x.1, dy.1, tiles, rayon::current_num_threads());
+    cut_weight_gradient(&cut, level, tiles, before, x, dy, workspace, dw);
+}
+
+#[expect(clippy::too_many_arguments, reason = "those of `weight_gradient` and the cut")]
+fn cut_weight_gradient(
+    cut: &Cut,
     level: Level,
     tiles: Tiles,
     before: usize,
@@ -89,7 +140,6 @@ pub(crate) fn weight_gradient(
     workspace: &mut [f32],
     dw: &mut [f32],
 ) {
-    let cut = Cut::new(x_shape, dy_shape, tiles, rayon::current_num_threads());
     let width = tiles.width;
     let (x_tiling, dy_tiling) = (Tiling::new(x_shape, dy_shape), Tiling::new(dy_shape, dy_shape));
     let count = x_tiling.count();
@@ -117,45 +167,72 @@ pub(crate) fn weight_gradient(
                 }
             });
         });
-        for_each_task(cut.tasks(), |task| {
-            let (panel, chunk) = (task / cut.chunks, task % cut.chunks);
-            let first_channel = chunk * cut.chunk;
-            let channels = cut.chunk.min(x_shape.c - first_channel);
-            let place = if cut.blocks == 1 { thread_index() } else { task };
-            // SAFETY: these sums are this task's.
-            let sums = unsafe { sums.slice(place * PLANES * cut.sum_stride, PLANES * cut.sum_stride) };
-            for plane in 0..PLANES {
-                for from in (0..channels).step_by(GROUP) {
-                    let group = GROUP.min(channels - from);
-                    let tile = ColumnTile {
-                        depth: block,
-                        a: xs.pointer(plane * cut.x_stride + (first_channel + from) * block),
-                        a_stride: group,
-                        b: dys.pointer(plane * cut.dy_stride + panel * cut.block * width),
-                        c: sums[plane * cut.sum_stride + from * width..].as_mut_ptr(),
-                        c_stride: width,
-                        columns: width,
-                        adds: first > 0,
-                    };
-                    // SAFETY: the planes are filled and nobody writes to them now.
-                    unsafe { tiles.columns(&tile, group) };
-                }
-            }
-            if first + block < count {
-                return;
-            }
+        // In a plane, a group of the input channels by a panel of the output channels.
+        let multiply = |plane: usize, from: usize, panel: usize, sums: *mut f32| {
+            let group = GROUP.min(x_shape.c - from);
+            let tile = ColumnTile {
+                depth: block,
+                a: xs.pointer(plane * cut.x_stride + from * block),
+                a_stride: group,
+                b: dys.pointer(plane * cut.dy_stride + panel * cut.block * width),
+                c: sums,
+                c_stride: width,
+                columns: width,
+                adds: first > 0,
+            };
+            // SAFETY: the planes are filled and nobody writes to them now; the sums are the task's.
+            unsafe { tiles.columns(&tile, group) };
+        };
+        let is_last = first + block == count;
+        let transform_back = |channels: Range<usize>, panel: usize, sums: *const f32| {
             let columns = width.min(dy_shape.c - panel * width);
             with_vectors!(level, V => {
-                for row in 0..channels {
-                    let from = sums[row * width..].as_ptr();
-                    let target = dw.pointer((first_channel + row) * dy_shape.c + panel * width);
-                    // SAFETY: these elements of every tap are this task's.
+                for (row, channel) in channels.enumerate() {
+                    let from = sums.wrapping_add(row * width);
+                    let target = dw.pointer(channel * dy_shape.c + panel * width);
+                    // SAFETY: these elements of every tap are the task's.
                     unsafe {
                         add_filter_gradient::<V>(from, cut.sum_stride, columns, target, x_shape.c * dy_shape.c);
                     }
                 }
             });
-        });
+        };
+        match cut.task {
+            Task::Plane => {
+                let place = |panel: usize, channel: usize| (panel * x_shape.c + channel) * width;
+                for_each_task(PLANES * cut.chunks, |task| {
+                    let (plane, chunk) = (task / cut.chunks, task % cut.chunks);
+                    for from in cut.channels(chunk, x_shape.c).step_by(GROUP) {
+                        for panel in 0..cut.panels {
+                            let sums = sums.pointer(plane * cut.sum_stride + place(panel, from));
+                            multiply(plane, from, panel, sums);
+                        }
+                    }
+                });
+                if is_last {
+                    let groups = x_shape.c.div_ceil(GROUP);
+                    for_each_task(cut.panels * groups, |task| {
+                        let (panel, from) = (task / groups, task % groups * GROUP);
+                        let channels = from..(from + GROUP).min(x_shape.c);
+                        transform_back(channels, panel, sums.pointer(place(panel, from)));
+                    });
+                }
+            }
+            Task::Panel => for_each_task(cut.panels * cut.chunks, |task| {
+                let (panel, chunk) = (task / cut.chunks, task % cut.chunks);
+                let channels = cut.channels(chunk, x_shape.c);
+                let own = if cut.blocks == 1 { thread_index() } else { task } * PLANES * cut.sum_stride;
+                for plane in 0..PLANES {
+                    for from in channels.clone().step_by(GROUP) {
+                        let place = (from - channels.start) * width;
+                        multiply(plane, from, panel, sums.pointer(own + plane * cut.sum_stride + place));
+                    }
+                }
+                if is_last {
+                    transform_back(channels, panel, sums.pointer(own));
+                }
+            }),
+        }
     }
 }
 
@@ -262,5 +339,51 @@ unsafe fn add_filter_gradient_at<V: Vector>(
                 V::load(target).add(g[i][j]).store(target);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::random::{Purpose, Stream};
+
+    #[test]
+    fn planes_have_the_bits_of_panels() {
+        let noise = |number: u32, len: usize| -> Vec<f32> {
+            let stream = Stream::new(5, Purpose::Test, number, 0);
+            (0..len as u32).map(|i| stream.below(i, 1 << 20) as f32 / (1 << 19) as f32 - 1.0).collect()
+        };
+        // One block and several, groups, panels and chunks that are not whole.
+        for (n, size, from, to) in [(2, 8, 16, 32), (3, 10, 45, 70), (1, 64, 130, 150)] {
+            let (x_shape, dy_shape) = (Shape::new(n, size, size, from), Shape::new(n, size, size, to));
+            let (x, dy) = (noise(1, x_shape.len()), noise(2, dy_shape.len()));
+            let initial = noise(3, 9 * from * to);
+            for level in Level::available() {
+                let tiles = Tiles::new(level);
+                // Chunks for as many threads as there are not are only more tasks.
+                let threads = rayon::current_num_threads();
+                let mut results = Vec::new();
+                for (task, cut_for) in [(Task::Panel, threads), (Task::Plane, threads), (Task::Plane, 40)] {
+                    let cut = Cut::into(task, x_shape, dy_shape, tiles, cut_for);
+                    let mut dw = initial.clone();
+                    let mut workspace = vec![f32::NAN; cut.workspace(threads)];
+                    let (x, dy) = ((x.as_slice(), x_shape), (dy.as_slice(), dy_shape));
+                    cut_weight_gradient(&cut, level, tiles, 1, x, dy, &mut workspace, &mut dw);
+                    assert!(dw.iter().zip(&initial).all(|(new, old)| new.is_finite() && new != old));
+                    results.push(dw.iter().map(|v| v.to_bits()).collect::<Vec<_>>());
+                }
+                assert!(results.iter().all(|result| *result == results[0]), "{x_shape}, {to}, {level:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn many_tiles_go_by_planes_and_few_by_panels() {
+        let tiles = Tiles::new(Level::detect());
+        let task = |n, size, c| {
+            let shape = Shape::new(n, size, size, c);
+            Cut::new(shape, shape, tiles, 2).task
+        };
+        assert!(task(8, 32, 128) == Task::Plane && task(8, 4, 256) == Task::Panel);
     }
 }
