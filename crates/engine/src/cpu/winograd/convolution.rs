@@ -3,6 +3,9 @@
 //! A block of tiles is transformed to planes that stay in the last-level cache. Then each task takes a stretch of its tiles and a panel of the
 //! result's channels, whose products in all planes stay in its own second-level cache: piece by piece it transforms the panel of
 //! the filter and multiplies, and at the end it transforms the products back.
+//!
+//! What another core has just written comes slowly. So a block has a stretch for each thread if it can, and the tasks of a stretch follow one
+//! another: a thread mostly multiplies the tiles that it has transformed itself.
 
 use super::filter::{Filter, piece_stride};
 use super::transform::{self, PLANES, RESULT, TILE};
@@ -13,8 +16,10 @@ use crate::cpu::tile::{Block, DEPTH, MAX_WIDTH, Tiles};
 use crate::kernel::Scratch;
 use crate::shape::Shape;
 
-/// Elements of a block's transformed input, about: 4 MiB.
+/// Elements of a block's transformed input, at least: 4 MiB.
 const BLOCK_ELEMENTS: usize = 1 << 20;
+/// Elements of a block's transformed input, at most, that there be a stretch for each thread: 32 MiB.
+const MOST_BLOCK_ELEMENTS: usize = 1 << 23;
 /// Tiles of a stretch at most. Its products in all planes, a panel wide, fit in a second-level cache of 1 MiB together with a
 /// piece of the filter, which is transformed again for each stretch.
 const STRETCH: usize = 132;
@@ -47,8 +52,10 @@ impl Cut {
         let count = Tiling::new(source, result).count();
         let panels = result.c.div_ceil(tiles.width);
         let stretches = (TASKS * threads).div_ceil(panels);
-        let in_cache = (BLOCK_ELEMENTS / (PLANES * source.c)).next_multiple_of(STRETCH);
-        let block = in_cache.max(stretches * STRETCH).min(count);
+        let in_cache = |elements: usize| elements / (PLANES * source.c);
+        let own = threads.min(in_cache(MOST_BLOCK_ELEMENTS) / STRETCH) * STRETCH;
+        let least = in_cache(BLOCK_ELEMENTS).next_multiple_of(STRETCH);
+        let block = least.max(own).max(stretches * STRETCH).min(count);
         Self {
             panels,
             block,
@@ -130,7 +137,7 @@ pub(super) fn convolve(level: Level, tiles: Tiles, product: Product) {
         let stretch = cut.stretch(block, tiles);
         let stretches = block.div_ceil(stretch);
         for_each_task(cut.panels * stretches, |task| {
-            let (panel, start) = (task / stretches, task % stretches * stretch);
+            let (panel, start) = (task % cut.panels, task / cut.panels * stretch);
             let rows = stretch.min(block - start);
             let first_column = panel * tiles.width;
             let columns = tiles.width.min(result_shape.c - first_column);
@@ -141,7 +148,7 @@ pub(super) fn convolve(level: Level, tiles: Tiles, product: Product) {
                 let piece = from..(from + PIECE).min(source_shape.c);
                 filter.transform_piece(level, piece.clone(), first_column, tiles.width, planes);
                 let stride = piece_stride(piece.len(), tiles.width);
-                let next_column = (task + 1) / stretches * tiles.width;
+                let next_column = (task + 1) % cut.panels * tiles.width;
                 let (next, column) = filter.after(&piece, PIECE, first_column, next_column);
                 for plane in 0..PLANES {
                     filter.prefetch_part(next.clone(), column, tiles.width, plane, PLANES);
