@@ -197,7 +197,7 @@ impl Session {
         Ok(norm)
     }
 
-    /// What the device tells of itself, in a line; the CPU tells nothing.
+    /// What the device tells of itself, and of the memory that was taken, in a line.
     pub fn device_report(&self) -> Option<String> {
         self.backend.report()
     }

@@ -100,7 +100,7 @@ impl TrainingStep {
         self.session.program().layout()
     }
 
-    /// What the device tells of itself, in a line; the CPU tells nothing.
+    /// What the device tells of itself, and of the memory that was taken, in a line.
     pub fn device_report(&self) -> Option<String> {
         self.session.device_report()
     }

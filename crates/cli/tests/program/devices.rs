@@ -34,7 +34,11 @@ fn a_device_that_is_not_there_is_an_error_with_a_remedy() {
     let said = text(&output.stderr);
     assert!(output.status.success(), "{said}");
     let lines: Vec<_> = said.lines().filter(|line| line.starts_with("device: ")).collect();
-    assert!(matches!(lines[..], [line] if line.contains("the CPU, since")), "{said}");
+    let [choice, report] = lines[..] else { panic!("{said}") };
+    assert!(
+        choice.contains("the CPU, since") && report.contains("the CPU, ") && report.contains("MiB"),
+        "{said}"
+    );
 }
 
 #[test]
@@ -64,6 +68,18 @@ fn the_codec_stays_on_the_cpu() {
 fn has_matrix_unit() -> bool {
     let cpu = CpuOptions { conv: ConvMethod::Bf16x3, ..CpuOptions::default() };
     cpu.validate().is_ok()
+}
+
+#[test]
+fn the_cpu_says_what_it_takes_and_which_unit_it_leaves_unused() {
+    let dir = tempfile::tempdir().unwrap();
+    for conv in ["fast", "direct"] {
+        let arguments = ["--conv", conv, "--threads", "2"];
+        let output = train_tiny(&dir.path().join(conv), &["train.steps=1"], &arguments).output().unwrap();
+        let told = text(&output.stderr);
+        assert!(output.status.success() && told.contains("device: the CPU, 2 threads, "), "{told}");
+        assert_eq!(told.contains("--conv bf16x3 would"), conv == "fast" && has_matrix_unit(), "{told}");
+    }
 }
 
 #[test]

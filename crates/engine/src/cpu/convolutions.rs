@@ -64,6 +64,11 @@ impl Convolutions {
     /// By the matrix unit, emulated.
     pub const EMULATED: Self = Self::Bf16x3(MatrixUnit::Emulated);
 
+    /// Whether this processor has a matrix unit that [`ConvMethod::Bf16x3`] would use, where the fastest way is wanted.
+    pub fn has_faster(self) -> bool {
+        matches!(self, Self::Fast) && MatrixUnit::detect().is_some()
+    }
+
     /// The way from `source` to `result`, and of this convolution's gradients: a matter of shapes alone, and never of the batch.
     fn way(self, conv: Conv, source: Shape, result: Shape) -> Way {
         match self {

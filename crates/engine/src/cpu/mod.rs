@@ -123,6 +123,29 @@ impl Cpu {
 }
 
 impl Backend for Cpu {
+    fn report(&self) -> Option<String> {
+        let mib = |buffers: &[Buffer]| {
+            let bytes = buffers.iter().map(|buffer| size_of_val(buffer.as_slice())).sum::<usize>();
+            bytes.div_ceil(1 << 20)
+        };
+        let [arena, parameters @ ..] = &self.buffers;
+        let threads = match self.threads() {
+            1 => "1 thread".to_owned(),
+            threads => format!("{threads} threads"),
+        };
+        let unused = match self.convolutions.has_faster() {
+            true => "; --conv bf16x3 would use its matrix unit: faster, from factors of 16 bits",
+            false => "",
+        };
+        Some(format!(
+            "the CPU, {threads}, {}, {} MiB of memory: {} for activations and gradients in one arena, {} for parameters and what goes with them{unused}",
+            self.level.name(),
+            mib(&self.buffers),
+            mib(std::slice::from_ref(arena)),
+            mib(parameters),
+        ))
+    }
+
     fn allocate(&mut self, slot: Slot, len: usize) -> Result<(), BackendError> {
         if slot == Slot::Params {
             self.norm_parts = vec![0.0; optimizer::norm_parts(len)];
