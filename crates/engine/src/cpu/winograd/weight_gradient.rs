@@ -56,7 +56,7 @@ struct Cut {
 impl Cut {
     /// The cut for which least passes between tasks and the shared cache.
     fn new(x: Shape, dy: Shape, tiles: Tiles, threads: usize) -> Self {
-        let [plane, panel] = [Task::Plane, Task::Panel].map(|task| Self::into(task, x, dy, tiles, threads));
+        let [plane, panel] = [Task::Plane, Task::Panel].map(|task| Self::by(task, x, dy, tiles, threads));
         let count = Tiling::new(x, dy).count();
         // Elements of a plane: each factor once for every panel or chunk of the other; sums written, for which their place is read, and read again.
         let by_planes = count * (x.c + dy.c * plane.chunks) + 3 * x.c * dy.c;
@@ -64,7 +64,7 @@ impl Cut {
         if by_planes < by_panels { plane } else { panel }
     }
 
-    fn into(task: Task, x: Shape, dy: Shape, tiles: Tiles, threads: usize) -> Self {
+    fn by(task: Task, x: Shape, dy: Shape, tiles: Tiles, threads: usize) -> Self {
         let panels = dy.c.div_ceil(tiles.width);
         let count = Tiling::new(x, dy).count();
         let blocks = count.div_ceil((BLOCK_ELEMENTS / (PLANES * (x.c + dy.c))).max(64));
@@ -364,7 +364,7 @@ mod tests {
                 let threads = rayon::current_num_threads();
                 let mut results = Vec::new();
                 for (task, cut_for) in [(Task::Panel, threads), (Task::Plane, threads), (Task::Plane, 40)] {
-                    let cut = Cut::into(task, x_shape, dy_shape, tiles, cut_for);
+                    let cut = Cut::by(task, x_shape, dy_shape, tiles, cut_for);
                     let mut dw = initial.clone();
                     let mut workspace = vec![f32::NAN; cut.workspace(threads)];
                     let (x, dy) = ((x.as_slice(), x_shape), (dy.as_slice(), dy_shape));
