@@ -33,7 +33,7 @@ pub enum Kernel {
     Silu,
     /// (x, dy) → dx.
     SiluGrad,
-    /// x → max(x, 0).
+    /// x → max(x, 0), which may take x's place.
     Relu,
     /// (x, dy) → dx.
     ReluGrad,

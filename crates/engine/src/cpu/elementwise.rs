@@ -66,9 +66,28 @@ pub(crate) fn silu_gradient(level: Level, x: &[f32], dy: &[f32], dx: &mut [f32])
     });
 }
 
+/// A comparison that is false for NaN keeps it.
+#[inline(always)]
+fn rectified(x: f32) -> f32 {
+    if x < 0.0 { 0.0 } else { x }
+}
+
 pub(crate) fn relu(level: Level, x: &[f32], y: &mut [f32]) {
-    // A comparison that is false for NaN keeps it.
-    map(level, x, y, |x| if x < 0.0 { 0.0 } else { x });
+    map(level, x, y, rectified);
+}
+
+/// [`relu`] whose result takes x's place.
+pub(crate) fn relu_in_place(level: Level, x: &mut [f32]) {
+    x.par_chunks_mut(CHUNK).for_each(|x| {
+        level.vectorize(
+            #[inline(always)]
+            || {
+                for x in x {
+                    *x = rectified(*x);
+                }
+            },
+        );
+    });
 }
 
 pub(crate) fn relu_gradient(level: Level, x: &[f32], dy: &[f32], dx: &mut [f32]) {

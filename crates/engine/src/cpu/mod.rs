@@ -310,6 +310,9 @@ impl Machine {
         if step.kernel == Kernel::Clear {
             return elementwise::clear(self.write(step.outputs[0]));
         }
+        if step.kernel == Kernel::Relu && step.inputs[0] == step.outputs[0] {
+            return elementwise::relu_in_place(level, self.write(step.outputs[0]));
+        }
         let shape = step.inputs[0].shape;
         let result = step.outputs[0].shape;
         match step.kernel {

@@ -3,6 +3,7 @@
 mod differentiation;
 mod fusion;
 mod gradients;
+mod in_place;
 mod memory;
 mod recomputation;
 
@@ -16,6 +17,7 @@ use crate::params::{Param, ParamLayout};
 use crate::shape::Shape;
 use differentiation::differentiate;
 use fusion::fuse_dropout;
+use in_place::rectify_in_place;
 use memory::{Lifetime, place};
 use recomputation::recompute;
 
@@ -188,7 +190,10 @@ impl Program {
         let parameter_gradients = match training {
             Some(options) if options.accumulates => gradients::kept(&draft),
             Some(_) => gradients::clear_when_needed(&mut draft),
-            None => Vec::new(),
+            None => {
+                rectify_in_place(&mut draft, &kept);
+                Vec::new()
+            }
         };
         let storages = choose_storages(&draft, backend.storage());
         let mut lifetimes = measure_lifetimes(&draft, forward_len, outputs, &gradients);
