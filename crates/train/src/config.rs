@@ -111,7 +111,7 @@ pub struct TrainConfig {
 pub enum Recompute {
     /// Nothing.
     Nothing,
-    /// What takes little more than a pass over memory: normalised and activated values, concatenations.
+    /// What takes little more than a pass over memory: normalised and activated values, concatenations, the convolution of the image.
     #[default]
     Cheap,
     /// Also dropout, and convolutions that cost little for the memory they take.

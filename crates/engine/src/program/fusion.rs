@@ -1,6 +1,6 @@
 //! What some backends do in one: a group normalisation and the dropout after it, and the gradients of both.
 
-use super::{Draft, Instruction, Place};
+use super::{Draft, Instruction, Place, values};
 use crate::kernel::Kernel;
 
 /// Joins dropouts to the normalisations before them, in the forward instructions and in those of the gradient, where nothing else
@@ -8,10 +8,8 @@ use crate::kernel::Kernel;
 pub(super) fn fuse_dropout(draft: &mut Draft, forward_len: usize, kept: &[usize]) -> usize {
     let mut uses = vec![0usize; draft.values.len()];
     for instruction in &draft.instructions {
-        for place in instruction.reads.iter().chain(&instruction.writes) {
-            if let Place::Value(value) = *place {
-                uses[value] += 1;
-            }
+        for value in values(&instruction.reads).chain(values(&instruction.writes)) {
+            uses[value] += 1;
         }
     }
     // Written by one and read by the other.

@@ -18,17 +18,15 @@ pub(super) fn kept(draft: &Draft) -> Vec<(usize, Lifetime)> {
 
 /// Has gradients cleared right before the first instruction that adds to them. Returns where each lies, and from when on.
 pub(super) fn clear_when_needed(draft: &mut Draft) -> Vec<(usize, Lifetime)> {
-    let groups = groups(draft);
-    let mut clearing: Vec<_> = (0..groups.len()).collect();
-    clearing.sort_by_key(|&group| groups[group].first);
-    let mut clearing = clearing.into_iter().peekable();
+    let mut groups = groups(draft);
+    groups.sort_by_key(|group| group.first);
     let mut instructions = Vec::with_capacity(draft.instructions.len() + groups.len());
-    let mut places = vec![(0, Lifetime { first: 0, last: 0, len: 0 }); groups.len()];
+    let mut places = Vec::with_capacity(groups.len());
+    let mut groups = groups.into_iter().peekable();
     let mut next = std::mem::take(&mut draft.instructions).into_iter();
     for index in 0.. {
-        while let Some(group) = clearing.next_if(|&group| groups[group].first == index) {
-            let Group { offset, len, .. } = groups[group];
-            places[group] = (offset, Lifetime { first: instructions.len(), last: usize::MAX, len });
+        while let Some(Group { offset, len, .. }) = groups.next_if(|group| group.first == index) {
+            places.push((offset, Lifetime { first: instructions.len(), last: usize::MAX, len }));
             instructions.push(Instruction {
                 kernel: Kernel::Clear,
                 reads: Vec::new(),
@@ -41,11 +39,11 @@ pub(super) fn clear_when_needed(draft: &mut Draft) -> Vec<(usize, Lifetime)> {
         }
     }
     draft.instructions = instructions;
+    places.sort_by_key(|(offset, _)| *offset);
     places
 }
 
 /// Gradients that follow one another in the layout.
-#[derive(Clone, Copy)]
 struct Group {
     offset: usize,
     len: usize,

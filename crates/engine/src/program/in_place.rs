@@ -1,15 +1,13 @@
 //! What only predicts writes where it reads: a result that nothing else reads is rectified in its place.
 
-use super::{Draft, Place};
+use super::{Draft, Place, values};
 use crate::kernel::Kernel;
 
 /// Gives rectified values the places of what they are made of, where nothing else reads that and it is not one of `kept`.
 pub(super) fn rectify_in_place(draft: &mut Draft, kept: &[usize]) {
     let mut reads = vec![0usize; draft.values.len()];
-    for place in draft.instructions.iter().flat_map(|instruction| &instruction.reads) {
-        if let Place::Value(value) = *place {
-            reads[value] += 1;
-        }
+    for value in draft.instructions.iter().flat_map(|instruction| values(&instruction.reads)) {
+        reads[value] += 1;
     }
     // Where each value lies: what it is made of comes before it.
     let mut places: Vec<usize> = (0..draft.values.len()).collect();

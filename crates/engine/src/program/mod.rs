@@ -39,6 +39,14 @@ pub(crate) enum Place {
     },
 }
 
+/// The values among places.
+fn values(places: &[Place]) -> impl Iterator<Item = usize> {
+    places.iter().filter_map(|place| match *place {
+        Place::Value(value) => Some(value),
+        Place::Param(_) | Place::Grad(_) | Place::Grads { .. } => None,
+    })
+}
+
 pub(crate) struct Instruction {
     pub kernel: Kernel,
     pub reads: Vec<Place>,
@@ -294,12 +302,10 @@ fn measure_lifetimes(
     let mut lifetimes: Vec<_> =
         draft.values.iter().map(|shape| Lifetime { first: usize::MAX, last: 0, len: shape.len() }).collect();
     for (index, instruction) in draft.instructions.iter().enumerate() {
-        for place in instruction.reads.iter().chain(&instruction.writes) {
-            if let Place::Value(value) = *place {
-                let lifetime = &mut lifetimes[value];
-                lifetime.first = lifetime.first.min(index);
-                lifetime.last = lifetime.last.max(index);
-            }
+        for value in values(&instruction.reads).chain(values(&instruction.writes)) {
+            let lifetime = &mut lifetimes[value];
+            lifetime.first = lifetime.first.min(index);
+            lifetime.last = lifetime.last.max(index);
         }
     }
     for (node, &value) in draft.graph.nodes.iter().zip(&draft.node_values) {

@@ -1,6 +1,6 @@
 //! What costs little to compute is computed again for the backward pass instead of being kept from the forward pass.
 
-use super::{Draft, Instruction, Place};
+use super::{Draft, Instruction, Place, values};
 use crate::kernel::Kernel;
 use std::collections::{HashMap, HashSet};
 
@@ -139,14 +139,6 @@ fn repetition(
     };
     let value = values(&writes[..1]).next()?;
     Some((value, Instruction { kernel, reads, writes: writes[..1].to_vec() }))
-}
-
-/// The values among places.
-fn values(places: &[Place]) -> impl Iterator<Item = usize> {
-    places.iter().filter_map(|place| match *place {
-        Place::Value(value) => Some(value),
-        Place::Param(_) | Place::Grad(_) | Place::Grads { .. } => None,
-    })
 }
 
 #[cfg(test)]
