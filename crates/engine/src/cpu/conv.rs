@@ -8,7 +8,7 @@ use super::axis::Axis;
 use super::panel::{Panels, Source};
 use super::parallel::{Shared, for_each_task, thread_index};
 use super::product::multiply_panel;
-use super::simd::{LINE, Level};
+use super::simd::{Level, copy};
 use super::tile::{ColumnTile, GROUP, RowTile, Tiles};
 use crate::kernel::Scratch;
 use crate::ops::Conv;
@@ -342,16 +342,6 @@ fn positions(shape: Shape, first: usize) -> impl Iterator<Item = (usize, usize, 
             (n + 1, 0, 0)
         })
     })
-}
-
-/// Copies a few vectors: cheaper than a call for so little.
-#[inline(always)]
-fn copy(from: &[f32], to: &mut [f32]) {
-    let ((from, from_rest), (to, to_rest)) = (from.as_chunks::<LINE>(), to.as_chunks_mut::<LINE>());
-    for (from, to) in from.iter().zip(to) {
-        *to = *from;
-    }
-    to_rest.copy_from_slice(from_rest);
 }
 
 /// Adds to `db[o]` the sum of `dy[pixel][o]` over all pixels, in order.

@@ -402,11 +402,11 @@ impl Machine {
             Kernel::UpsampleGrad => layout::upsample_gradient(result, x, y),
             Kernel::ChannelSlice { start } => layout::channel_slice(x, shape.c, start, result.c, y),
             Kernel::Dropout(dropout) => elementwise::dropout(level, run, dropout, shape.sample_len(), x, y),
-            Kernel::MaxPool(pool) => pool::max_pool(pool, (x, shape), (y, result)),
+            Kernel::MaxPool(pool) => pool::max_pool(self.level, pool, (x, shape), (y, result)),
             Kernel::MaxPoolGrad(pool) => {
                 pool::max_pool_gradient(pool, (x, shape), (second(), step.inputs[1].shape), y);
             }
-            Kernel::AvgPool(pool) => pool::avg_pool(pool, (x, shape), (y, result)),
+            Kernel::AvgPool(pool) => pool::avg_pool(self.level, pool, (x, shape), (y, result)),
             Kernel::AvgPoolGrad(pool) => pool::avg_pool_gradient(pool, (x, shape), (y, result)),
             Kernel::Softmax => reduction::softmax(level, shape.c, x, y),
             Kernel::SoftmaxGrad => reduction::softmax_gradient(level, shape.c, x, second(), y),

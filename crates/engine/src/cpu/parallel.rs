@@ -66,6 +66,26 @@ pub(crate) fn thread_index() -> usize {
     rayon::current_thread_index().unwrap_or(0)
 }
 
+/// What each thread of the pool has made last in memory of its own, by number, for tasks that all need one such thing first.
+pub(crate) struct Made(Vec<AtomicUsize>);
+
+impl Made {
+    /// No thread has made anything.
+    pub fn nothing() -> Self {
+        Self((0..rayon::current_num_threads()).map(|_| AtomicUsize::new(usize::MAX)).collect())
+    }
+
+    /// Whether this thread has to make `number`, which from then on it has.
+    pub fn lacks(&self, number: usize) -> bool {
+        let made = &self.0[thread_index()];
+        let lacks = made.load(Ordering::Relaxed) != number;
+        if lacks {
+            made.store(number, Ordering::Relaxed);
+        }
+        lacks
+    }
+}
+
 /// A slice that several tasks write to, each to elements of its own.
 #[derive(Clone, Copy)]
 pub(crate) struct Shared {

@@ -1,5 +1,6 @@
 //! Pooling, forward and backward: see [`crate::ops::pool`].
 
+use super::simd::Level;
 use crate::ops::Pool;
 use crate::shape::Shape;
 use rayon::prelude::*;
@@ -26,17 +27,48 @@ fn for_each_pair(pool: Pool, x: Shape, y: Shape, mut f: impl FnMut(usize, usize,
     }
 }
 
-pub(crate) fn max_pool(pool: Pool, (x, x_shape): (&[f32], Shape), (y, y_shape): (&mut [f32], Shape)) {
+/// Sets each pixel of y to `finish` of what `add`ing the pixels of its window, row by row, to `initial` comes to, and of their number.
+#[inline(always)]
+fn fold_windows(
+    level: Level,
+    pool: Pool,
+    (x, x_shape): (&[f32], Shape),
+    (y, y_shape): (&mut [f32], Shape),
+    initial: f32,
+    add: impl Fn(f32, f32) -> f32 + Sync,
+    finish: impl Fn(f32, usize) -> f32 + Sync,
+) {
     let c = x_shape.c;
-    y.par_chunks_mut(y_shape.sample_len()).zip(x.par_chunks(x_shape.sample_len())).for_each(|(y, x)| {
-        y.fill(f32::NEG_INFINITY);
-        for_each_pair(pool, x_shape, y_shape, |from, to, _| {
-            for (y, &x) in y[to * c..][..c].iter_mut().zip(&x[from * c..][..c]) {
-                // A NaN in the window stays.
-                *y = if x > *y || x.is_nan() { x } else { *y };
-            }
-        });
+    y.par_chunks_mut(y_shape.w * c).enumerate().for_each(|(row, y)| {
+        let (n, out_y) = (row / y_shape.h, row % y_shape.h);
+        let image = &x[n * x_shape.sample_len()..][..x_shape.sample_len()];
+        let rows = window(out_y, pool.stride, pool.padding.top, pool.kernel_h, x_shape.h);
+        level.vectorize(
+            #[inline(always)]
+            || {
+                for (out_x, y) in y.chunks_exact_mut(c).enumerate() {
+                    let columns = window(out_x, pool.stride, pool.padding.left, pool.kernel_w, x_shape.w);
+                    y.fill(initial);
+                    for in_y in rows.clone() {
+                        for in_x in columns.clone() {
+                            let x = &image[(in_y * x_shape.w + in_x) * c..][..c];
+                            for (y, &x) in y.iter_mut().zip(x) {
+                                *y = add(*y, x);
+                            }
+                        }
+                    }
+                    let count = rows.len() * columns.len();
+                    y.iter_mut().for_each(|y| *y = finish(*y, count));
+                }
+            },
+        );
     });
+}
+
+pub(crate) fn max_pool(level: Level, pool: Pool, x: (&[f32], Shape), y: (&mut [f32], Shape)) {
+    // A NaN in the window stays.
+    let larger = |y: f32, x: f32| if x > y || x.is_nan() { x } else { y };
+    fold_windows(level, pool, x, y, f32::NEG_INFINITY, larger, |y, _| y);
 }
 
 pub(crate) fn max_pool_gradient(
@@ -71,23 +103,8 @@ pub(crate) fn max_pool_gradient(
     });
 }
 
-pub(crate) fn avg_pool(pool: Pool, (x, x_shape): (&[f32], Shape), (y, y_shape): (&mut [f32], Shape)) {
-    let c = x_shape.c;
-    y.par_chunks_mut(y_shape.sample_len()).zip(x.par_chunks(x_shape.sample_len())).for_each(|(y, x)| {
-        y.fill(0.0);
-        let mut seen = 0;
-        for_each_pair(pool, x_shape, y_shape, |from, to, count| {
-            let y = &mut y[to * c..][..c];
-            for (y, &x) in y.iter_mut().zip(&x[from * c..][..c]) {
-                *y += x;
-            }
-            seen += 1;
-            if seen == count {
-                y.iter_mut().for_each(|y| *y /= count as f32);
-                seen = 0;
-            }
-        });
-    });
+pub(crate) fn avg_pool(level: Level, pool: Pool, x: (&[f32], Shape), y: (&mut [f32], Shape)) {
+    fold_windows(level, pool, x, y, 0.0, |y, x| y + x, |y, count| y / count as f32);
 }
 
 pub(crate) fn avg_pool_gradient(

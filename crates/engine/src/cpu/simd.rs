@@ -183,10 +183,25 @@ pub(crate) fn prefetch_second_level(address: *const f32) {
     let _ = address;
 }
 
+/// Copies a few vectors: cheaper than a call for so little.
+#[inline(always)]
+pub(crate) fn copy(from: &[f32], to: &mut [f32]) {
+    let ((from, from_rest), (to, to_rest)) = (from.as_chunks::<LINE>(), to.as_chunks_mut::<LINE>());
+    for (from, to) in from.iter().zip(to) {
+        *to = *from;
+    }
+    // Even of nothing it would be a call.
+    if !from_rest.is_empty() {
+        to_rest.copy_from_slice(from_rest);
+    }
+}
+
 /// A vector of `f32` lanes.
 pub(crate) trait Vector: Copy {
     /// Number of lanes.
     const LANES: usize;
+    /// Number of vectors that the processor has registers for.
+    const REGISTERS: usize;
     /// All lanes `value`.
     fn splat(value: f32) -> Self;
     /// Lanes from memory, any alignment.
@@ -211,6 +226,7 @@ pub(crate) trait Vector: Copy {
 
 impl Vector for f32 {
     const LANES: usize = 1;
+    const REGISTERS: usize = 16;
     #[inline(always)]
     fn splat(value: f32) -> Self {
         value
@@ -247,9 +263,10 @@ impl Vector for f32 {
 /// with the instructions ([`Level`]).
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 macro_rules! vector {
-    ($type:ty, $lanes:literal, $splat:ident, $load:ident, $store:ident, $mul_add:ident, $add:ident, $sub:ident, $mul:ident) => {
+    ($type:ty, $lanes:literal, $registers:literal, $splat:ident, $load:ident, $store:ident, $mul_add:ident, $add:ident, $sub:ident, $mul:ident) => {
         impl Vector for $type {
             const LANES: usize = $lanes;
+            const REGISTERS: usize = $registers;
             #[inline(always)]
             fn splat(value: f32) -> Self {
                 // SAFETY: see above.
@@ -297,6 +314,7 @@ mod x86 {
     vector!(
         __m256,
         8,
+        16,
         _mm256_set1_ps,
         _mm256_loadu_ps,
         _mm256_storeu_ps,
@@ -308,6 +326,7 @@ mod x86 {
     vector!(
         __m512,
         16,
+        32,
         _mm512_set1_ps,
         _mm512_loadu_ps,
         _mm512_storeu_ps,
@@ -334,5 +353,5 @@ mod arm {
         unsafe { vfmaq_f32(addend, a, b) }
     }
 
-    vector!(float32x4_t, 4, vdupq_n_f32, vld1q_f32, vst1q_f32, mul_add, vaddq_f32, vsubq_f32, vmulq_f32);
+    vector!(float32x4_t, 4, 32, vdupq_n_f32, vld1q_f32, vst1q_f32, mul_add, vaddq_f32, vsubq_f32, vmulq_f32);
 }

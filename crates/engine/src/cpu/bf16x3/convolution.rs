@@ -6,14 +6,13 @@ use super::matrix_unit::{
 use super::positions::{Block, Positions};
 use super::split::{padded, with_split};
 use crate::cpu::axis::Axis;
-use crate::cpu::parallel::{Shared, for_each_task, thread_index};
+use crate::cpu::parallel::{Made, Shared, for_each_task, thread_index};
 use crate::cpu::simd::Level;
 use crate::cpu::transpose::transpose;
 use crate::kernel::Scratch;
 use crate::ops::Conv;
 use crate::shape::Shape;
 use std::ops::Range;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// Words of a position's part of a block of channels.
 const POSITION: usize = LEFT_ROW / 4;
@@ -139,13 +138,12 @@ impl Convolution {
             let steps: Vec<_> = blocks.iter().map(|block| self.steps(class, block, room)).collect();
             let groups = (TASKS * threads).div_ceil(blocks.len().max(1)).min(self.panels());
             // The block that each thread has a copy of.
-            let copies: Vec<_> = (0..threads).map(|_| AtomicUsize::new(usize::MAX)).collect();
+            let copied = Made::nothing();
             for_each_task(blocks.len() * groups, |task| {
                 let (index, group) = (task / groups, task % groups);
-                let thread = thread_index();
                 // SAFETY: each thread has its own part.
-                let copy = unsafe { workspace.slice(thread * len, len) };
-                if steps[index].len() > 0 && copies[thread].swap(index, Ordering::Relaxed) != index {
+                let copy = unsafe { workspace.slice(thread_index() * len, len) };
+                if steps[index].len() > 0 && copied.lacks(index) {
                     self.copy(level, unit, &blocks[index], source, room, copy);
                 }
                 let panels = group * self.panels() / groups..(group + 1) * self.panels() / groups;

@@ -1,25 +1,22 @@
 //! The convolution, and its input gradient: the same with the filter mirrored and transposed.
 //!
-//! A block of tiles is transformed to planes that stay in the last-level cache. Then each task takes a stretch of its tiles and a panel of the
-//! result's channels, whose products in all planes stay in its own second-level cache: piece by piece it transforms the panel of
-//! the filter and multiplies, and at the end it transforms the products back.
+//! A task takes a stretch of the tiles and a panel of the result's channels, whose products in all planes stay in its own second-level
+//! cache: piece by piece it transforms the panel of the filter and multiplies, and at the end it transforms the products back.
 //!
-//! What another core has just written comes slowly. So a block has a stretch for each thread if it can, and the tasks of a stretch follow one
-//! another: a thread mostly multiplies the tiles that it has transformed itself.
+//! Each thread transforms the tiles of its stretch itself, though another may do the same: what another core has just written
+//! comes more slowly, and to write over what another has read takes as long again. Tasks of a stretch follow one another, so that a thread mostly
+//! has its tiles already.
 
 use super::filter::{Filter, piece_stride};
 use super::transform::{self, PLANES, RESULT, TILE};
 use super::{TASKS, Tiling, chunk_offset, plane_stride};
-use crate::cpu::parallel::{Shared, for_each_task, thread_index};
+use crate::cpu::parallel::{Made, Shared, for_each_task, thread_index};
 use crate::cpu::simd::{LINE, Level, Vector, prefetch, prefetch_for_writing, with_vectors};
 use crate::cpu::tile::{Block, DEPTH, MAX_WIDTH, Tiles};
 use crate::kernel::Scratch;
 use crate::shape::Shape;
+use std::ops::Range;
 
-/// Elements of a block's transformed input, at least: 4 MiB.
-const BLOCK_ELEMENTS: usize = 1 << 20;
-/// Elements of a block's transformed input, at most, that there be a stretch for each thread: 32 MiB.
-const MOST_BLOCK_ELEMENTS: usize = 1 << 23;
 /// Tiles of a stretch at most. Its products in all planes, a panel wide, fit in a second-level cache of 1 MiB together with a
 /// piece of the filter, which is transformed again for each stretch.
 const STRETCH: usize = 132;
@@ -33,11 +30,10 @@ static ZEROS: [f32; MAX_WIDTH] = [0.0; MAX_WIDTH];
 struct Cut {
     /// Panels of the result's channels.
     panels: usize,
-    /// Tiles of a block.
-    block: usize,
-    /// Stretches of a block that make enough tasks for all threads.
+    /// Tiles of a stretch.
+    stretch: usize,
     stretches: usize,
-    /// Transformed input: `[plane][piece][tile][channel of the piece]`, elements from plane to plane.
+    /// Transformed tiles: `[plane][piece][tile][channel of the piece]`, elements from plane to plane.
     input_stride: usize,
     /// Elements of all planes of a piece of the filter.
     filter: usize,
@@ -51,38 +47,31 @@ impl Cut {
     fn new(source: Shape, result: Shape, tiles: Tiles, threads: usize) -> Self {
         let count = Tiling::new(source, result).count();
         let panels = result.c.div_ceil(tiles.width);
-        let stretches = (TASKS * threads).div_ceil(panels);
-        let in_cache = |elements: usize| elements / (PLANES * source.c);
-        let own = threads.min(in_cache(MOST_BLOCK_ELEMENTS) / STRETCH) * STRETCH;
-        let least = in_cache(BLOCK_ELEMENTS).next_multiple_of(STRETCH);
-        let block = least.max(own).max(stretches * STRETCH).min(count);
+        // With few panels, as many stretches as make enough tasks for all threads.
+        let wanted = (TASKS * threads).div_ceil(panels).min(count / SHORT_STRETCH);
+        let stretches = wanted.max(count.div_ceil(STRETCH));
+        let stretch = count.div_ceil(stretches).next_multiple_of(tiles.height).min(STRETCH).min(count);
         Self {
             panels,
-            block,
-            stretches,
-            input_stride: plane_stride(block, source.c),
+            stretch,
+            stretches: count.div_ceil(stretch),
+            input_stride: plane_stride(stretch, source.c),
             filter: PLANES * piece_stride(PIECE.min(source.c), tiles.width),
-            product_stride: plane_stride(STRETCH.min(count), tiles.width),
-            zeros: source.c.next_multiple_of(16),
+            product_stride: plane_stride(stretch, tiles.width),
+            zeros: source.c.next_multiple_of(LINE),
         }
-    }
-
-    /// Tiles of a stretch, of a block of `block`.
-    fn stretch(&self, block: usize, tiles: Tiles) -> usize {
-        let wanted = self.stretches.min(block / SHORT_STRETCH);
-        block.div_ceil(wanted.max(block.div_ceil(STRETCH))).next_multiple_of(tiles.height).min(STRETCH)
     }
 
     /// What each thread has for itself.
     fn per_thread(&self) -> usize {
-        self.filter + PLANES * self.product_stride
+        PLANES * (self.input_stride + self.product_stride) + self.filter
     }
 }
 
 /// Scratch for a convolution from `source` to `result`.
 pub(super) fn scratch(source: Shape, result: Shape, tiles: Tiles, threads: usize) -> Scratch {
     let cut = Cut::new(source, result, tiles, threads);
-    Scratch { prepared: 0, workspace: cut.zeros + PLANES * cut.input_stride + threads * cut.per_thread() }
+    Scratch { prepared: 0, workspace: cut.zeros + threads * cut.per_thread() }
 }
 
 /// The tensors of a convolution.
@@ -100,6 +89,38 @@ pub(crate) struct Product<'a> {
     pub result: (&'a mut [f32], Shape),
 }
 
+/// The images that tiles are taken from.
+#[derive(Clone, Copy)]
+pub(super) struct Images<'a> {
+    pub source: &'a [f32],
+    pub tiling: Tiling,
+    /// See [`super::before`].
+    pub before: usize,
+    /// A pixel of zeros: what lies beyond an image.
+    pub zeros: &'a [f32],
+}
+
+impl Images<'_> {
+    /// Transforms `tiles`, all channels. Channel `c` of tile `tile` goes to `place(tile, c)` in the first plane, and `stride` further for each plane.
+    ///
+    /// # Safety
+    /// At each place is room for a vector of channels that nobody else uses.
+    pub unsafe fn transform(
+        &self,
+        level: Level,
+        tiles: Range<usize>,
+        place: impl Fn(usize, usize) -> *mut f32,
+        stride: usize,
+    ) {
+        let inside = |offset: usize| self.source[offset..].as_ptr();
+        with_vectors!(level, V => for tile in tiles {
+            let pixels = self.tiling.pixels::<TILE, _>(tile, self.before, inside, self.zeros.as_ptr());
+            // SAFETY: pixels have these channels; the rest is the caller's.
+            unsafe { transform_input::<V>(self.tiling.shape.c, &pixels, |c| place(tile, c), stride) };
+        });
+    }
+}
+
 /// Convolves.
 pub(super) fn convolve(level: Level, tiles: Tiles, product: Product) {
     let Product { source: (source, source_shape), weight, transposed, before, bias, workspace, result } =
@@ -107,82 +128,69 @@ pub(super) fn convolve(level: Level, tiles: Tiles, product: Product) {
     let (result, result_shape) = (Shared::new(result.0), result.1);
     let filter = Filter { weight, source: source_shape.c, result: result_shape.c, transposed };
     let cut = Cut::new(source_shape, result_shape, tiles, rayon::current_num_threads());
-    let source_tiling = Tiling::new(source_shape, result_shape);
-    let result_tiling = Tiling::new(result_shape, result_shape);
-    let count = source_tiling.count();
-    let (zeros, rest) = workspace.split_at_mut(cut.zeros);
+    let (zeros, own) = workspace.split_at_mut(cut.zeros);
     zeros.fill(0.0);
-    let zeros = &*zeros;
-    let (inputs, own) = rest.split_at_mut(PLANES * cut.input_stride);
+    let images = Images { source, tiling: Tiling::new(source_shape, result_shape), before, zeros };
+    let count = images.tiling.count();
+    let result_tiling = Tiling::new(result_shape, result_shape);
     let own = Shared::new(own);
+    let transformed = Made::nothing();
 
-    for first in (0..count).step_by(cut.block) {
-        let block = cut.block.min(count - first);
-        let shared = Shared::new(inputs);
-        for_each_task(block, |tile| {
-            let pixels = source_tiling.pixels::<TILE, _>(
-                first + tile,
-                before,
-                |offset| source[offset..].as_ptr(),
-                zeros.as_ptr(),
-            );
-            let place = |c| shared.pointer(chunk_offset(c, tile, PIECE, block, source_shape.c));
-            // SAFETY: pixels have these channels; this tile's channels of every plane are this task's.
-            with_vectors!(level, V => unsafe {
-                transform_input::<V>(source_shape.c, &pixels, place, cut.input_stride)
-            });
-        });
-
+    for_each_task(cut.panels * cut.stretches, |task| {
+        let (panel, stretch) = (task % cut.panels, task / cut.panels);
+        let start = stretch * cut.stretch;
+        let rows = cut.stretch.min(count - start);
+        let first_column = panel * tiles.width;
+        let columns = tiles.width.min(result_shape.c - first_column);
+        // SAFETY: each thread has its own part.
+        let own = unsafe { own.slice(thread_index() * cut.per_thread(), cut.per_thread()) };
+        let (inputs, own) = own.split_at_mut(PLANES * cut.input_stride);
+        let (planes, products) = own.split_at_mut(cut.filter);
+        if transformed.lacks(stretch) {
+            let shared = Shared::new(inputs);
+            let place = |tile, c| shared.pointer(chunk_offset(c, tile - start, PIECE, rows, source_shape.c));
+            // SAFETY: the planes have room for the channels of a stretch.
+            unsafe { images.transform(level, start..start + rows, place, cut.input_stride) };
+        }
         let inputs = &*inputs;
-        let stretch = cut.stretch(block, tiles);
-        let stretches = block.div_ceil(stretch);
-        for_each_task(cut.panels * stretches, |task| {
-            let (panel, start) = (task % cut.panels, task / cut.panels * stretch);
-            let rows = stretch.min(block - start);
-            let first_column = panel * tiles.width;
-            let columns = tiles.width.min(result_shape.c - first_column);
-            // SAFETY: each thread has its own part.
-            let own = unsafe { own.slice(thread_index() * cut.per_thread(), cut.per_thread()) };
-            let (planes, products) = own.split_at_mut(cut.filter);
-            for from in (0..source_shape.c).step_by(PIECE) {
-                let piece = from..(from + PIECE).min(source_shape.c);
-                filter.transform_piece(level, piece.clone(), first_column, tiles.width, planes);
-                let stride = piece_stride(piece.len(), tiles.width);
-                let next_column = (task + 1) % cut.panels * tiles.width;
-                let (next, column) = filter.after(&piece, PIECE, first_column, next_column);
-                for plane in 0..PLANES {
-                    filter.prefetch_part(next.clone(), column, tiles.width, plane, PLANES);
-                    let left = plane * cut.input_stride + from * block + start * piece.len();
-                    // Read next: the same rows of the next plane, after the last the first plane's of the next piece.
-                    let next = if plane + 1 < PLANES { left + cut.input_stride } else { piece.end * block };
-                    let next = inputs.as_ptr().wrapping_add(next);
-                    let factors = (&inputs[left..][..rows * piece.len()], &planes[plane * stride..]);
-                    let out = &mut products[plane * cut.product_stride..];
-                    multiply(tiles, piece.len(), from == 0, factors, next, out);
-                }
+        for from in (0..source_shape.c).step_by(PIECE) {
+            let piece = from..(from + PIECE).min(source_shape.c);
+            filter.transform_piece(level, piece.clone(), first_column, tiles.width, planes);
+            let stride = piece_stride(piece.len(), tiles.width);
+            let next_column = (task + 1) % cut.panels * tiles.width;
+            let (next, column) = filter.after(&piece, PIECE, first_column, next_column);
+            for plane in 0..PLANES {
+                filter.prefetch_part(next.clone(), column, tiles.width, plane, PLANES);
+                let left = plane * cut.input_stride + from * rows;
+                // Read next: the same tiles' next plane, after the last the first plane of the next piece.
+                let next = if plane + 1 < PLANES { left + cut.input_stride } else { piece.end * rows };
+                let next = inputs.as_ptr().wrapping_add(next);
+                let factors = (&inputs[left..][..rows * piece.len()], &planes[plane * stride..]);
+                let out = &mut products[plane * cut.product_stride..];
+                multiply(tiles, piece.len(), from == 0, factors, next, out);
             }
-            let bias = bias.map(|bias| &bias[first_column..]);
-            let mut beyond = [0.0; MAX_WIDTH];
-            let beyond = beyond.as_mut_ptr();
-            for tile in 0..rows {
-                let pixel = |offset| result.pointer(offset + first_column);
-                let pixels = result_tiling.pixels::<RESULT, _>(first + start + tile, 0, pixel, beyond);
-                let from = products[tile * tiles.width..].as_ptr();
-                if tile + 1 < rows {
-                    let next = result_tiling.pixels::<RESULT, _>(first + start + tile + 1, 0, pixel, beyond);
-                    for pixel in next.iter().flatten() {
-                        for line in (0..columns).step_by(LINE) {
-                            prefetch_for_writing(pixel.wrapping_add(line));
-                        }
+        }
+        let bias = bias.map(|bias| &bias[first_column..]);
+        let mut beyond = [0.0; MAX_WIDTH];
+        let beyond = beyond.as_mut_ptr();
+        for tile in 0..rows {
+            let pixel = |offset| result.pointer(offset + first_column);
+            let pixels = result_tiling.pixels::<RESULT, _>(start + tile, 0, pixel, beyond);
+            let from = products[tile * tiles.width..].as_ptr();
+            if tile + 1 < rows {
+                let next = result_tiling.pixels::<RESULT, _>(start + tile + 1, 0, pixel, beyond);
+                for pixel in next.iter().flatten() {
+                    for line in (0..columns).step_by(LINE) {
+                        prefetch_for_writing(pixel.wrapping_add(line));
                     }
                 }
-                // SAFETY: every plane has the panel's channels of the tile; these channels of the tile's pixels are this task's.
-                with_vectors!(level, V => unsafe {
-                    transform_output::<V>(from, cut.product_stride, columns, bias, &pixels)
-                });
             }
-        });
-    }
+            // SAFETY: every plane has the panel's channels of the tile; these channels of the tile's pixels are this task's.
+            with_vectors!(level, V => unsafe {
+                transform_output::<V>(from, cut.product_stride, columns, bias, &pixels)
+            });
+        }
+    });
 }
 
 /// Sets `out`, or adds to it unless `first`, the product of rows of `depth` elements and a panel of the right factor as wide as a tile.

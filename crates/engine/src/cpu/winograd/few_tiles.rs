@@ -1,212 +1,427 @@
-//! The convolution of few tiles. A transformed filter would be stored only to be read once or twice; here its last transform stays in
-//! registers, and each vector of it multiplies the tiles as soon as it is made.
+//! The convolution of few tiles. A transformed filter would be read few times, and is four times as much as the filter: it never leaves the
+//! first-level cache here.
 //!
-//! A piece of the filter is transformed by columns, `G g`, in the first-level cache. Each row of that, three vectors, then gives the
-//! six planes of a row of `G g Gᵀ`, which multiply up to four tiles whose sums are in registers. Elements have the same chains of operations
-//! as in [`super::convolution`]: which of the two is taken changes no bit.
+//! A task takes a cache line of the result's channels. Piece by piece it copies the filter's taps side by side and transforms them a row of planes at a time,
+//! `(G g)[row] Gᵀ`; these six planes multiply all tiles. Up to four tiles' sums are all in registers: then each vector of a plane
+//! multiplies them as soon as it is made. Elements have the same chains of operations as in [`super::convolution`]: which of the two
+//! is taken changes no bit.
 
 use super::Tiling;
-use super::convolution::{Product, transform_input, transform_output};
-use super::filter::{Filter, ROWS};
+use super::convolution::{Images, Product, transform_output};
+use super::filter::{Filter, Lines, ROWS};
 use super::transform::{self, PLANES, RESULT, TILE};
-use crate::cpu::parallel::{Shared, for_each_task, thread_index};
-use crate::cpu::simd::{Level, Vector, with_vectors};
-use crate::cpu::tile::{MAX_WIDTH, Tiles};
+use crate::cpu::parallel::{Made, Shared, for_each_task, thread_index};
+use crate::cpu::simd::{LINE, Level, Vector, with_vectors};
 use crate::kernel::Scratch;
 use crate::shape::Shape;
 
-/// How many tiles are few: with six planes each they have sums in registers, where there are 32.
-const FEW: usize = 4;
+/// Tiles times channels, at most: their planes, which every task reads, are half of a second-level cache of 1 MiB.
+const MOST: usize = 1 << 12;
 /// Channels of the source that are multiplied at a time.
 const PIECE: usize = ROWS;
-/// Tiles in all planes, a piece of them: `[plane][tile][channel]`.
-const BLOCK: usize = PLANES * FEW * PIECE;
-/// A vector of a piece of the filter, transformed by columns: `[row][channel][column][lane]`.
-const COLUMNS: usize = TILE * PIECE * 3 * MAX_WIDTH;
-/// A panel's products, of each vector `[plane][tile][lane]`.
-const PRODUCTS: usize = PLANES * FEW * MAX_WIDTH;
-/// What each thread has for itself.
-const PER_THREAD: usize = COLUMNS + PRODUCTS;
+/// A piece of the filter, a line wide: `[tap][row][lane]`.
+const TAPS: usize = 9 * PIECE * LINE;
+/// The same of a row of planes: `[plane][row][lane]`.
+const ROW: usize = TILE * PIECE * LINE;
+/// Channels in one turn of a loop.
+const UNROLL: usize = 4;
+/// Lines of a piece of the filter that are called into cache with each plane.
+const LINES: usize = 9 * PIECE / PLANES;
 
 /// Whether a convolution from `source` to `result` is one of few tiles.
 pub(super) fn applies(source: Shape, result: Shape) -> bool {
-    Tiling::new(source, result).count() <= FEW
+    Tiling::new(source, result).count() * source.c <= MOST
 }
 
-/// Elements of a pixel of zeros, which lie beyond the image, and of all tiles: `[piece]` of blocks.
-fn lengths(source: Shape) -> (usize, usize) {
-    (source.c.next_multiple_of(16), source.c.div_ceil(PIECE) * BLOCK)
+/// Where things lie in scratch memory. Planes are a line further apart than they are long: powers of two apart they would fall on the same cache
+/// sets.
+struct Layout {
+    /// Transformed tiles: `[piece][plane][tile][channel of the piece]`, elements from plane to plane.
+    input_stride: usize,
+    inputs: usize,
+    /// All products of a vector of channels: `[plane][tile][lane]`.
+    products: usize,
+    /// A pixel of zeros: what lies beyond the image.
+    zeros: usize,
 }
 
-/// Scratch for a convolution of images of shape `source`.
-pub(super) fn scratch(source: Shape, threads: usize) -> Scratch {
-    let (zeros, inputs) = lengths(source);
-    Scratch { prepared: 0, workspace: zeros + inputs + threads * PER_THREAD }
+impl Layout {
+    fn new(source: Shape, count: usize) -> Self {
+        let input_stride = count * PIECE + LINE;
+        Self {
+            input_stride,
+            inputs: source.c.div_ceil(PIECE) * PLANES * input_stride,
+            products: PLANES * product_stride(count, LINE),
+            zeros: source.c.next_multiple_of(LINE),
+        }
+    }
+
+    /// What each thread has for itself.
+    fn per_thread(&self) -> usize {
+        self.inputs + self.products + TAPS + ROW
+    }
+}
+
+/// Elements from plane to plane of products of `lanes` channels.
+fn product_stride(count: usize, lanes: usize) -> usize {
+    count * lanes + LINE
+}
+
+/// Scratch for a convolution from `source` to `result`.
+pub(super) fn scratch(source: Shape, result: Shape, threads: usize) -> Scratch {
+    let layout = Layout::new(source, Tiling::new(source, result).count());
+    Scratch { prepared: 0, workspace: layout.zeros + threads * layout.per_thread() }
 }
 
 /// Convolves.
-pub(super) fn convolve(level: Level, tiles: Tiles, product: Product) {
+pub(super) fn convolve(level: Level, product: Product) {
     let Product { source: (source, source_shape), weight, transposed, before, bias, workspace, result } =
         product;
     let (result, result_shape) = (Shared::new(result.0), result.1);
     let filter = Filter { weight, source: source_shape.c, result: result_shape.c, transposed };
-    let source_tiling = Tiling::new(source_shape, result_shape);
+    let tiling = Tiling::new(source_shape, result_shape);
     let result_tiling = Tiling::new(result_shape, result_shape);
-    let count = source_tiling.count();
-    let (zeros_len, inputs_len) = lengths(source_shape);
-    let (zeros, rest) = workspace.split_at_mut(zeros_len);
+    let count = tiling.count();
+    let layout = Layout::new(source_shape, count);
+    let (zeros, own) = workspace.split_at_mut(layout.zeros);
     zeros.fill(0.0);
-    let zeros = &*zeros;
-    let (inputs, own) = rest.split_at_mut(inputs_len);
+    let images = Images { source, tiling, before, zeros };
     let own = Shared::new(own);
+    let transformed = Made::nothing();
 
-    let shared = Shared::new(inputs);
-    for_each_task(count, |tile| {
-        let inside = |offset: usize| source[offset..].as_ptr();
-        let pixels = source_tiling.pixels::<TILE, _>(tile, before, inside, zeros.as_ptr());
-        let place = |c: usize| shared.pointer(c / PIECE * BLOCK + tile * PIECE + c % PIECE);
-        // SAFETY: pixels have these channels; this tile's channels of every plane are this task's.
-        with_vectors!(level, V => unsafe {
-            transform_input::<V>(source_shape.c, &pixels, place, FEW * PIECE)
-        });
-    });
-
-    let inputs = &*inputs;
-    for_each_task(result_shape.c.div_ceil(tiles.width), |panel| {
-        let first_column = panel * tiles.width;
-        let columns = tiles.width.min(result_shape.c - first_column);
+    for_each_task(result_shape.c.div_ceil(LINE), |line| {
+        let first = line * LINE;
+        let columns = LINE.min(result_shape.c - first);
         // SAFETY: each thread has its own part.
-        let own = unsafe { own.slice(thread_index() * PER_THREAD, PER_THREAD) };
-        let (filter_columns, products) = own.split_at_mut(COLUMNS);
-        let mut buffer = [0.0; 9 * ROWS * MAX_WIDTH];
-        for (start, block) in (0..source_shape.c).step_by(PIECE).zip(inputs.chunks_exact(BLOCK)) {
-            let rows = start..(start + PIECE).min(source_shape.c);
-            let taps = filter.taps(level, rows.clone(), first_column, tiles.width, &mut buffer);
-            let (next, column) = filter.after(&rows, PIECE, first_column, first_column + tiles.width);
-            with_vectors!(level, V => {
-                let parts = columns.div_ceil(V::LANES) * TILE;
-                let vectors = products.chunks_exact_mut(PLANES * FEW * V::LANES);
-                for (lane, products) in (0..columns).step_by(V::LANES).zip(vectors) {
-                    // SAFETY: the taps have whole panels; there is room for a vector of them.
-                    unsafe {
-                        let taps = (taps.base.add(lane), taps.row_step, taps.tap_step);
-                        transform_columns::<V>(taps, rows.len(), filter_columns.as_mut_ptr());
-                    }
-                    for row in 0..TILE {
-                        filter.prefetch_part(next.clone(), column, tiles.width, lane / V::LANES * TILE + row, parts);
-                        let factors = Factors {
-                            columns: filter_columns[row * PIECE * 3 * V::LANES..].as_ptr(),
-                            block: block[row * TILE * FEW * PIECE..].as_ptr(),
-                            depth: rows.len(),
-                        };
-                        let products = products[row * TILE * FEW * V::LANES..].as_mut_ptr();
-                        // SAFETY: columns, block and products are laid out as said above.
-                        unsafe { multiply_tiles::<V>(count, factors, start == 0, products) };
-                    }
-                }
-            });
+        let own = unsafe { own.slice(thread_index() * layout.per_thread(), layout.per_thread()) };
+        let (inputs, own) = own.split_at_mut(layout.inputs);
+        let (products, own) = own.split_at_mut(layout.products);
+        let (taps, planes) = own.split_at_mut(TAPS);
+        if transformed.lacks(0) {
+            let inputs = Shared::new(inputs);
+            let place = |tile: usize, c: usize| {
+                inputs.pointer(c / PIECE * PLANES * layout.input_stride + tile * PIECE + c % PIECE)
+            };
+            // SAFETY: each piece has room for its channels of every tile.
+            unsafe { images.transform(level, 0..count, place, layout.input_stride) };
         }
-        let mut beyond = [0.0; MAX_WIDTH];
+        let inputs = inputs.chunks_exact(PLANES * layout.input_stride);
+        let mut beyond = [0.0; LINE];
         let beyond = beyond.as_mut_ptr();
-        with_vectors!(level, V => {
-            let vectors = products.chunks_exact(PLANES * FEW * V::LANES);
-            for (lane, products) in (0..columns).step_by(V::LANES).zip(vectors) {
-                let bias = bias.map(|bias| &bias[first_column + lane..]);
-                for tile in 0..count {
-                    let pixel = |offset| result.pointer(offset + first_column + lane);
-                    let pixels = result_tiling.pixels::<RESULT, _>(tile, 0, pixel, beyond);
-                    let from = products[tile * V::LANES..].as_ptr();
-                    let columns = V::LANES.min(columns - lane);
-                    // SAFETY: every plane has these channels of the tile; these channels of the tile's pixels are this task's.
-                    unsafe { transform_output::<V>(from, FEW * V::LANES, columns, bias, &pixels) };
+        with_vectors!(level, V => for column in (first..first + columns).step_by(V::LANES) {
+            let lanes = V::LANES.min(first + columns - column);
+            let product_stride = product_stride(count, V::LANES);
+            for (start, inputs) in (0..source_shape.c).step_by(PIECE).zip(inputs.clone()) {
+                let rows = start..(start + PIECE).min(source_shape.c);
+                let (next, next_column) = filter.after(&rows, PIECE, column, column + V::LANES);
+                let next = filter.lines(next.start, next_column);
+                filter.copy_taps(level, rows.clone(), column..column + lanes, V::LANES, taps);
+                for row in 0..TILE {
+                    let plane = row * TILE;
+                    let products = Products {
+                        tiles: inputs[plane * layout.input_stride..].as_ptr(),
+                        tile_stride: layout.input_stride,
+                        depth: rows.len(),
+                        sums: products[plane * product_stride..].as_mut_ptr(),
+                        sum_stride: product_stride,
+                        adds: start > 0,
+                        row,
+                        next,
+                    };
+                    // SAFETY: taps and planes have room for a piece, tiles and sums for all planes.
+                    unsafe {
+                        if TILE * count <= sums_in_registers::<V>() {
+                            transform_and_multiply::<V>(count, taps.as_ptr(), products);
+                        } else {
+                            transform_row::<V>(row, taps.as_ptr(), rows.len(), planes.as_mut_ptr());
+                            multiply::<V>(count, planes.as_ptr(), products);
+                        }
+                    }
                 }
+            }
+            let bias = bias.map(|bias| &bias[column..]);
+            for tile in 0..count {
+                let pixel = |offset| result.pointer(offset + column);
+                let pixels = result_tiling.pixels::<RESULT, _>(tile, 0, pixel, beyond);
+                let from = products[tile * V::LANES..].as_ptr();
+                // SAFETY: every plane has these channels of the tile; these channels of the tile's pixels are this task's.
+                unsafe { transform_output::<V>(from, product_stride, lanes, bias, &pixels) };
             }
         });
     });
 }
 
-/// `G g` for a vector of `depth` rows of the filter, into `[row][channel][column][lane]`.
+/// How many sums a loop has in registers: others hold its factors.
+const fn sums_in_registers<V: Vector>() -> usize {
+    V::REGISTERS / 4 * 3
+}
+
+/// What is multiplied, of a piece in a row of planes, and added to.
+#[derive(Clone, Copy)]
+struct Products {
+    /// Transformed tiles: `[plane][tile][PIECE]`, with `tile_stride` between planes.
+    tiles: *const f32,
+    tile_stride: usize,
+    /// Channels of the piece.
+    depth: usize,
+    /// `[plane][tile][lane]`, with `sum_stride` between planes.
+    sums: *mut f32,
+    sum_stride: usize,
+    /// Whether sums are added to, or set.
+    adds: bool,
+    /// Which row of planes.
+    row: usize,
+    /// The piece of the filter that comes next, called into cache part by part.
+    next: Lines,
+}
+
+/// `(G g)[ROW] Gᵀ` for a row of vectors of the filter, from its taps.
 ///
 /// # Safety
-/// All nine taps of the rows have a vector; `target` has room for [`COLUMNS`] elements.
+/// All nine taps have a vector.
 #[inline(always)]
-unsafe fn transform_columns<V: Vector>(
-    (base, row_step, tap_step): (*const f32, usize, usize),
-    depth: usize,
-    target: *mut f32,
-) {
-    for k in 0..depth {
-        for column in 0..3 {
+unsafe fn filter_row<V: Vector, const ROW: usize>(taps: *const f32) -> [V; TILE] {
+    let mut row = [V::splat(0.0); 3];
+    for column in 0..3 {
+        let mut tap = [V::splat(0.0); 3];
+        for i in 0..3 {
             // SAFETY: the caller's.
-            unsafe {
-                let taps = base.add(k * row_step + column * tap_step);
-                let tap = |row: usize| V::load(taps.add(3 * row * tap_step));
-                let rows = transform::filter_1d([tap(0), tap(1), tap(2)]);
-                for (row, value) in rows.into_iter().enumerate() {
-                    value.store(target.add(((row * PIECE + k) * 3 + column) * V::LANES));
-                }
+            tap[i] = unsafe { V::load(taps.add((3 * i + column) * PIECE * V::LANES)) };
+        }
+        row[column] = transform::filter_1d(tap)[ROW];
+    }
+    transform::filter_1d(row)
+}
+
+/// Calls `$function::<V, ROW, …>` with `$row` as a constant, so that of each column's transform only one element is computed.
+macro_rules! with_row {
+    ($row:expr, $function:ident::<$vector:ty $(, $constant:tt)?>($($argument:expr),*)) => {
+        match $row {
+            0 => $function::<$vector, 0 $(, $constant)?>($($argument),*),
+            1 => $function::<$vector, 1 $(, $constant)?>($($argument),*),
+            2 => $function::<$vector, 2 $(, $constant)?>($($argument),*),
+            3 => $function::<$vector, 3 $(, $constant)?>($($argument),*),
+            4 => $function::<$vector, 4 $(, $constant)?>($($argument),*),
+            _ => $function::<$vector, 5 $(, $constant)?>($($argument),*),
+        }
+    };
+}
+
+/// A row of planes, `[plane][PIECE][lane]`, of `depth` rows of taps.
+///
+/// # Safety
+/// All taps have these rows, and so has `planes` room.
+#[inline(always)]
+unsafe fn transform_row<V: Vector>(row: usize, taps: *const f32, depth: usize, planes: *mut f32) {
+    // SAFETY: the caller's.
+    unsafe { with_row!(row, transform_row_at::<V>(taps, depth, planes)) }
+}
+
+#[inline(always)]
+unsafe fn transform_row_at<V: Vector, const ROW: usize>(taps: *const f32, depth: usize, planes: *mut f32) {
+    for k in 0..depth {
+        // SAFETY: the caller's.
+        unsafe {
+            for (plane, value) in filter_row::<V, ROW>(taps.add(k * V::LANES)).into_iter().enumerate() {
+                value.store(planes.add((plane * PIECE + k) * V::LANES));
             }
         }
     }
 }
 
-/// The factors of a row of planes: three columns of the filter, `[channel][column][lane]`, and the tiles, `[plane][tile][channel]`.
-#[derive(Clone, Copy)]
-struct Factors {
-    columns: *const f32,
-    block: *const f32,
-    /// Channels.
-    depth: usize,
-}
-
-/// Sets the products of a row of planes and `count` tiles, or adds to them unless `first`.
+/// The products of a row of planes, `[plane][PIECE][lane]`, and `count` tiles, as many at a time as registers hold sums.
 ///
 /// # Safety
-/// As [`multiply`].
+/// Planes, tiles and sums are as [`Products`] says.
 #[inline(always)]
-unsafe fn multiply_tiles<V: Vector>(count: usize, factors: Factors, first: bool, products: *mut f32) {
+unsafe fn multiply<V: Vector>(count: usize, planes: *const f32, products: Products) {
+    let mut tile = 0;
+    while tile < count {
+        let left = count - tile;
+        // SAFETY: the caller's.
+        unsafe {
+            let products = Products {
+                tiles: products.tiles.add(tile * PIECE),
+                sums: products.sums.add(tile * V::LANES),
+                ..products
+            };
+            tile += if sums_in_registers::<V>() >= 24 {
+                match left {
+                    16.. => multiply_tiles::<V, 1, 16>(planes, products),
+                    8.. => multiply_tiles::<V, 3, 8>(planes, products),
+                    4.. => multiply_tiles::<V, 6, 4>(planes, products),
+                    2.. => multiply_tiles::<V, 6, 2>(planes, products),
+                    _ => multiply_tiles::<V, 6, 1>(planes, products),
+                }
+            } else {
+                match left {
+                    8.. => multiply_tiles::<V, 1, 8>(planes, products),
+                    4.. => multiply_tiles::<V, 3, 4>(planes, products),
+                    2.. => multiply_tiles::<V, 6, 2>(planes, products),
+                    _ => multiply_tiles::<V, 6, 1>(planes, products),
+                }
+            };
+        }
+    }
+}
+
+/// [`multiply`] of `COUNT` tiles, in `AT_ONCE` planes at a time; gives `COUNT`.
+///
+/// # Safety
+/// As there.
+#[inline(always)]
+unsafe fn multiply_tiles<V: Vector, const AT_ONCE: usize, const COUNT: usize>(
+    planes: *const f32,
+    products: Products,
+) -> usize {
+    for first in (0..TILE).step_by(AT_ONCE) {
+        for plane in products.row * TILE + first..products.row * TILE + first + AT_ONCE {
+            for line in plane * LINES..(plane + 1) * LINES {
+                products.next.prefetch(line / PIECE, line % PIECE);
+            }
+        }
+        // SAFETY: the caller's.
+        unsafe {
+            let mut products = products.at_plane(first);
+            let mut right = planes.add(first * PIECE * V::LANES);
+            let mut sums = products.load::<V, AT_ONCE, COUNT>();
+            // The loop's own instructions compete with the multiply-adds.
+            for _ in 0..products.depth / UNROLL {
+                for _ in 0..UNROLL {
+                    products.add_loaded(&mut sums, &mut right);
+                }
+            }
+            for _ in 0..products.depth % UNROLL {
+                products.add_loaded(&mut sums, &mut right);
+            }
+            products.store(sums);
+        }
+    }
+    COUNT
+}
+
+/// The products of a row of planes, made from `taps` in registers, and `count` tiles: few enough that all sums are there too.
+///
+/// # Safety
+/// Taps, tiles and sums are as [`Products`] says.
+#[inline(always)]
+unsafe fn transform_and_multiply<V: Vector>(count: usize, taps: *const f32, products: Products) {
     // SAFETY: the caller's.
     unsafe {
         match count {
-            1 => multiply::<V, 1>(factors, first, products),
-            2 => multiply::<V, 2>(factors, first, products),
-            3 => multiply::<V, 3>(factors, first, products),
-            _ => multiply::<V, FEW>(factors, first, products),
+            1 => with_row!(products.row, transform_and_multiply_tiles::<V, 1>(taps, products)),
+            2 => with_row!(products.row, transform_and_multiply_tiles::<V, 2>(taps, products)),
+            3 => with_row!(products.row, transform_and_multiply_tiles::<V, 3>(taps, products)),
+            _ => with_row!(products.row, transform_and_multiply_tiles::<V, 4>(taps, products)),
         }
     }
 }
 
-/// [`multiply_tiles`] of `COUNT` tiles.
+/// [`transform_and_multiply`] of `COUNT` tiles.
 ///
 /// # Safety
-/// The factors have `depth` channels; `products` has the vectors of a row of planes.
+/// As there.
 #[inline(always)]
-unsafe fn multiply<V: Vector, const COUNT: usize>(factors: Factors, first: bool, products: *mut f32) {
-    let Factors { columns, block, depth } = factors;
+unsafe fn transform_and_multiply_tiles<V: Vector, const ROW: usize, const COUNT: usize>(
+    taps: *const f32,
+    products: Products,
+) {
     // SAFETY: the caller's.
     unsafe {
-        let product = |plane: usize, tile: usize| products.add((plane * FEW + tile) * V::LANES);
-        let mut sums = [[V::splat(0.0); COUNT]; TILE];
-        if !first {
-            for plane in 0..TILE {
-                for tile in 0..COUNT {
-                    sums[plane][tile] = V::load(product(plane, tile));
+        let (mut products, mut taps) = (products, taps);
+        let mut sums = products.load::<V, TILE, COUNT>();
+        for k in 0..products.depth {
+            products.add(&mut sums, filter_row::<V, ROW>(taps));
+            taps = taps.wrapping_add(V::LANES);
+            // Every other row, for three taps a row of the filter.
+            if ROW.is_multiple_of(2) {
+                for tap in ROW / 2 * 3..ROW / 2 * 3 + 3 {
+                    products.next.prefetch(tap, k);
                 }
             }
         }
-        for k in 0..depth {
-            let column = |index: usize| V::load(columns.add((3 * k + index) * V::LANES));
-            let planes = transform::filter_1d([column(0), column(1), column(2)]);
-            for plane in 0..TILE {
+        products.store(sums);
+    }
+}
+
+impl Products {
+    /// Those of the planes from `first` on.
+    ///
+    /// # Safety
+    /// There are these planes.
+    #[inline(always)]
+    unsafe fn at_plane(self, first: usize) -> Self {
+        // SAFETY: the caller's.
+        unsafe {
+            Self {
+                tiles: self.tiles.add(first * self.tile_stride),
+                sums: self.sums.add(first * self.sum_stride),
+                ..self
+            }
+        }
+    }
+
+    /// The sums of the first planes and tiles, zeros if they are not added to.
+    ///
+    /// # Safety
+    /// There are these planes and tiles, here and below.
+    #[inline(always)]
+    unsafe fn load<V: Vector, const AT_ONCE: usize, const COUNT: usize>(&self) -> [[V; COUNT]; AT_ONCE] {
+        let mut sums = [[V::splat(0.0); COUNT]; AT_ONCE];
+        if self.adds {
+            for plane in 0..AT_ONCE {
                 for tile in 0..COUNT {
-                    let left = V::splat(*block.add((plane * FEW + tile) * PIECE + k));
-                    sums[plane][tile] = left.mul_add(planes[plane], sums[plane][tile]);
+                    // SAFETY: the caller's.
+                    sums[plane][tile] =
+                        unsafe { V::load(self.sums.add(plane * self.sum_stride + tile * V::LANES)) };
                 }
             }
         }
-        for plane in 0..TILE {
+        sums
+    }
+
+    /// Adds the products of the next channel of the tiles and a row of the filter's planes.
+    #[inline(always)]
+    unsafe fn add<V: Vector, const AT_ONCE: usize, const COUNT: usize>(
+        &mut self,
+        sums: &mut [[V; COUNT]; AT_ONCE],
+        planes: [V; AT_ONCE],
+    ) {
+        for plane in 0..AT_ONCE {
             for tile in 0..COUNT {
-                sums[plane][tile].store(product(plane, tile));
+                // SAFETY: the caller's.
+                let left = unsafe { *self.tiles.add(plane * self.tile_stride + tile * PIECE) };
+                sums[plane][tile] = V::splat(left).mul_add(planes[plane], sums[plane][tile]);
+            }
+        }
+        self.tiles = self.tiles.wrapping_add(1);
+    }
+
+    /// The same of the next row of the planes at `right`, which have [`PIECE`] rows.
+    #[inline(always)]
+    unsafe fn add_loaded<V: Vector, const AT_ONCE: usize, const COUNT: usize>(
+        &mut self,
+        sums: &mut [[V; COUNT]; AT_ONCE],
+        right: &mut *const f32,
+    ) {
+        let mut planes = [V::splat(0.0); AT_ONCE];
+        for plane in 0..AT_ONCE {
+            // SAFETY: the caller's.
+            planes[plane] = unsafe { V::load(right.add(plane * PIECE * V::LANES)) };
+        }
+        // SAFETY: the caller's.
+        unsafe { self.add(sums, planes) };
+        *right = right.wrapping_add(V::LANES);
+    }
+
+    #[inline(always)]
+    unsafe fn store<V: Vector, const AT_ONCE: usize, const COUNT: usize>(&self, sums: [[V; COUNT]; AT_ONCE]) {
+        for plane in 0..AT_ONCE {
+            for tile in 0..COUNT {
+                // SAFETY: the caller's.
+                unsafe {
+                    sums[plane][tile].store(self.sums.add(plane * self.sum_stride + tile * V::LANES));
+                }
             }
         }
     }

@@ -3,7 +3,7 @@
 //! about a hundred cycles and then multiplies 36 planes of dozens of tiles.
 
 use super::transform::{self, PLANES, TILE};
-use crate::cpu::simd::{LINE, Level, Vector, prefetch_second_level, with_vectors};
+use crate::cpu::simd::{LINE, Level, Vector, copy, prefetch_second_level, with_vectors};
 use crate::cpu::tile::MAX_WIDTH;
 use crate::cpu::transpose::transpose;
 use std::ops::Range;
@@ -96,7 +96,7 @@ impl Filter<'_> {
             let base = self.weight[rows.start * self.result + first..].as_ptr();
             return Taps { base, row_step: self.result, tap_step: self.source * self.result };
         }
-        self.gather_taps(level, rows, first, width.min(self.result - first), buffer);
+        self.copy_taps(level, rows, first..(first + width).min(self.result), MAX_WIDTH, buffer);
         Taps { base: buffer.as_ptr(), row_step: MAX_WIDTH, tap_step: ROWS * MAX_WIDTH }
     }
 
@@ -143,26 +143,57 @@ impl Filter<'_> {
         }
     }
 
-    /// Copies rows of the filter to `[tap][row][MAX_WIDTH]`; what is there beyond the last channel stays.
-    fn gather_taps(
+    /// Copies rows, at most [`ROWS`], and columns of the filter to `[tap][ROWS][width]`; what is there beyond the last channel stays.
+    #[inline(always)]
+    pub fn copy_taps(
         &self,
         level: Level,
         rows: Range<usize>,
-        first: usize,
-        columns: usize,
-        buffer: &mut [f32; 9 * ROWS * MAX_WIDTH],
+        columns: Range<usize>,
+        width: usize,
+        buffer: &mut [f32],
     ) {
         let Self { weight, source, result, transposed } = *self;
-        for (tap, out) in buffer.chunks_exact_mut(ROWS * MAX_WIDTH).enumerate() {
+        for (tap, out) in buffer.chunks_exact_mut(ROWS * width).take(9).enumerate() {
             if transposed {
-                let from = &weight[((8 - tap) * result + first) * source + rows.start..];
-                transpose(level, out, MAX_WIDTH, from, source, columns, rows.len());
+                let from = &weight[((8 - tap) * result + columns.start) * source + rows.start..];
+                transpose(level, out, width, from, source, columns.len(), rows.len());
             } else {
-                for (row, out) in rows.clone().zip(out.chunks_exact_mut(MAX_WIDTH)) {
-                    let from = (tap * source + row) * result + first;
-                    out[..columns].copy_from_slice(&weight[from..from + columns]);
+                for (row, out) in rows.clone().zip(out.chunks_exact_mut(width)) {
+                    let from = (tap * source + row) * result;
+                    let from = &weight[from + columns.start..from + columns.end];
+                    copy(from, &mut out[..columns.len()]);
                 }
             }
         }
     }
+
+    /// The lines of [`ROWS`] rows from `row` on by [`LINE`] columns from `column` on.
+    pub fn lines(&self, row: usize, column: usize) -> Lines {
+        let tap_step = self.source * self.result;
+        let (offset, step) = if self.transposed {
+            (column * self.source + row, self.source)
+        } else {
+            (row * self.result + column, self.result)
+        };
+        Lines { base: self.weight.as_ptr().wrapping_add(offset), step, tap_step }
+    }
 }
+
+/// Lines of a corner of a filter: of each tap as many, whether they are rows or, transposed, columns.
+#[derive(Clone, Copy)]
+pub(super) struct Lines {
+    base: *const f32,
+    step: usize,
+    tap_step: usize,
+}
+
+impl Lines {
+    /// Calls a line into the second-level cache; any numbers will do.
+    #[inline(always)]
+    pub fn prefetch(&self, tap: usize, line: usize) {
+        prefetch_second_level(self.base.wrapping_add(tap * self.tap_step + line * self.step));
+    }
+}
+
+const _: () = assert!(ROWS == LINE);

@@ -4,7 +4,7 @@
 //! channels are mixed by one matrix product over all tiles; the inverse transform gives 4×4 results. The error is about 1e-5 of
 //! the result's size where direct summation has 1e-7: see the constants' growth in [`transform`].
 //!
-//! Tiles are processed in blocks whose planes stay in cache; which block a tile falls into, or which thread computes it, does
+//! Tiles are processed in parts whose planes stay in cache; which part a tile falls into, or which thread computes it, does
 //! not change its result.
 
 #![expect(
@@ -48,7 +48,7 @@ pub(crate) fn before(conv: Conv, input_gradient: bool) -> usize {
 /// Scratch for a convolution from `source` to `result`.
 pub(crate) fn scratch(source: Shape, result: Shape, tiles: Tiles, threads: usize) -> Scratch {
     if few_tiles::applies(source, result) {
-        few_tiles::scratch(source, threads)
+        few_tiles::scratch(source, result, threads)
     } else {
         convolution::scratch(source, result, tiles, threads)
     }
@@ -57,7 +57,7 @@ pub(crate) fn scratch(source: Shape, result: Shape, tiles: Tiles, threads: usize
 /// Convolves.
 pub(crate) fn convolve(level: Level, tiles: Tiles, product: Product) {
     if few_tiles::applies(product.source.1, product.result.1) {
-        few_tiles::convolve(level, tiles, product);
+        few_tiles::convolve(level, product);
     } else {
         convolution::convolve(level, tiles, product);
     }
@@ -142,12 +142,19 @@ mod tests {
     #[test]
     fn few_tiles_have_the_bits_of_many() {
         let threads = rayon::current_num_threads();
-        // Panels and pieces that are not whole, one to four tiles, both directions.
-        for (index, (n, size, from, to)) in
-            [(1, 4, 16, 16), (2, 4, 20, 37), (3, 4, 33, 70), (1, 7, 48, 32), (1, 8, 70, 33)]
-                .into_iter()
-                .enumerate()
-        {
+        // Lines and pieces that are not whole, as many tiles as are multiplied at a time by any registers, both directions.
+        let cases = [
+            (1, 4, 16, 16),
+            (2, 4, 20, 37),
+            (3, 4, 33, 70),
+            (1, 7, 48, 32),
+            (1, 8, 70, 33),
+            (5, 4, 18, 20),
+            (3, 6, 40, 17),
+            (1, 15, 50, 48),
+            (31, 4, 16, 33),
+        ];
+        for (index, (n, size, from, to)) in cases.into_iter().enumerate() {
             let (source, result) = (Shape::new(n, size, size, from), Shape::new(n, size, size, to));
             assert!(few_tiles::applies(source, result));
             let x = noise(index as u32, source.len());
@@ -161,7 +168,7 @@ mod tests {
                         let scratch = if many == 1 {
                             convolution::scratch(source, result, tiles, threads)
                         } else {
-                            few_tiles::scratch(source, threads)
+                            few_tiles::scratch(source, result, threads)
                         };
                         let product = Product {
                             source: (&x, source),
@@ -172,8 +179,11 @@ mod tests {
                             workspace: &mut vec![f32::NAN; scratch.workspace],
                             result: (result_values, result),
                         };
-                        let convolve = if many == 1 { convolution::convolve } else { few_tiles::convolve };
-                        convolve(level, tiles, product);
+                        if many == 1 {
+                            convolution::convolve(level, tiles, product);
+                        } else {
+                            few_tiles::convolve(level, product);
+                        }
                     }
                     let [few, many] =
                         results.map(|values| values.iter().map(|v| v.to_bits()).collect::<Vec<_>>());
