@@ -122,3 +122,35 @@ pub(crate) fn avg_pool_gradient(
         });
     });
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::Padding;
+
+    #[test]
+    fn every_width_pools_alike_and_a_maximum_keeps_nan() {
+        let pool = Pool { kernel_h: 3, kernel_w: 3, stride: 2, padding: Padding::symmetric(1, 1) };
+        // Channels that are not whole vectors.
+        let (x_shape, y_shape) = (Shape::new(2, 5, 6, 37), Shape::new(2, 3, 3, 37));
+        let mut x: Vec<f32> = (0..x_shape.len()).map(|i| (i * 61 % 127) as f32 / 7.0 - 20.0).collect();
+        let nan = (x_shape.w + 1) * x_shape.c + 5;
+        x[nan] = f32::NAN;
+        let pooled = |level| {
+            let mut results = [vec![0.0; y_shape.len()], vec![0.0; y_shape.len()]];
+            let [max, mean] = &mut results;
+            max_pool(level, pool, (&x, x_shape), (max, y_shape));
+            avg_pool(level, pool, (&x, x_shape), (mean, y_shape));
+            results.map(|values| values.into_iter().map(f32::to_bits).collect::<Vec<_>>())
+        };
+        let plain = pooled(Level::Scalar);
+        for result in &plain {
+            let nans: Vec<_> = (0..y_shape.len()).filter(|&i| f32::from_bits(result[i]).is_nan()).collect();
+            let windows = [0, 1, 3, 4].map(|pixel| pixel * y_shape.c + 5);
+            assert_eq!(nans, windows, "those that have the pixel in row 1 and column 1");
+        }
+        for level in Level::available() {
+            assert!(pooled(level) == plain, "{level:?}");
+        }
+    }
+}
