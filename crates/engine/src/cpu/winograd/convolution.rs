@@ -3,9 +3,9 @@
 //! A task takes a stretch of the tiles and a panel of the result's channels, whose products in all planes stay in its own second-level
 //! cache: piece by piece it transforms the panel of the filter and multiplies, and at the end it transforms the products back.
 //!
-//! Each thread transforms the tiles of its stretch itself, though another may do the same: what another core has just written
-//! comes more slowly, and to write over what another has read takes as long again. Tasks of a stretch follow one another, so that a thread mostly
-//! has its tiles already.
+//! Each thread transforms the tiles of its stretch itself, even if another has done the same: what another core has just written
+//! comes more slowly, and to write over what another has read takes as long again. Tasks of a stretch follow one another, and where there are enough
+//! tiles each thread has stretches of its own.
 
 use super::filter::{Filter, piece_stride};
 use super::transform::{self, PLANES, RESULT, TILE};
@@ -47,9 +47,10 @@ impl Cut {
     fn new(source: Shape, result: Shape, tiles: Tiles, threads: usize) -> Self {
         let count = Tiling::new(source, result).count();
         let panels = result.c.div_ceil(tiles.width);
-        // With few panels, as many stretches as make enough tasks for all threads.
-        let wanted = (TASKS * threads).div_ceil(panels).min(count / SHORT_STRETCH);
-        let stretches = wanted.max(count.div_ceil(STRETCH));
+        // As many for each thread, so that none is transformed twice; with few panels, as many as make enough tasks for all threads.
+        let least = count.div_ceil(STRETCH);
+        let wanted = least.next_multiple_of(threads).max((TASKS * threads).div_ceil(panels));
+        let stretches = wanted.min(count / SHORT_STRETCH).max(least);
         let stretch = count.div_ceil(stretches).next_multiple_of(tiles.height).min(STRETCH).min(count);
         Self {
             panels,
