@@ -6,10 +6,10 @@
 //! multiplies them as soon as it is made. Elements have the same chains of operations as in [`super::convolution`]: which of the two
 //! is taken changes no bit.
 
-use super::Tiling;
 use super::convolution::{Images, Product, transform_output};
 use super::filter::{Filter, Lines, ROWS};
 use super::transform::{self, PLANES, RESULT, TILE};
+use super::{Tiling, plane_stride};
 use crate::cpu::parallel::{Made, Shared, for_each_task, thread_index};
 use crate::cpu::simd::{LINE, Level, Vector, with_vectors};
 use crate::kernel::Scratch;
@@ -33,8 +33,7 @@ pub(super) fn applies(source: Shape, result: Shape) -> bool {
     Tiling::new(source, result).count() * source.c <= MOST
 }
 
-/// Where things lie in scratch memory. Planes are a line further apart than they are long: powers of two apart they would fall on the same cache
-/// sets.
+/// Where things lie in scratch memory.
 struct Layout {
     /// Transformed tiles: `[piece][plane][tile][channel of the piece]`, elements from plane to plane.
     input_stride: usize,
@@ -47,11 +46,11 @@ struct Layout {
 
 impl Layout {
     fn new(source: Shape, count: usize) -> Self {
-        let input_stride = count * PIECE + LINE;
+        let input_stride = plane_stride(count, PIECE);
         Self {
             input_stride,
             inputs: source.c.div_ceil(PIECE) * PLANES * input_stride,
-            products: PLANES * product_stride(count, LINE),
+            products: PLANES * plane_stride(count, LINE),
             zeros: source.c.next_multiple_of(LINE),
         }
     }
@@ -60,11 +59,6 @@ impl Layout {
     fn per_thread(&self) -> usize {
         self.inputs + self.products + TAPS + ROW
     }
-}
-
-/// Elements from plane to plane of products of `lanes` channels.
-fn product_stride(count: usize, lanes: usize) -> usize {
-    count * lanes + LINE
 }
 
 /// Scratch for a convolution from `source` to `result`.
@@ -110,7 +104,7 @@ pub(super) fn convolve(level: Level, product: Product) {
         let beyond = beyond.as_mut_ptr();
         with_vectors!(level, V => for column in (first..first + columns).step_by(V::LANES) {
             let lanes = V::LANES.min(first + columns - column);
-            let product_stride = product_stride(count, V::LANES);
+            let product_stride = plane_stride(count, V::LANES);
             for (start, inputs) in (0..source_shape.c).step_by(PIECE).zip(inputs.clone()) {
                 let rows = start..(start + PIECE).min(source_shape.c);
                 let (next, next_column) = filter.after(&rows, PIECE, column, column + V::LANES);
