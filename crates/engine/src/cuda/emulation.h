@@ -44,10 +44,9 @@ static const unsigned MOST_THREADS = 1024;
 static const std::size_t STACK = 64 * 1024;
 
 struct Fibre {
-    ucontext_t start;
     jmp_buf state;
     char* stack;
-    bool started, done, waits;
+    bool done, waits;
 };
 static Fibre fibres[MOST_THREADS];
 static jmp_buf scheduler;
@@ -55,27 +54,39 @@ static unsigned current;
 static void (*body)(void*);
 static void* body_arguments;
 
-static void __syncthreads() {
-    fibres[current].waits = true;
+static void leave_fibre() {
     if (!_setjmp(fibres[current].state)) _longjmp(scheduler, 1);
 }
 
+static void __syncthreads() {
+    fibres[current].waits = true;
+    leave_fibre();
+}
+
+// A block's thread, and then the next block's: contexts are made by system calls, once for each fibre.
 static void fibre_main() {
-    body(body_arguments);
-    fibres[current].done = true;
-    _longjmp(scheduler, 1);
+    for (;;) {
+        leave_fibre();
+        body(body_arguments);
+        fibres[current].done = true;
+    }
+}
+
+static void make_fibre(unsigned fibre) {
+    ucontext_t context;
+    getcontext(&context);
+    context.uc_stack.ss_sp = fibres[fibre].stack = (char*)std::malloc(STACK);
+    context.uc_stack.ss_size = STACK;
+    context.uc_link = nullptr;
+    makecontext(&context, fibre_main, 0);
+    current = fibre;
+    if (!_setjmp(scheduler)) setcontext(&context);
 }
 
 static void run_block_of_fibres(unsigned threads) {
     for (unsigned t = 0; t < threads; ++t) {
-        Fibre& fibre = fibres[t];
-        if (!fibre.stack) fibre.stack = (char*)std::malloc(STACK);
-        fibre.started = fibre.done = fibre.waits = false;
-        getcontext(&fibre.start);
-        fibre.start.uc_stack.ss_sp = fibre.stack;
-        fibre.start.uc_stack.ss_size = STACK;
-        fibre.start.uc_link = nullptr;
-        makecontext(&fibre.start, fibre_main, 0);
+        if (!fibres[t].stack) make_fibre(t);
+        fibres[t].done = false;
     }
     static unsigned round, waiting, done, turn;
     for (round = 0;; ++round) {
@@ -86,11 +97,7 @@ static void run_block_of_fibres(unsigned threads) {
             threadIdx.x = current;
             Fibre& fibre = fibres[current];
             fibre.waits = false;
-            if (!fibre.done && !_setjmp(scheduler)) {
-                if (fibre.started) _longjmp(fibre.state, 1);
-                fibre.started = true;
-                setcontext(&fibre.start);
-            }
+            if (!fibre.done && !_setjmp(scheduler)) _longjmp(fibre.state, 1);
             waiting += fibres[current].waits;
             done += fibres[current].done;
         }
