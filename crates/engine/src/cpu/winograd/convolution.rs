@@ -51,7 +51,7 @@ impl Cut {
         let least = count.div_ceil(STRETCH);
         let wanted = least.next_multiple_of(threads).max((TASKS * threads).div_ceil(panels));
         let stretches = wanted.min(count / SHORT_STRETCH).max(least);
-        let stretch = count.div_ceil(stretches).next_multiple_of(tiles.height).min(STRETCH).min(count);
+        let stretch = count.div_ceil(stretches);
         Self {
             panels,
             stretch,
