@@ -269,11 +269,7 @@ unsafe fn multiply_tiles<V: Vector, const AT_ONCE: usize, const COUNT: usize>(
     products: Products,
 ) -> usize {
     for first in (0..TILE).step_by(AT_ONCE) {
-        for plane in products.row * TILE + first..products.row * TILE + first + AT_ONCE {
-            for line in plane * LINES..(plane + 1) * LINES {
-                products.next.prefetch(line / PIECE, line % PIECE);
-            }
-        }
+        let mut line = (products.row * TILE + first) * LINES;
         // SAFETY: the caller's.
         unsafe {
             let mut products = products.at_plane(first);
@@ -281,6 +277,10 @@ unsafe fn multiply_tiles<V: Vector, const AT_ONCE: usize, const COUNT: usize>(
             let mut sums = products.load::<V, AT_ONCE, COUNT>();
             // The loop's own instructions compete with the multiply-adds.
             for _ in 0..products.depth / UNROLL {
+                for line in line..line + AT_ONCE {
+                    products.next.prefetch(line / PIECE, line % PIECE);
+                }
+                line += AT_ONCE;
                 for _ in 0..UNROLL {
                     products.add_loaded(&mut sums, &mut right);
                 }
