@@ -329,3 +329,25 @@ unsafe fn transform_output_at<V: Vector>(
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stretches_are_alike() {
+        let tiles = Tiles::new(Level::detect());
+        for threads in [1, 2, 3, 7] {
+            for (n, size, c) in
+                [(8, 16, 256), (8, 32, 128), (1, 32, 128), (3, 20, 64), (1, 256, 128), (5, 9, 48)]
+            {
+                let shape = Shape::new(n, size, size, c);
+                let count = Tiling::new(shape, shape).count();
+                let cut = Cut::new(shape, shape, tiles, threads);
+                assert!(cut.stretch <= STRETCH && cut.stretch * cut.stretches >= count);
+                // As short as so many can be.
+                assert_eq!(cut.stretch, count.div_ceil(cut.stretches), "{shape}, {threads} threads");
+            }
+        }
+    }
+}
