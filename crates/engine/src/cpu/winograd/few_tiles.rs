@@ -25,8 +25,9 @@ const TAPS: usize = 9 * PIECE * LINE;
 const ROW: usize = TILE * PIECE * LINE;
 /// Channels in one turn of a loop.
 const UNROLL: usize = 4;
-/// Lines of a piece of the filter that are called into cache with each plane.
+/// Lines of the next piece of the filter that are called into cache with each plane: one in each turn of its loop, as more at once would wait for each other.
 const LINES: usize = 9 * PIECE / PLANES;
+const _: () = assert!(LINES * UNROLL == PIECE);
 
 /// Whether a convolution from `source` to `result` is one of few tiles.
 pub(super) fn applies(source: Shape, result: Shape) -> bool {
