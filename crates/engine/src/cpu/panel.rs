@@ -4,7 +4,7 @@
 //! last are zeros.
 
 use super::parallel::{Shared, for_each_task};
-use super::simd::Level;
+use super::simd::{Level, copy};
 use super::transpose::transpose;
 
 /// The panels of a `[depth][columns]` factor.
@@ -110,7 +110,7 @@ impl Source<'_> {
             Source::Rows(data, stride) => {
                 for (row, out) in out.chunks_exact_mut(width).enumerate() {
                     let start = (first_row + row) * stride + first_column;
-                    out[..columns].copy_from_slice(&data[start..start + columns]);
+                    copy(&data[start..start + columns], &mut out[..columns]);
                     out[columns..].fill(0.0);
                 }
             }
