@@ -261,6 +261,9 @@ pub(crate) fn weight_gradient(
     workspace: &mut [f32],
     dw: &mut [f32],
 ) {
+    if conv == Conv::POINTWISE {
+        return pointwise_weight_gradient(tiles, (x, x_shape.c), (dy, dy_shape.c), workspace, dw);
+    }
     let width = tiles.width;
     let panels = dy_shape.c.div_ceil(width);
     // As many tasks for each thread; the cut does not change an element's chain.
@@ -323,6 +326,67 @@ pub(crate) fn weight_gradient(
                     };
                     // SAFETY: both factors are packed; this part of dw is this task's.
                     unsafe { tiles.columns(&tile, group) };
+                }
+            }
+        }
+    });
+}
+
+/// [`weight_gradient`] of a 1×1 convolution of stride 1: x is read where it lies.
+///
+/// A task takes some of dy's channels, which it packs block by block, and all of x's, if so there are tasks for all threads.
+fn pointwise_weight_gradient(
+    tiles: Tiles,
+    (x, x_channels): (&[f32], usize),
+    (dy, dy_channels): (&[f32], usize),
+    workspace: &mut [f32],
+    dw: &mut [f32],
+) {
+    let width = tiles.width;
+    let threads = rayon::current_num_threads();
+    let panels = dy_channels.div_ceil(width);
+    let task_panels = panels.div_ceil(threads);
+    let panel_tasks = panels.div_ceil(task_panels);
+    let chunk_len = x_channels.div_ceil(threads.div_ceil(panel_tasks)).next_multiple_of(GROUP);
+    let chunks = x_channels.div_ceil(chunk_len);
+    let pixels = x.len() / x_channels;
+    let len = PIXELS * task_panels * width;
+    let workspace = Shared::new(workspace);
+    let dw = Shared::new(dw);
+
+    for_each_task(panel_tasks * chunks, |task| {
+        let panels = task / chunks * task_panels..(task / chunks * task_panels + task_panels).min(panels);
+        let chunk = task % chunks * chunk_len..(task % chunks * chunk_len + chunk_len).min(x_channels);
+        let columns = panels.start * width..(panels.end * width).min(dy_channels);
+        // SAFETY: each thread has its own part.
+        let packed = unsafe { workspace.slice(thread_index() * len, len) };
+        for first in (0..pixels).step_by(PIXELS) {
+            let count = PIXELS.min(pixels - first);
+            for (k, row) in dy.chunks_exact(dy_channels).skip(first).take(count).enumerate() {
+                for (panel, from) in row[columns.clone()].chunks(width).enumerate() {
+                    let target = &mut packed[(panel * count + k) * width..][..width];
+                    copy(from, &mut target[..from.len()]);
+                    target[from.len()..].fill(0.0);
+                }
+            }
+            let block = &x[first * x_channels..][..count * x_channels];
+            // The next pixels of x.
+            let mut next = block.as_ptr().wrapping_add(block.len());
+            for panel in panels.clone() {
+                let column = panel * width;
+                for from in chunk.clone().step_by(GROUP) {
+                    let tile = ColumnTile {
+                        depth: count,
+                        a: block[from..].as_ptr(),
+                        a_stride: x_channels,
+                        b: packed[(panel - panels.start) * count * width..][..count * width].as_ptr(),
+                        c: dw.pointer(from * dy_channels + column),
+                        c_stride: dy_channels,
+                        columns: width.min(dy_channels - column),
+                        adds: true,
+                    };
+                    // SAFETY: x has these channels of all pixels, dy is packed; this part of dw is this task's.
+                    next = unsafe { tiles.columns_calling(&tile, GROUP.min(chunk.end - from), next) };
                 }
             }
         }

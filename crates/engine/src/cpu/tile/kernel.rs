@@ -1,7 +1,7 @@
 //! The loops inside a tile, written once over the vector. Each is compiled for a level where it is inlined.
 
 use super::{Block, ColumnTile, DEPTH, MAX_WIDTH, RowTile};
-use crate::cpu::simd::{LINE, Vector, prefetch, prefetch_for_writing};
+use crate::cpu::simd::{LINE, Vector, prefetch, prefetch_for_writing, prefetch_second_level};
 
 /// Reduction steps in one turn of the loops, whose own instructions compete with the multiply-adds for the same ports.
 const UNROLL: usize = 4;
@@ -175,12 +175,15 @@ unsafe fn multiply_column<V: Vector, const MR: usize, const NV: usize>(
     unsafe { multiply_add(sums, left, b) };
 }
 
-/// The first `MR` rows of a [`ColumnTile`]; gives `MR`.
+/// The first `MR` rows of a [`ColumnTile`]; gives `MR`. If it `CALLS`, each turn of its loop moves a line of `later` into the second-level cache.
 ///
 /// # Safety
 /// As [`row_tile`].
 #[inline(always)]
-pub(super) unsafe fn column_tile<V: Vector, const MR: usize, const NV: usize>(tile: &ColumnTile) -> usize {
+pub(super) unsafe fn column_tile<V: Vector, const MR: usize, const NV: usize, const CALLS: bool>(
+    tile: &ColumnTile,
+    later: &mut *const f32,
+) -> usize {
     let width = NV * V::LANES;
     // SAFETY: the caller's: pointers are valid for the lengths the fields say.
     unsafe {
@@ -193,6 +196,10 @@ pub(super) unsafe fn column_tile<V: Vector, const MR: usize, const NV: usize>(ti
         let (mut a, mut b) = (tile.a, tile.b);
         let mut k = 0;
         while k + UNROLL <= tile.depth {
+            if CALLS {
+                prefetch_second_level(*later);
+                *later = later.wrapping_add(LINE);
+            }
             for _ in 0..UNROLL {
                 multiply_column(&mut sums, a, tile.a_stride, b);
                 a = a.wrapping_add(tile.a_stride);

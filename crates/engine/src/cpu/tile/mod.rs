@@ -234,6 +234,25 @@ impl Tiles {
     /// # Safety
     /// All pointers are valid for what the fields say, for `rows` rows.
     pub unsafe fn columns(&self, tile: &ColumnTile, rows: usize) {
+        // SAFETY: the caller's.
+        unsafe { self.columns_and_call::<false>(tile, rows, tile.a) };
+    }
+
+    /// [`Self::columns`] that meanwhile calls what lies at `later`, whatever that is, into the second-level cache line by line. Gives the line after the last.
+    ///
+    /// # Safety
+    /// As there.
+    pub unsafe fn columns_calling(&self, tile: &ColumnTile, rows: usize, later: *const f32) -> *const f32 {
+        // SAFETY: the caller's.
+        unsafe { self.columns_and_call::<true>(tile, rows, later) }
+    }
+
+    unsafe fn columns_and_call<const CALLS: bool>(
+        &self,
+        tile: &ColumnTile,
+        rows: usize,
+        mut later: *const f32,
+    ) -> *const f32 {
         let mut row = 0;
         while row < rows {
             let left = rows - row;
@@ -247,32 +266,35 @@ impl Tiles {
             // SAFETY: the caller's; the level was detected; the height is at most `left`.
             row += unsafe {
                 match self.level {
-                    Level::Scalar if left >= 4 => column_tile::<f32, 4, 4>(&part),
-                    Level::Scalar => column_tile::<f32, 1, 4>(&part),
+                    Level::Scalar if left >= 4 => column_tile::<f32, 4, 4, CALLS>(&part, &mut later),
+                    Level::Scalar => column_tile::<f32, 1, 4, CALLS>(&part, &mut later),
                     #[cfg(target_arch = "x86_64")]
-                    Level::Avx2 if left >= 6 => avx2::column::<6>(&part),
+                    Level::Avx2 if left >= 6 => avx2::column::<6, CALLS>(&part, &mut later),
                     #[cfg(target_arch = "x86_64")]
-                    Level::Avx2 if left >= 4 => avx2::column::<4>(&part),
+                    Level::Avx2 if left >= 4 => avx2::column::<4, CALLS>(&part, &mut later),
                     #[cfg(target_arch = "x86_64")]
-                    Level::Avx2 => avx2::column::<1>(&part),
+                    Level::Avx2 => avx2::column::<1, CALLS>(&part, &mut later),
                     #[cfg(target_arch = "x86_64")]
                     // Two tiles of eight rows share a group's cache lines.
-                    Level::Avx512 if left >= 12 && left != GROUP => avx512::column::<12>(&part),
+                    Level::Avx512 if left >= 12 && left != GROUP => {
+                        avx512::column::<12, CALLS>(&part, &mut later)
+                    }
                     #[cfg(target_arch = "x86_64")]
-                    Level::Avx512 if left >= 8 => avx512::column::<8>(&part),
+                    Level::Avx512 if left >= 8 => avx512::column::<8, CALLS>(&part, &mut later),
                     #[cfg(target_arch = "x86_64")]
-                    Level::Avx512 if left >= 4 => avx512::column::<4>(&part),
+                    Level::Avx512 if left >= 4 => avx512::column::<4, CALLS>(&part, &mut later),
                     #[cfg(target_arch = "x86_64")]
-                    Level::Avx512 => avx512::column::<1>(&part),
+                    Level::Avx512 => avx512::column::<1, CALLS>(&part, &mut later),
                     #[cfg(target_arch = "aarch64")]
-                    Level::Neon if left >= 6 => column_tile::<float32x4_t, 6, 4>(&part),
+                    Level::Neon if left >= 6 => column_tile::<float32x4_t, 6, 4, CALLS>(&part, &mut later),
                     #[cfg(target_arch = "aarch64")]
-                    Level::Neon if left >= 4 => column_tile::<float32x4_t, 4, 4>(&part),
+                    Level::Neon if left >= 4 => column_tile::<float32x4_t, 4, 4, CALLS>(&part, &mut later),
                     #[cfg(target_arch = "aarch64")]
-                    Level::Neon => column_tile::<float32x4_t, 1, 4>(&part),
+                    Level::Neon => column_tile::<float32x4_t, 1, 4, CALLS>(&part, &mut later),
                 }
             };
         }
+        later
     }
 }
 
@@ -300,9 +322,12 @@ mod avx2 {
     }
 
     #[target_feature(enable = "avx2,fma")]
-    pub unsafe fn column<const MR: usize>(tile: &ColumnTile) -> usize {
+    pub unsafe fn column<const MR: usize, const CALLS: bool>(
+        tile: &ColumnTile,
+        later: &mut *const f32,
+    ) -> usize {
         // SAFETY: the caller's.
-        unsafe { column_tile::<__m256, MR, 2>(tile) }
+        unsafe { column_tile::<__m256, MR, 2, CALLS>(tile, later) }
     }
 }
 
@@ -330,8 +355,11 @@ mod avx512 {
     }
 
     #[target_feature(enable = "avx512f,avx512vl,avx2,fma")]
-    pub unsafe fn column<const MR: usize>(tile: &ColumnTile) -> usize {
+    pub unsafe fn column<const MR: usize, const CALLS: bool>(
+        tile: &ColumnTile,
+        later: &mut *const f32,
+    ) -> usize {
         // SAFETY: the caller's.
-        unsafe { column_tile::<__m512, MR, 2>(tile) }
+        unsafe { column_tile::<__m512, MR, 2, CALLS>(tile, later) }
     }
 }
