@@ -15,8 +15,8 @@ use std::ops::ControlFlow;
 /// If not every machine can compute them that way.
 fn variant(conv: ConvName) -> Result<u8, Failure> {
     match conv {
-        ConvName::Fast => Ok(0),
         ConvName::Direct => Ok(1),
+        ConvName::Fast => Ok(2),
         ConvName::Bf16x3 => Err(Failure::input(
             "compressed files must be readable on every machine, and few have the matrix unit: leave out --conv bf16x3",
         )),
@@ -26,11 +26,15 @@ fn variant(conv: ConvName) -> Result<u8, Failure> {
 /// The inverse of [`variant`].
 ///
 /// # Errors
-/// If no program writes this number.
+/// If this program does not write the number.
 pub fn conv(variant: u8) -> Result<ConvName, Failure> {
     match variant {
-        0 => Ok(ConvName::Fast),
+        // Winograd's way with the filter's transform scaled, as it was at first.
+        0 => Err(Failure::input(
+            "it was made with `--conv fast` of an earlier program, of other bits: use the program it was written by",
+        )),
         1 => Ok(ConvName::Direct),
+        2 => Ok(ConvName::Fast),
         _ => Err(Failure::input(CodecError::HeaderDamaged("it was made in a way that is not known here"))),
     }
 }
@@ -85,5 +89,25 @@ pub fn show(
     match signals.stopped() {
         true => ControlFlow::Break(()),
         false => ControlFlow::Continue(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_way_has_its_own_number_and_no_other_is_read() {
+        let mut numbers = Vec::new();
+        for way in [ConvName::Fast, ConvName::Direct] {
+            let number = variant(way).unwrap_or_else(|failure| panic!("{}", failure.message));
+            assert!(conv(number).is_ok_and(|read| read == way));
+            numbers.push(number);
+        }
+        assert!(variant(ConvName::Bf16x3).is_err());
+        for other in (0..8).filter(|other| !numbers.contains(other)) {
+            assert!(conv(other).is_err_and(|failure| !failure.message.is_empty()), "{other}");
+        }
+        assert!(conv(0).is_err_and(|failure| failure.message.contains("use the program it was written by")));
     }
 }

@@ -101,7 +101,8 @@ pub fn run(args: &Args, global: &Global) -> Result<Report, Failure> {
     };
     let header = Header::read(&bytes).map_err(failed)?;
     // The file says how networks were computed when it was made.
-    let conv = coding::conv(header.variant)?;
+    let conv = coding::conv(header.variant)
+        .map_err(|failure| Failure::input(format!("{}: {}", args.file.display(), failure.message)))?;
     let global = &Global { conv, ..*global };
     let batch = args.batch.get().min(header.images);
     let mut opened = model::open(&args.model, batch, coding::hardware(global)?)?;

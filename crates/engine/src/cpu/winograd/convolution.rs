@@ -321,11 +321,11 @@ unsafe fn transform_output_at<V: Vector>(
     }
     // SAFETY: the caller's.
     let bias = bias.map_or(V::splat(0.0), |bias| unsafe { V::load(bias.as_ptr().add(c)) });
-    let y = transform::output(m);
+    let y = transform::output(m, bias);
     for i in 0..RESULT {
         for j in 0..RESULT {
             // SAFETY: the caller's.
-            unsafe { y[i][j].add(bias).store(pixels[i][j].add(c)) };
+            unsafe { y[i][j].store(pixels[i][j].add(c)) };
         }
     }
 }

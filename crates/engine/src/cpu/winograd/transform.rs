@@ -31,20 +31,24 @@ fn input_1d<V: Vector>(d: [V; 6]) -> [V; 6] {
     ]
 }
 
-/// Aᵀ m.
+/// Aᵀ m for planes of an unscaled filter (see [`filter_1d`]), each result divided by its [`OUTPUT_SCALES`].
 #[inline(always)]
 fn output_1d<V: Vector>(m: [V; 6]) -> [V; 4] {
-    let (sum, difference) = (m[1].add(m[2]), m[1].sub(m[2]));
+    let (sum, difference) = (m[1].add(m[2]), m[2].sub(m[1]));
     let (far_sum, far_difference) = (m[3].add(m[4]), m[3].sub(m[4]));
+    let (two, six) = (V::splat(2.0), V::splat(6.0));
     [
-        m[0].add(sum).add(far_sum),
-        V::splat(2.0).mul_add(far_difference, difference),
-        V::splat(4.0).mul_add(far_sum, sum),
-        V::splat(8.0).mul_add(far_difference, difference).add(m[5]),
+        six.mul_add(m[0], V::splat(-4.0).mul_add(sum, far_sum)),
+        two.mul_add(difference, far_difference),
+        far_sum.sub(sum),
+        six.mul_add(m[5], two.mul_add(far_difference, difference)),
     ]
 }
 
-/// A y: the transpose of [`output_1d`], for the gradient of the products.
+/// What is left to multiply the results of [`output_1d`] by.
+const OUTPUT_SCALES: [f32; RESULT] = [1.0 / 24.0, 2.0 / 24.0, 4.0 / 24.0, 4.0 / 24.0];
+
+/// A y, for the gradient of the products: the transpose of Aᵀ, without scales.
 #[inline(always)]
 fn output_gradient_1d<V: Vector>(y: [V; 4]) -> [V; 6] {
     let (even, odd) = (y[0].add(y[2]), y[1].add(y[3]));
@@ -60,25 +64,22 @@ fn output_gradient_1d<V: Vector>(y: [V; 4]) -> [V; 6] {
     ]
 }
 
-/// G g.
+/// G g without G's scales ¼, -⅙, -⅙, ¹⁄₂₄, ¹⁄₂₄, 1: [`output_1d`] makes up for them, once for a sum over all channels.
 #[inline(always)]
 pub(super) fn filter_1d<V: Vector>(g: [V; 3]) -> [V; 6] {
     let outer = g[0].add(g[2]);
     let far_outer = V::splat(4.0).mul_add(g[2], g[0]);
-    let sixth = V::splat(-1.0 / 6.0);
-    let twenty_fourth = V::splat(1.0 / 24.0);
-    let twice = V::splat(2.0).mul(g[1]);
     [
-        V::splat(0.25).mul(g[0]),
-        sixth.mul(outer.add(g[1])),
-        sixth.mul(outer.sub(g[1])),
-        twenty_fourth.mul(far_outer.add(twice)),
-        twenty_fourth.mul(far_outer.sub(twice)),
+        g[0],
+        outer.add(g[1]),
+        outer.sub(g[1]),
+        V::splat(2.0).mul_add(g[1], far_outer),
+        V::splat(-2.0).mul_add(g[1], far_outer),
         g[2],
     ]
 }
 
-/// Gᵀ p: the transpose of [`filter_1d`].
+/// Gᵀ p with G's scales: the transpose of [`filter_1d`] but for these.
 #[inline(always)]
 fn filter_gradient_1d<V: Vector>(p: [V; 6]) -> [V; 3] {
     let (sum, difference) = (p[1].add(p[2]), p[2].sub(p[1]));
@@ -128,14 +129,20 @@ pub(super) fn input<V: Vector>(d: [[V; 6]; 6]) -> [[V; 6]; 6] {
     )
 }
 
-/// Aᵀ m A.
+/// Aᵀ m A plus `bias`, for planes of an unscaled filter.
 #[inline(always)]
-pub(super) fn output<V: Vector>(m: [[V; 6]; 6]) -> [[V; 4]; 4] {
-    two_dimensional(
+pub(super) fn output<V: Vector>(m: [[V; 6]; 6], bias: V) -> [[V; 4]; 4] {
+    let mut y = two_dimensional(
         m,
         #[inline(always)]
         |v| output_1d(v),
-    )
+    );
+    for i in 0..RESULT {
+        for j in 0..RESULT {
+            y[i][j] = V::splat(OUTPUT_SCALES[i] * OUTPUT_SCALES[j]).mul_add(y[i][j], bias);
+        }
+    }
+    y
 }
 
 /// A y Aᵀ.
@@ -148,7 +155,7 @@ pub(super) fn output_gradient<V: Vector>(y: [[V; 4]; 4]) -> [[V; 6]; 6] {
     )
 }
 
-/// G g Gᵀ.
+/// G g Gᵀ without scales.
 #[inline(always)]
 pub(super) fn filter<V: Vector>(g: [[V; 3]; 3]) -> [[V; 6]; 6] {
     two_dimensional(
@@ -184,11 +191,11 @@ mod tests {
         let product = |a: [[f32; 6]; 6], b: [[f32; 6]; 6]| -> [[f32; 6]; 6] {
             std::array::from_fn(|r| std::array::from_fn(|c| a[r][c] * b[r][c]))
         };
-        let y = output(product(input(d), filter(g)));
+        let y = output(product(input(d), filter(g)), 0.5);
         let dg = filter_gradient(product(input(d), output_gradient(dy)));
         for r in 0..4 {
             for c in 0..4 {
-                let mut sum = 0.0;
+                let mut sum = 0.5;
                 for i in 0..3 {
                     for j in 0..3 {
                         sum += d[r + i][c + j] * g[i][j];
