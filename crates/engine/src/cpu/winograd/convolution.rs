@@ -160,8 +160,9 @@ pub(super) fn convolve(level: Level, tiles: Tiles, product: Product) {
             let stride = piece_stride(piece.len(), tiles.width);
             let next_column = (task + 1) % cut.panels * tiles.width;
             let (next, column) = filter.after(&piece, PIECE, first_column, next_column);
+            let mut ahead = filter.ahead(next, column, tiles.width);
             for plane in 0..PLANES {
-                filter.prefetch_part(next.clone(), column, tiles.width, plane, PLANES);
+                ahead.call_part();
                 let left = plane * cut.input_stride + from * rows;
                 // Read next: the same tiles' next plane, after the last the first plane of the next piece.
                 let next = if plane + 1 < PLANES { left + cut.input_stride } else { piece.end * rows };

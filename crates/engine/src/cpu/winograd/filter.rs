@@ -116,31 +116,17 @@ impl Filter<'_> {
         }
     }
 
-    /// Calls one of `parts` parts of a piece of the filter into the second-level cache. A filter is read once, with strides that the
-    /// processor does not foresee: called while the piece before it multiplies, it costs no time.
-    pub fn prefetch_part(&self, piece: Range<usize>, first: usize, width: usize, part: usize, parts: usize) {
+    /// What [`Ahead`] calls of a piece of the filter.
+    pub fn ahead(&self, piece: Range<usize>, first: usize, width: usize) -> Ahead {
         let columns = width.min(self.result.saturating_sub(first));
-        // Runs of contiguous elements: a row's columns, or with the transposed filter a column's rows.
-        let (runs, run, step) = if self.transposed {
-            (columns, piece.len(), self.source)
+        // Contiguous elements: a row's columns, or with the transposed filter a column's rows.
+        let (runs, run, step, start) = if self.transposed {
+            (columns, piece.len(), self.source, first * self.source + piece.start)
         } else {
-            (piece.len(), columns, self.result)
+            (piece.len(), columns, self.result, piece.start * self.result + first)
         };
-        let start = if self.transposed { first * step + piece.start } else { piece.start * step + first };
-        let all = 9 * runs;
-        let (from, to) = (part * all / parts, (part + 1) * all / parts);
-        // Counted on: a division for each line would take longer than the line.
-        let (mut tap, mut index) = (from / runs.max(1), from % runs.max(1));
-        for _ in from..to {
-            let offset = tap * self.source * self.result + start + index * step;
-            for line in (0..run).step_by(LINE) {
-                prefetch_second_level(self.weight.as_ptr().wrapping_add(offset + line));
-            }
-            index += 1;
-            if index == runs {
-                (tap, index) = (tap + 1, 0);
-            }
-        }
+        let base = self.weight.as_ptr().wrapping_add(start);
+        Ahead { base, runs, run, step, tap_step: self.source * self.result, tap: 0, index: 0 }
     }
 
     /// Copies rows, at most [`ROWS`], and columns of the filter to `[tap][ROWS][width]`; what is there beyond the last channel stays.
@@ -177,6 +163,38 @@ impl Filter<'_> {
             (row * self.result + column, self.result)
         };
         Lines { base: self.weight.as_ptr().wrapping_add(offset), step, tap_step }
+    }
+}
+
+/// Calls a piece of the filter into the second-level cache part by part. A filter is read once, with strides that the processor does not foresee:
+/// called while the piece before it multiplies, it costs no time.
+pub(super) struct Ahead {
+    base: *const f32,
+    /// Runs of contiguous elements for each tap, and elements of a run.
+    runs: usize,
+    run: usize,
+    /// Elements from one run to the next, and from one tap to the next.
+    step: usize,
+    tap_step: usize,
+    /// What is called next.
+    tap: usize,
+    index: usize,
+}
+
+impl Ahead {
+    /// Calls one of as many parts as there are planes.
+    pub fn call_part(&mut self) {
+        for _ in 0..(9 * self.runs).div_ceil(PLANES) {
+            let run = self.base.wrapping_add(self.tap * self.tap_step + self.index * self.step);
+            for line in (0..self.run).step_by(LINE) {
+                prefetch_second_level(run.wrapping_add(line));
+            }
+            // Counted on: a division would take longer than the run.
+            self.index += 1;
+            if self.index == self.runs {
+                (self.tap, self.index) = (self.tap + 1, 0);
+            }
+        }
     }
 }
 
