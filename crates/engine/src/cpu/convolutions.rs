@@ -106,7 +106,7 @@ impl Convolutions {
     ) -> Scratch {
         match self.way(conv, x, dy) {
             Way::Winograd => winograd::weight_gradient_scratch(x, dy, tiles, threads),
-            Way::Gathered => conv::weight_gradient_scratch(dy, tiles, threads),
+            Way::Gathered => conv::weight_gradient_scratch(conv, x, dy, tiles, threads),
             Way::Bf16x3(_) => bf16x3::weight_gradient_scratch(conv, x, dy),
         }
     }
