@@ -323,7 +323,11 @@ unsafe fn transform_and_multiply_tiles<V: Vector, const ROW: usize, const COUNT:
 ) {
     // SAFETY: the caller's.
     unsafe {
-        let (mut products, mut taps) = (products, taps);
+        let mut taps = taps;
+        // All distances known to the compiler, which then needs a register for none of them.
+        let (tile_stride, sum_stride) =
+            const { (plane_stride(COUNT, PIECE), plane_stride(COUNT, V::LANES)) };
+        let mut products = Products { tile_stride, sum_stride, ..products };
         let mut sums = products.load::<V, TILE, COUNT>();
         for k in 0..products.depth {
             products.add(&mut sums, filter_row::<V, ROW>(taps));

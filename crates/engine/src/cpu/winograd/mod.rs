@@ -122,7 +122,7 @@ fn chunk_offset(c: usize, tile: usize, chunk: usize, tiles: usize, channels: usi
 
 /// Elements from one plane of a block to the next, for `tiles` tiles of `channels` channels: off powers of two, so that the
 /// planes of a tile do not fall on the same cache sets.
-fn plane_stride(tiles: usize, channels: usize) -> usize {
+const fn plane_stride(tiles: usize, channels: usize) -> usize {
     (tiles * channels).next_multiple_of(16) + 16
 }
 
