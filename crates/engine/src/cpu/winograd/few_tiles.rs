@@ -325,8 +325,7 @@ unsafe fn transform_and_multiply_tiles<V: Vector, const ROW: usize, const COUNT:
     unsafe {
         let mut taps = taps;
         // All distances known to the compiler, which then needs a register for none of them.
-        let (tile_stride, sum_stride) =
-            const { (plane_stride(COUNT, PIECE), plane_stride(COUNT, V::LANES)) };
+        let (tile_stride, sum_stride) = const { (plane_stride(COUNT, PIECE), plane_stride(COUNT, V::LANES)) };
         let mut products = Products { tile_stride, sum_stride, ..products };
         let mut sums = products.load::<V, TILE, COUNT>();
         for k in 0..products.depth {
