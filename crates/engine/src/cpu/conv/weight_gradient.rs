@@ -283,3 +283,59 @@ pub(crate) fn bias_gradient(level: Level, dy: &[f32], channels: usize, db: &mut 
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::Padding;
+    use crate::random::{Purpose, Stream};
+
+    #[test]
+    fn elements_are_chains_over_pixels_in_order_from_what_was_there() {
+        let noise = |number: u32, len: usize| -> Vec<f32> {
+            let stream = Stream::new(7, Purpose::Test, number, 0);
+            (0..len as u32).map(|i| stream.below(i, 1 << 20) as f32 / (1 << 19) as f32 - 1.0).collect()
+        };
+        let halving = Conv { stride: 2, padding: Padding::BOTTOM_RIGHT, ..Conv::SAME_3X3 };
+        // One block of pixels and several; dy of few channels, x of few, groups, rows and panels that are not whole.
+        for (conv, h, w, c, o) in [
+            (Conv::POINTWISE, 13, 11, 37, 70),
+            (Conv::SAME_3X3, 13, 11, 37, 3),
+            (Conv::SAME_3X3, 13, 11, 3, 37),
+            (Conv::SAME_3X3, 5, 3, 40, 20),
+            (halving, 14, 16, 150, 40),
+            (halving, 9, 7, 20, 5),
+        ] {
+            let (y_h, y_w) = conv.output_size(h, w);
+            let (x_shape, dy_shape) = (Shape::new(3, h, w, c), Shape::new(3, y_h, y_w, o));
+            let (x, dy) = (noise(1, x_shape.len()), noise(2, dy_shape.len()));
+            let initial = noise(3, conv.taps() * c * o);
+            let [rows, columns] = Axis::both_forward(conv, x_shape, dy_shape);
+            let mut expected = initial.clone();
+            for (pixel, (n, row, column)) in positions(dy_shape, 0).take(3 * y_h * y_w).enumerate() {
+                for tap in 0..conv.taps() {
+                    let source = rows.source(row, tap / conv.kernel_w);
+                    let Some((row, column)) = source.zip(columns.source(column, tap % conv.kernel_w)) else {
+                        continue;
+                    };
+                    let x = &x[((n * h + row) * w + column) * c..][..c];
+                    for (row, sums) in expected[tap * c * o..].chunks_exact_mut(o).take(c).enumerate() {
+                        for (sum, &dy) in sums.iter_mut().zip(&dy[pixel * o..]) {
+                            *sum = x[row].mul_add(dy, *sum);
+                        }
+                    }
+                }
+            }
+            for level in Level::available() {
+                let tiles = Tiles::new(level);
+                let scratch =
+                    weight_gradient_scratch(conv, x_shape, dy_shape, tiles, rayon::current_num_threads());
+                let mut dw = initial.clone();
+                let mut workspace = vec![f32::NAN; scratch.workspace];
+                weight_gradient(conv, tiles, (&x, x_shape), (&dy, dy_shape), &mut workspace, &mut dw);
+                let same = dw.iter().zip(&expected).all(|(a, b)| a.to_bits() == b.to_bits());
+                assert!(same, "{conv:?}, {x_shape}, {o}, {level:?}");
+            }
+        }
+    }
+}
