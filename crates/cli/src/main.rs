@@ -139,10 +139,11 @@ impl From<PrecisionName> for Precision {
 }
 
 impl ConvName {
-    /// What it is called on the command line.
-    fn name(self) -> &'static str {
+    /// A name for the bits of its results, under which these are kept: another one whenever they change, like the number in compressed files
+    /// (`coding.rs`).
+    fn bits(self) -> &'static str {
         match self {
-            Self::Fast => "fast",
+            Self::Fast => "fast-2",
             Self::Direct => "direct",
             Self::Bf16x3 => "bf16x3",
         }
@@ -156,7 +157,7 @@ impl Global {
         Hardware { device: self.device, precision: self.precision.into(), algorithms, cpu: self.cpu() }
     }
 
-    /// How convolutions are computed, on which the last bits of results depend.
+    /// How convolutions are computed, on which the last bits of results depend: what is kept for later is kept under it.
     fn convolutions(&self) -> &'static str {
         match (self.device, self.precision, self.deterministic) {
             (Device::Cuda(_), PrecisionName::F32, true) => "cuda-f32",
@@ -165,7 +166,7 @@ impl Global {
             (Device::Cuda(_), PrecisionName::Tf32, false) => "cuda-tf32-fastest",
             (Device::Cuda(_), PrecisionName::Bf16, true) => "cuda-bf16",
             (Device::Cuda(_), PrecisionName::Bf16, false) => "cuda-bf16-fastest",
-            (Device::Auto | Device::Cpu, ..) => self.conv.name(),
+            (Device::Auto | Device::Cpu, ..) => self.conv.bits(),
         }
     }
 

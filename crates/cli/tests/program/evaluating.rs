@@ -40,7 +40,7 @@ fn quality_and_likelihood_stand_in_one_report() {
     // It is the number of `ddpm fid`.
     let mut command =
         ddpm(&["fid", "--json", "--dims", "64", "--n", "4", "--image-size", "8", "--inception"]);
-    command.arg(&inception);
+    command.arg(&inception).env("XDG_CACHE_HOME", dir.path().join("cache-of-its-own"));
     let alone = object(&command.arg(&run).arg(&source).output().unwrap());
     assert_eq!(alone["fid"], fid["value"]);
 
