@@ -84,8 +84,8 @@ pub trait Backend: Send {
     /// Sets the gradients of all parameters to 0.
     fn clear_gradients(&mut self);
 
-    /// Scratch memory that `kernel` wants for these shapes.
-    fn scratch(&self, kernel: &Kernel, inputs: &[Shape], outputs: &[Shape]) -> Scratch;
+    /// Scratch memory that `kernel` wants for these shapes. If `keeps`, what is prepared serves many runs, else the one that it is prepared for.
+    fn scratch(&self, kernel: &Kernel, inputs: &[Shape], outputs: &[Shape], keeps: bool) -> Scratch;
 
     /// Fills the prepared scratch of those steps that have one from the current parameters.
     fn prepare(&mut self, steps: &[Step]);

@@ -102,6 +102,8 @@ impl Case {
         let start = |program: &dyn Fn(&dyn Backend) -> Program| {
             let backend = machine.backend();
             let mut session = Session::new(program(&*backend), backend).unwrap();
+            // What is prepared from others must not stay.
+            session.set_parameters(&vec![1.0; weights.len()]);
             session.set_parameters(&weights);
             for (&var, name) in vars.iter().zip(inputs) {
                 session.set(var, &self.values(name));

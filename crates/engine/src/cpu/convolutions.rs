@@ -78,20 +78,13 @@ impl Convolutions {
         }
     }
 
-    /// Scratch memory of a convolution, or of its input gradient.
-    pub fn scratch(
-        self,
-        conv: Conv,
-        transposed: bool,
-        source: Shape,
-        result: Shape,
-        tiles: Tiles,
-        threads: usize,
-    ) -> Scratch {
+    /// Scratch memory of a convolution, or of its input gradient; `keeps` as in [`crate::Backend::scratch`].
+    pub fn scratch(self, convolution: Convolution, tiles: Tiles, threads: usize, keeps: bool) -> Scratch {
+        let Convolution { conv, source, result, .. } = convolution;
         match self.way(conv, source, result) {
-            Way::Winograd => winograd::scratch(source, result, tiles, threads),
+            Way::Winograd => winograd::scratch(source, result, tiles, threads, keeps),
             Way::Gathered => conv::gather_scratch(source, result, conv, tiles, threads),
-            Way::Bf16x3(_) => Convolution { conv, source, result, transposed }.scratch(threads),
+            Way::Bf16x3(_) => convolution.scratch(threads),
         }
     }
 
@@ -120,7 +113,10 @@ impl Machine {
         let (source, result) = (step.inputs[0].shape, step.outputs[0].shape);
         let weight = self.input(step, 1);
         match self.convolutions.way(conv, source, result) {
-            Way::Winograd => unreachable!("filters are transformed piece by piece"),
+            Way::Winograd => {
+                let filter = winograd::Filter::new(weight, source, result, transposed);
+                winograd::pack(self.level, filter, prepared);
+            }
             Way::Gathered if transposed => {
                 conv::prepare_input_gradient(weight, source, result, conv, self.tiles, prepared);
             }
@@ -147,8 +143,8 @@ impl Machine {
             Way::Winograd => {
                 let product = winograd::Product {
                     source,
-                    weight: self.input(step, 1),
-                    transposed,
+                    filter: winograd::Filter::new(self.input(step, 1), source.1, result.1, transposed),
+                    packed: prepared,
                     before: winograd::before(conv, transposed),
                     bias: bias(),
                     workspace,

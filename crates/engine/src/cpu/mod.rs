@@ -29,6 +29,7 @@ use crate::kernel::{Kernel, Run, Scratch, Slot, Step, View};
 use crate::optimizer::AdamStep;
 use crate::profile::{CLEAR, Profile};
 use crate::shape::Shape;
+use bf16x3::Convolution;
 use convolutions::Convolutions;
 use memory::{Buffer, Memory, SLOTS, slot_index};
 use parallel::run_awake;
@@ -174,15 +175,15 @@ impl Backend for Cpu {
         }
     }
 
-    fn scratch(&self, kernel: &Kernel, inputs: &[Shape], outputs: &[Shape]) -> Scratch {
+    fn scratch(&self, kernel: &Kernel, inputs: &[Shape], outputs: &[Shape], keeps: bool) -> Scratch {
         let (tiles, threads) = (self.tiles, self.threads());
+        let convolution = |conv, transposed| {
+            let convolution = Convolution { conv, source: inputs[0], result: outputs[0], transposed };
+            self.convolutions.scratch(convolution, tiles, threads, keeps)
+        };
         match *kernel {
-            Kernel::Conv(conv) => {
-                self.convolutions.scratch(conv, false, inputs[0], outputs[0], tiles, threads)
-            }
-            Kernel::ConvInputGrad(conv) => {
-                self.convolutions.scratch(conv, true, inputs[0], outputs[0], tiles, threads)
-            }
+            Kernel::Conv(conv) => convolution(conv, false),
+            Kernel::ConvInputGrad(conv) => convolution(conv, true),
             Kernel::ConvWeightGrad(conv) => {
                 self.convolutions.weight_gradient_scratch(conv, inputs[0], inputs[1], tiles, threads)
             }

@@ -390,7 +390,7 @@ impl Backend for Cuda {
         self.attempt(|cuda| unsafe { cuda.device.clear(gradients.address, gradients.len * WORD) });
     }
 
-    fn scratch(&self, kernel: &Kernel, inputs: &[Shape], outputs: &[Shape]) -> Scratch {
+    fn scratch(&self, kernel: &Kernel, inputs: &[Shape], outputs: &[Shape], _: bool) -> Scratch {
         steps::scratch(self.device.libraries(), self.storage, kernel, inputs, outputs)
     }
 

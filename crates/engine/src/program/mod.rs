@@ -220,7 +220,8 @@ impl Program {
         for (index, instruction) in draft.instructions.iter().enumerate() {
             let reads: Vec<_> = instruction.reads.iter().map(|&place| shape_of(place)).collect();
             let writes: Vec<_> = instruction.writes.iter().map(|&place| shape_of(place)).collect();
-            let Scratch { prepared, workspace } = backend.scratch(&instruction.kernel, &reads, &writes);
+            let Scratch { prepared, workspace } =
+                backend.scratch(&instruction.kernel, &reads, &writes, training.is_none());
             let mut reserve = |len: usize, first: usize, last: usize| {
                 (len > 0).then(|| {
                     lifetimes.push(Lifetime { first, last, len });

@@ -78,10 +78,9 @@ pub(super) fn scratch(source: Shape, result: Shape, tiles: Tiles, threads: usize
 /// The tensors of a convolution.
 pub(crate) struct Product<'a> {
     pub source: (&'a [f32], Shape),
-    /// `[3, 3, in, out]` of the convolution.
-    pub weight: &'a [f32],
-    /// Whether this is the input gradient of the convolution.
-    pub transposed: bool,
+    pub filter: Filter<'a>,
+    /// The filter from [`super::pack`], if it has been packed.
+    pub packed: &'a [f32],
     /// See [`super::before`].
     pub before: usize,
     /// Added to every pixel of the result, if given.
@@ -124,10 +123,8 @@ impl Images<'_> {
 
 /// Convolves.
 pub(super) fn convolve(level: Level, tiles: Tiles, product: Product) {
-    let Product { source: (source, source_shape), weight, transposed, before, bias, workspace, result } =
-        product;
+    let Product { source: (source, source_shape), filter, before, bias, workspace, result, .. } = product;
     let (result, result_shape) = (Shared::new(result.0), result.1);
-    let filter = Filter { weight, source: source_shape.c, result: result_shape.c, transposed };
     let cut = Cut::new(source_shape, result_shape, tiles, rayon::current_num_threads());
     let (zeros, own) = workspace.split_at_mut(cut.zeros);
     zeros.fill(0.0);

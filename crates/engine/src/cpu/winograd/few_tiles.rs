@@ -2,12 +2,13 @@
 //! first-level cache here.
 //!
 //! A task takes a cache line of the result's channels. Piece by piece it copies the filter's taps side by side and transforms them a row of planes at a time,
-//! `(G g)[row] Gᵀ`; these six planes multiply all tiles. Up to four tiles' sums are all in registers: then each vector of a plane
+//! `(G g)[row] Gᵀ`; these six planes multiply all tiles. A filter that stays as it is for many runs is packed once, piece after piece: read
+//! from one end to the other it comes from memory at twice the speed of lines that lie apart, and nothing is copied. Up to four tiles' sums are all in registers: then each vector of a plane
 //! multiplies them as soon as it is made. Elements have the same chains of operations as in [`super::convolution`]: which of the two
 //! is taken changes no bit.
 
 use super::convolution::{Images, Product, transform_output};
-use super::filter::{Filter, Lines, ROWS};
+use super::filter::{self, Lines, ROWS};
 use super::transform::{self, PLANES, RESULT, TILE};
 use super::{Tiling, plane_stride};
 use crate::cpu::parallel::{Made, Shared, for_each_task, thread_index};
@@ -15,8 +16,12 @@ use crate::cpu::simd::{LINE, Level, Vector, with_vectors};
 use crate::kernel::Scratch;
 use crate::shape::Shape;
 
+/// Tiles, at most.
+const MOST: usize = 32;
 /// Tiles times channels, at most: their planes, which every task reads, are half of a second-level cache of 1 MiB.
-const MOST: usize = 1 << 12;
+const MOST_ELEMENTS: usize = 1 << 12;
+/// The same where a packed filter leaves the cache to them.
+const MOST_ELEMENTS_PACKED: usize = 1 << 13;
 /// Channels of the source that are multiplied at a time.
 const PIECE: usize = ROWS;
 /// A piece of the filter, a line wide: `[tap][row][lane]`.
@@ -29,9 +34,10 @@ const UNROLL: usize = 4;
 const LINES: usize = 9 * PIECE / PLANES;
 const _: () = assert!(LINES * UNROLL == PIECE);
 
-/// Whether a convolution from `source` to `result` is one of few tiles.
-pub(super) fn applies(source: Shape, result: Shape) -> bool {
-    Tiling::new(source, result).count() * source.c <= MOST
+/// Whether a convolution from `source` to `result` is one of few tiles, if its filter is `packed` or not.
+pub(super) fn applies(source: Shape, result: Shape, packed: bool) -> bool {
+    let count = Tiling::new(source, result).count();
+    count <= MOST && count * source.c <= if packed { MOST_ELEMENTS_PACKED } else { MOST_ELEMENTS }
 }
 
 /// Where things lie in scratch memory.
@@ -62,18 +68,20 @@ impl Layout {
     }
 }
 
-/// Scratch for a convolution from `source` to `result`.
-pub(super) fn scratch(source: Shape, result: Shape, threads: usize) -> Scratch {
+/// Scratch for a convolution from `source` to `result`, with a packed filter if it `keeps` it.
+pub(super) fn scratch(level: Level, source: Shape, result: Shape, threads: usize, keeps: bool) -> Scratch {
     let layout = Layout::new(source, Tiling::new(source, result).count());
-    Scratch { prepared: 0, workspace: layout.zeros + threads * layout.per_thread() }
+    let packed = || with_vectors!(level, V => filter::packed_len(source.c, result.c, V::LANES));
+    Scratch {
+        prepared: if keeps { packed() } else { 0 },
+        workspace: layout.zeros + threads * layout.per_thread(),
+    }
 }
 
 /// Convolves.
 pub(super) fn convolve(level: Level, product: Product) {
-    let Product { source: (source, source_shape), weight, transposed, before, bias, workspace, result } =
-        product;
+    let Product { source: (source, source_shape), filter, packed, before, bias, workspace, result } = product;
     let (result, result_shape) = (Shared::new(result.0), result.1);
-    let filter = Filter { weight, source: source_shape.c, result: result_shape.c, transposed };
     let tiling = Tiling::new(source_shape, result_shape);
     let result_tiling = Tiling::new(result_shape, result_shape);
     let count = tiling.count();
@@ -109,8 +117,13 @@ pub(super) fn convolve(level: Level, product: Product) {
             for (start, inputs) in (0..source_shape.c).step_by(PIECE).zip(inputs.clone()) {
                 let rows = start..(start + PIECE).min(source_shape.c);
                 let (next, next_column) = filter.after(&rows, PIECE, column, column + V::LANES);
-                let next = filter.lines(next.start, next_column);
-                filter.copy_taps(level, rows.clone(), column..column + lanes, V::LANES, taps);
+                let (taps, next) = if packed.is_empty() {
+                    filter.copy_taps(level, rows.clone(), column..column + lanes, V::LANES, taps);
+                    (&*taps, filter.lines(next.start, next_column))
+                } else {
+                    let piece = |row, column| filter.packed_piece(row, column, V::LANES);
+                    (&packed[piece(start, column)..], Lines::packed(packed, piece(next.start, next_column), V::LANES))
+                };
                 for row in 0..TILE {
                     let plane = row * TILE;
                     let products = Products {

@@ -6,6 +6,8 @@ use super::transform::{self, PLANES, TILE};
 use crate::cpu::simd::{LINE, Level, Vector, copy, prefetch_second_level, with_vectors};
 use crate::cpu::tile::MAX_WIDTH;
 use crate::cpu::transpose::transpose;
+use crate::shape::Shape;
+use rayon::prelude::*;
 use std::ops::Range;
 
 /// Rows that pass through the buffer of taps at a time.
@@ -13,14 +15,14 @@ pub(super) const ROWS: usize = 16;
 
 /// A filter `[3, 3, in, out]`, as it is or as the input gradient needs it.
 #[derive(Clone, Copy)]
-pub(super) struct Filter<'a> {
-    pub weight: &'a [f32],
+pub(crate) struct Filter<'a> {
+    weight: &'a [f32],
     /// Channels of the product's source: its reduction.
-    pub source: usize,
+    source: usize,
     /// Channels of the product's result.
-    pub result: usize,
+    result: usize,
     /// Mirrored, with in and out exchanged: the source is the convolution's result.
-    pub transposed: bool,
+    transposed: bool,
 }
 
 /// Where rows of a panel of the filter lie: tap `t` of row `k` is at `base + k · row_step + t · tap_step`.
@@ -36,7 +38,17 @@ pub(super) fn piece_stride(rows: usize, width: usize) -> usize {
     rows * width + 16
 }
 
-impl Filter<'_> {
+/// Elements of a filter packed for panels of `width` channels.
+pub(super) fn packed_len(source: usize, result: usize, width: usize) -> usize {
+    result.div_ceil(width) * source.div_ceil(ROWS) * 9 * ROWS * width
+}
+
+impl<'a> Filter<'a> {
+    /// The filter of a convolution from `source` to `result` with the weights `[3, 3, in, out]`, or with `transposed` of its input gradient.
+    pub fn new(weight: &'a [f32], source: Shape, result: Shape, transposed: bool) -> Self {
+        Self { weight, source: source.c, result: result.c, transposed }
+    }
+
     /// Transforms the rows `piece` of the panel of `width` channels of the result from `first` on into `planes`, `[plane][row][width]` with
     /// [`piece_stride`] between planes; channels beyond the last are zeros.
     pub fn transform_piece(
@@ -84,7 +96,7 @@ impl Filter<'_> {
 
     /// The taps of at most [`ROWS`] rows of the panel of `width` channels of the result from `first` on, zeros beyond the last channel. What does not
     /// lie in whole panels is copied to `buffer`.
-    pub fn taps(
+    pub(super) fn taps(
         &self,
         level: Level,
         rows: Range<usize>,
@@ -117,7 +129,7 @@ impl Filter<'_> {
     }
 
     /// What [`Ahead`] calls of a piece of the filter.
-    pub fn ahead(&self, piece: Range<usize>, first: usize, width: usize) -> Ahead {
+    pub(super) fn ahead(&self, piece: Range<usize>, first: usize, width: usize) -> Ahead {
         let columns = width.min(self.result.saturating_sub(first));
         // Contiguous elements: a row's columns, or with the transposed filter a column's rows.
         let (runs, run, step, start) = if self.transposed {
@@ -154,8 +166,23 @@ impl Filter<'_> {
         }
     }
 
+    /// Packs the filter, as [`Self::packed_piece`] says.
+    pub fn pack(&self, level: Level, width: usize, packed: &mut [f32]) {
+        let pieces = self.source.div_ceil(ROWS);
+        packed.par_chunks_exact_mut(9 * ROWS * width).enumerate().for_each(|(index, piece)| {
+            let (row, column) = (index % pieces * ROWS, index / pieces * width);
+            let rows = row..(row + ROWS).min(self.source);
+            self.copy_taps(level, rows, column..(column + width).min(self.result), width, piece);
+        });
+    }
+
+    /// Where in a filter packed for panels of `width` the rows from `row` on, a multiple of [`ROWS`], of the panel that begins with `column` lie: `[tap][ROWS][width]`.
+    pub fn packed_piece(&self, row: usize, column: usize, width: usize) -> usize {
+        (column / width * self.source.div_ceil(ROWS) + row / ROWS) * 9 * ROWS * width
+    }
+
     /// The lines of [`ROWS`] rows from `row` on by [`LINE`] columns from `column` on.
-    pub fn lines(&self, row: usize, column: usize) -> Lines {
+    pub(super) fn lines(&self, row: usize, column: usize) -> Lines {
         let tap_step = self.source * self.result;
         let (offset, step) = if self.transposed {
             (column * self.source + row, self.source)
@@ -207,6 +234,11 @@ pub(super) struct Lines {
 }
 
 impl Lines {
+    /// Those of the piece at `offset` of a packed filter.
+    pub fn packed(packed: &[f32], offset: usize, width: usize) -> Self {
+        Self { base: packed.as_ptr().wrapping_add(offset), step: width, tap_step: ROWS * width }
+    }
+
     /// Calls a line into the second-level cache; any numbers will do.
     #[inline(always)]
     pub fn prefetch(&self, tap: usize, line: usize) {

@@ -19,9 +19,10 @@ mod transform;
 mod weight_gradient;
 
 pub(crate) use convolution::Product;
+pub(crate) use filter::Filter;
 pub(crate) use weight_gradient::{weight_gradient, weight_gradient_scratch};
 
-use super::simd::Level;
+use super::simd::{Level, Vector, with_vectors};
 use super::tile::Tiles;
 use crate::kernel::Scratch;
 use crate::ops::{Conv, Padding};
@@ -45,18 +46,23 @@ pub(crate) fn before(conv: Conv, input_gradient: bool) -> usize {
     if input_gradient { 2 - conv.padding.top } else { conv.padding.top }
 }
 
-/// Scratch for a convolution from `source` to `result`.
-pub(crate) fn scratch(source: Shape, result: Shape, tiles: Tiles, threads: usize) -> Scratch {
-    if few_tiles::applies(source, result) {
-        few_tiles::scratch(source, result, threads)
+/// Scratch for a convolution from `source` to `result`. What is prepared is for [`pack`], and only wanted where one `keeps` it.
+pub(crate) fn scratch(source: Shape, result: Shape, tiles: Tiles, threads: usize, keeps: bool) -> Scratch {
+    if few_tiles::applies(source, result, keeps) {
+        few_tiles::scratch(tiles.level, source, result, threads, keeps)
     } else {
         convolution::scratch(source, result, tiles, threads)
     }
 }
 
+/// Packs the filter of a convolution that wants it.
+pub(crate) fn pack(level: Level, filter: Filter, packed: &mut [f32]) {
+    with_vectors!(level, V => filter.pack(level, V::LANES, packed));
+}
+
 /// Convolves.
 pub(crate) fn convolve(level: Level, tiles: Tiles, product: Product) {
-    if few_tiles::applies(product.source.1, product.result.1) {
+    if few_tiles::applies(product.source.1, product.result.1, !product.packed.is_empty()) {
         few_tiles::convolve(level, product);
     } else {
         convolution::convolve(level, tiles, product);
@@ -156,38 +162,43 @@ mod tests {
         ];
         for (index, (n, size, from, to)) in cases.into_iter().enumerate() {
             let (source, result) = (Shape::new(n, size, size, from), Shape::new(n, size, size, to));
-            assert!(few_tiles::applies(source, result));
+            assert!(few_tiles::applies(source, result, false));
             let x = noise(index as u32, source.len());
             let weight = noise(100, 9 * from * to);
             let bias = noise(200, to);
             for level in Level::available() {
                 let tiles = Tiles::new(level);
                 for transposed in [false, true] {
-                    let mut results = [vec![f32::NAN; result.len()], vec![f32::NAN; result.len()]];
-                    for (many, result_values) in results.iter_mut().enumerate() {
-                        let scratch = if many == 1 {
-                            convolution::scratch(source, result, tiles, threads)
-                        } else {
-                            few_tiles::scratch(source, result, threads)
+                    let mut results = [(); 3].map(|()| vec![f32::NAN; result.len()]);
+                    for (way, result_values) in results.iter_mut().enumerate() {
+                        let scratch = match way {
+                            0 => convolution::scratch(source, result, tiles, threads),
+                            way => few_tiles::scratch(level, source, result, threads, way == 2),
                         };
+                        let filter = Filter::new(&weight, source, result, transposed);
+                        let mut packed = vec![f32::NAN; scratch.prepared];
+                        if way == 2 {
+                            pack(level, filter, &mut packed);
+                        }
                         let product = Product {
                             source: (&x, source),
-                            weight: &weight,
-                            transposed,
+                            filter,
+                            packed: &packed,
                             before: 1,
                             bias: (!transposed).then_some(&bias),
                             workspace: &mut vec![f32::NAN; scratch.workspace],
                             result: (result_values, result),
                         };
-                        if many == 1 {
+                        if way == 0 {
                             convolution::convolve(level, tiles, product);
                         } else {
                             few_tiles::convolve(level, product);
                         }
                     }
-                    let [few, many] =
+                    let [many, few, packed] =
                         results.map(|values| values.iter().map(|v| v.to_bits()).collect::<Vec<_>>());
                     assert!(few == many, "{source} to {result}, {level:?}, transposed {transposed}");
+                    assert!(packed == many, "{source} to {result}, {level:?}, transposed {transposed}");
                     assert!(few.iter().all(|&bits| f32::from_bits(bits).is_finite()));
                 }
             }
