@@ -70,10 +70,22 @@ impl Plan {
         (place.n * self.shape.sample_len() + first * self.shape.c, pixels * self.shape.c)
     }
 
-    /// The total of sum `which` of channel `c` over a sample's stretches.
-    fn total(&self, sums: &[f32], which: usize, c: usize) -> f64 {
-        let step = SUMS * self.shape.c;
-        (0..self.stretches).map(|stretch| f64::from(sums[stretch * step + which * self.shape.c + c])).sum()
+    /// The totals of sum `which` of all channels over a sample's stretches.
+    fn totals(&self, level: Level, sums: &[f32], which: usize) -> Vec<f64> {
+        let c = self.shape.c;
+        let mut totals = vec![0.0; c];
+        level.vectorize(
+            #[inline(always)]
+            || {
+                // All channels of a stretch, then the next: one channel's additions each wait for the one before.
+                for sums in sums.chunks_exact(SUMS * c) {
+                    for (total, &sum) in totals.iter_mut().zip(&sums[which * c..]) {
+                        *total += f64::from(sum);
+                    }
+                }
+            },
+        );
+        totals
     }
 
     /// Gives all channels of a group its statistics: sets the first two coefficients.
@@ -155,10 +167,9 @@ pub(crate) fn forward(
         );
     };
     let finish_mean = |n| {
-        let (sums, (means, _)) = (all_sums(n), coefficients(n));
-        for (index, means) in means.chunks_exact_mut(group).enumerate() {
-            let total: f64 = (index * group..(index + 1) * group).map(|c| plan.total(sums, 0, c)).sum();
-            means.fill((total / count) as f32);
+        let (totals, (means, _)) = (plan.totals(level, all_sums(n), 0), coefficients(n));
+        for (totals, means) in totals.chunks_exact(group).zip(means.chunks_exact_mut(group)) {
+            means.fill((totals.iter().sum::<f64>() / count) as f32);
         }
     };
     let sum_squares = |place: Place| {
@@ -178,9 +189,10 @@ pub(crate) fn forward(
         );
     };
     let finish_variance = |n| {
-        let (sums, (means, inverses)) = (all_sums(n), coefficients(n));
-        for (index, inverses) in inverses.chunks_exact_mut(group).enumerate() {
-            let total: f64 = (index * group..(index + 1) * group).map(|c| plan.total(sums, 0, c)).sum();
+        let (totals, (means, inverses)) = (plan.totals(level, all_sums(n), 0), coefficients(n));
+        let groups = totals.chunks_exact(group).zip(inverses.chunks_exact_mut(group));
+        for (index, (totals, inverses)) in groups.enumerate() {
+            let total: f64 = totals.iter().sum();
             let inverse = (1.0 / (total / count + f64::from(norm.epsilon)).sqrt()) as f32;
             inverses.fill(inverse);
             pair(n, index).copy_from_slice(&[means[index * group], inverse]);
@@ -299,21 +311,20 @@ pub(crate) fn gradient(
     let finish = |n| {
         // SAFETY: see above.
         let sums = unsafe { shared.slice(plan.sums(Place { n, stretch: 0 }), plan.stretches * SUMS * c) };
+        let totals = [0, 1].map(|which| plan.totals(level, sums, which));
         let [_, _, mean_g, mean_g_hat] = coefficients(n);
         for first in (0..c).step_by(group) {
             let channels = first..first + group;
             let mean = |which: usize| {
-                let terms = channels.clone().map(|c| f64::from(gamma[c]) * plan.total(sums, which, c));
+                let terms = channels.clone().map(|c| f64::from(gamma[c]) * totals[which][c]);
                 (terms.sum::<f64>() / count) as f32
             };
             mean_g[channels.clone()].fill(mean(0));
             mean_g_hat[channels.clone()].fill(mean(1));
         }
         // The first stretch's place now holds the sample's totals.
-        for which in 0..SUMS {
-            for channel in 0..c {
-                sums[which * c + channel] = plan.total(sums, which, channel) as f32;
-            }
+        for (sum, total) in sums.iter_mut().zip(totals.iter().flatten()) {
+            *sum = *total as f32;
         }
     };
     let apply = |place: Place| {

@@ -116,13 +116,13 @@ pub(super) fn convolve(level: Level, product: Product) {
             let product_stride = plane_stride(count, V::LANES);
             for (start, inputs) in (0..source_shape.c).step_by(PIECE).zip(inputs.clone()) {
                 let rows = start..(start + PIECE).min(source_shape.c);
-                let (next, next_column) = filter.after(&rows, PIECE, column, column + V::LANES);
                 let (taps, next) = if packed.is_empty() {
                     filter.copy_taps(level, rows.clone(), column..column + lanes, V::LANES, taps);
+                    let (next, next_column) = filter.after(&rows, PIECE, column, column + V::LANES);
                     (&*taps, filter.lines(next.start, next_column))
                 } else {
-                    let piece = |row, column| filter.packed_piece(row, column, V::LANES);
-                    (&packed[piece(start, column)..], Lines::packed(packed, piece(next.start, next_column), V::LANES))
+                    let piece = filter.packed_piece(start, column, V::LANES);
+                    (&packed[piece..], Lines::packed(packed, piece + filter::packed_len(PIECE, V::LANES, V::LANES), V::LANES))
                 };
                 for row in 0..TILE {
                     let plane = row * TILE;
