@@ -121,8 +121,8 @@ pub(super) fn convolve(level: Level, product: Product) {
                     let (next, next_column) = filter.after(&rows, PIECE, column, column + V::LANES);
                     (&*taps, filter.lines(next.start, next_column))
                 } else {
-                    let piece = filter.packed_piece(start, column, V::LANES);
-                    (&packed[piece..], Lines::packed(packed, piece + filter::packed_len(PIECE, V::LANES, V::LANES), V::LANES))
+                    let piece = &packed[filter.packed_piece(start, column, V::LANES)..];
+                    (piece, Lines::after_packed(piece, V::LANES))
                 };
                 for row in 0..TILE {
                     let plane = row * TILE;

@@ -234,9 +234,10 @@ pub(super) struct Lines {
 }
 
 impl Lines {
-    /// Those of the piece at `offset` of a packed filter.
-    pub fn packed(packed: &[f32], offset: usize, width: usize) -> Self {
-        Self { base: packed.as_ptr().wrapping_add(offset), step: width, tap_step: ROWS * width }
+    /// Those of a filter packed for panels of `width` that follow its first piece at `piece`.
+    pub fn after_packed(piece: &[f32], width: usize) -> Self {
+        let tap_step = ROWS * width;
+        Self { base: piece.as_ptr().wrapping_add(9 * tap_step), step: width, tap_step }
     }
 
     /// Calls a line into the second-level cache; any numbers will do.
