@@ -20,7 +20,7 @@ use crate::shape::Shape;
 const MOST: usize = 32;
 /// Tiles times channels, at most: their planes, which every task reads, are half of a second-level cache of 1 MiB.
 const MOST_ELEMENTS: usize = 1 << 12;
-/// The same where a packed filter leaves the cache to them.
+/// The same with a packed filter, which needs no room beside them: a little more than such a cache, and half of one of 2 MiB.
 const MOST_ELEMENTS_PACKED: usize = 1 << 13;
 /// Channels of the source that are multiplied at a time.
 const PIECE: usize = ROWS;
