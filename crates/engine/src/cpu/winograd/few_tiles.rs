@@ -71,11 +71,9 @@ impl Layout {
 /// Scratch for a convolution from `source` to `result`, with a packed filter if it `keeps` it.
 pub(super) fn scratch(level: Level, source: Shape, result: Shape, threads: usize, keeps: bool) -> Scratch {
     let layout = Layout::new(source, Tiling::new(source, result).count());
-    let packed = || with_vectors!(level, V => filter::packed_len(source.c, result.c, V::LANES));
-    Scratch {
-        prepared: if keeps { packed() } else { 0 },
-        workspace: layout.zeros + threads * layout.per_thread(),
-    }
+    let packed = with_vectors!(level, V => filter::packed_len(source.c, result.c, V::LANES));
+    let workspace = layout.zeros + threads * layout.per_thread();
+    Scratch { prepared: if keeps { packed } else { 0 }, workspace }
 }
 
 /// Convolves.

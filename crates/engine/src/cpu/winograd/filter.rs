@@ -1,5 +1,5 @@
 //! The transformed filter, a piece of a panel of the result's channels at a time: made when it is used, in the cache of the thread that
-//! uses it. Nine taps are read from memory instead of 36 planes, which costs less than it saves: a filter row is transformed in
+//! uses it. Where a filter is kept, what is kept is its taps, packed in the order in which they are read. Nine taps are read from memory instead of 36 planes, which costs less than it saves: a filter row is transformed in
 //! about a hundred cycles and then multiplies 36 planes of dozens of tiles.
 
 use super::transform::{self, PLANES, TILE};
@@ -40,7 +40,12 @@ pub(super) fn piece_stride(rows: usize, width: usize) -> usize {
 
 /// Elements of a filter packed for panels of `width` channels.
 pub(super) fn packed_len(source: usize, result: usize, width: usize) -> usize {
-    result.div_ceil(width) * source.div_ceil(ROWS) * 9 * ROWS * width
+    result.div_ceil(width) * source.div_ceil(ROWS) * packed_piece_len(width)
+}
+
+/// Elements of [`ROWS`] rows of a panel in a packed filter: `[tap][ROWS][width]`.
+const fn packed_piece_len(width: usize) -> usize {
+    9 * ROWS * width
 }
 
 impl<'a> Filter<'a> {
@@ -169,16 +174,16 @@ impl<'a> Filter<'a> {
     /// Packs the filter, as [`Self::packed_piece`] says.
     pub fn pack(&self, level: Level, width: usize, packed: &mut [f32]) {
         let pieces = self.source.div_ceil(ROWS);
-        packed.par_chunks_exact_mut(9 * ROWS * width).enumerate().for_each(|(index, piece)| {
+        packed.par_chunks_exact_mut(packed_piece_len(width)).enumerate().for_each(|(index, piece)| {
             let (row, column) = (index % pieces * ROWS, index / pieces * width);
             let rows = row..(row + ROWS).min(self.source);
             self.copy_taps(level, rows, column..(column + width).min(self.result), width, piece);
         });
     }
 
-    /// Where in a filter packed for panels of `width` the rows from `row` on, a multiple of [`ROWS`], of the panel that begins with `column` lie: `[tap][ROWS][width]`.
+    /// Where in a filter packed for panels of `width` the piece lies whose rows begin with `row`, a multiple of [`ROWS`], of the panel that `column` is in.
     pub fn packed_piece(&self, row: usize, column: usize, width: usize) -> usize {
-        (column / width * self.source.div_ceil(ROWS) + row / ROWS) * 9 * ROWS * width
+        (column / width * self.source.div_ceil(ROWS) + row / ROWS) * packed_piece_len(width)
     }
 
     /// The lines of [`ROWS`] rows from `row` on by [`LINE`] columns from `column` on.
@@ -236,8 +241,8 @@ pub(super) struct Lines {
 impl Lines {
     /// Those of a filter packed for panels of `width` that follow its first piece at `piece`.
     pub fn after_packed(piece: &[f32], width: usize) -> Self {
-        let tap_step = ROWS * width;
-        Self { base: piece.as_ptr().wrapping_add(9 * tap_step), step: width, tap_step }
+        let base = piece.as_ptr().wrapping_add(packed_piece_len(width));
+        Self { base, step: width, tap_step: ROWS * width }
     }
 
     /// Calls a line into the second-level cache; any numbers will do.
