@@ -1,7 +1,8 @@
 //! The seam between programs and the hardware that runs them.
 
 use crate::cuda::CudaError;
-use crate::kernel::{Kernel, Run, Scratch, Slot, Step, Storage, View};
+use crate::kernel::{Kernel, Run, Scratch, Slot, Step, Storage, Then, View};
+use crate::ops::Conv;
 use crate::optimizer::AdamStep;
 use crate::profile::Profile;
 use crate::shape::Shape;
@@ -61,6 +62,12 @@ pub trait Backend: Send {
     /// Whether programs are to have [`Kernel::GroupNormDropout`] and its gradient where a dropout follows a normalisation and nothing
     /// else reads what is between them.
     fn fuses_dropout(&self) -> bool {
+        false
+    }
+
+    /// Whether programs are to have [`Kernel::ConvThen`] for this convolution from `source` to `result` and what follows it, where nothing else reads
+    /// what is between them.
+    fn fuses(&self, _conv: Conv, _then: Then, _source: Shape, _result: Shape) -> bool {
         false
     }
 

@@ -11,6 +11,9 @@ use crate::shape::Shape;
 pub enum Kernel {
     /// [`crate::ops::conv`]: (x, weight, bias) → y.
     Conv(Conv),
+    /// The same and what follows it, where a backend does both in one: see [`crate::Backend::fuses`]. (x, weight, bias, what is added if anything
+    /// is) → y.
+    ConvThen(Conv, Then),
     /// (dy, weight) → dx.
     ConvInputGrad(Conv),
     /// (x, dy) → weight gradient, added to.
@@ -106,6 +109,17 @@ pub enum Kernel {
     SquaredErrorGrad,
     /// () → gradients of parameters, all 0.
     Clear,
+}
+
+/// What follows a convolution and reads no more than its result and one tensor.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Then {
+    /// [`Kernel::Relu`].
+    Relu,
+    /// [`Kernel::Add`]ing a tensor.
+    Add,
+    /// [`Kernel::AddPerSample`].
+    AddPerSample,
 }
 
 /// The memory a backend keeps.

@@ -1,6 +1,6 @@
 //! Where the time of a program goes, by operation and shape.
 
-use crate::kernel::{Kernel, Step};
+use crate::kernel::{Kernel, Step, Then};
 use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::fmt::Write;
@@ -93,6 +93,9 @@ pub(crate) const CLEAR: &str = "clear gradients";
 fn kernel_name(kernel: &Kernel) -> &'static str {
     match kernel {
         Kernel::Conv(_) => "conv",
+        Kernel::ConvThen(_, Then::Relu) => "conv, relu",
+        Kernel::ConvThen(_, Then::Add) => "conv, add",
+        Kernel::ConvThen(_, Then::AddPerSample) => "conv, add per sample",
         Kernel::ConvInputGrad(_) => "conv input grad",
         Kernel::ConvWeightGrad(_) => "conv weight grad",
         Kernel::BiasGrad => "bias grad",
@@ -139,7 +142,7 @@ fn kernel_name(kernel: &Kernel) -> &'static str {
 fn shapes(step: &Step) -> String {
     let result = step.outputs[0].shape;
     match step.kernel {
-        Kernel::Conv(conv) | Kernel::ConvInputGrad(conv) => {
+        Kernel::Conv(conv) | Kernel::ConvThen(conv, _) | Kernel::ConvInputGrad(conv) => {
             format!("{} to {result}, {}x{}", step.inputs[0].shape, conv.kernel_h, conv.kernel_w)
         }
         Kernel::ConvWeightGrad(conv) => {
@@ -156,7 +159,7 @@ fn products(step: &Step) -> u64 {
     let result = step.outputs[0].shape;
     let attention = (source.n * source.pixels() * source.pixels() * source.c) as u64;
     match step.kernel {
-        Kernel::Conv(conv) => (result.len() * conv.taps() * source.c) as u64,
+        Kernel::Conv(conv) | Kernel::ConvThen(conv, _) => (result.len() * conv.taps() * source.c) as u64,
         Kernel::ConvInputGrad(conv) => (source.len() * conv.taps() * result.c) as u64,
         Kernel::ConvWeightGrad(conv) => (step.inputs[1].shape.len() * conv.taps() * source.c) as u64,
         Kernel::Attention(_) => 2 * attention,

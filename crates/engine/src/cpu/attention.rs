@@ -9,8 +9,8 @@ use super::tile::{ColumnTile, Tiles};
 use crate::kernel::Scratch;
 use crate::shape::Shape;
 
-/// Query pixels that one task handles: a multiple of every tile height.
-const BLOCK: usize = 48;
+/// Query pixels that one task handles: few enough that threads end together, whole tiles of most heights.
+const BLOCK: usize = 32;
 
 /// Which products a pass needs, for a batch of `[l, c]` matrices.
 #[derive(Clone, Copy)]

@@ -2,10 +2,11 @@
 
 use super::Machine;
 use super::bf16x3::{self, Convolution, MatrixUnit};
+use super::epilogue::Epilogue;
 use super::tile::Tiles;
 use super::{conv, winograd};
 use crate::backend::BackendError;
-use crate::kernel::{Scratch, Step};
+use crate::kernel::{Scratch, Step, Then};
 use crate::ops::Conv;
 use crate::shape::Shape;
 use std::str::FromStr;
@@ -78,6 +79,15 @@ impl Convolutions {
         }
     }
 
+    /// Whether a convolution does what follows it, too.
+    pub fn fuses(self, conv: Conv, then: Then, source: Shape, result: Shape) -> bool {
+        match self.way(conv, source, result) {
+            Way::Winograd => true,
+            Way::Gathered => then != Then::AddPerSample,
+            Way::Bf16x3(_) => false,
+        }
+    }
+
     /// Scratch memory of a convolution, or of its input gradient; `keeps` as in [`crate::Backend::scratch`].
     pub fn scratch(self, convolution: Convolution, tiles: Tiles, threads: usize, keeps: bool) -> Scratch {
         let Convolution { conv, source, result, .. } = convolution;
@@ -131,14 +141,20 @@ impl Machine {
         }
     }
 
-    /// A convolution, or its input gradient.
-    pub(super) fn convolve(&self, step: &Step, conv: Conv, transposed: bool) {
+    /// A convolution and what follows it, or its input gradient.
+    pub(super) fn convolve(&self, step: &Step, conv: Conv, transposed: bool, then: Option<Then>) {
         let Self { level, tiles, .. } = *self;
         let source = (self.input(step, 0), step.inputs[0].shape);
         let result = (self.write(step.outputs[0]), step.outputs[0].shape);
         let prepared = &*self.scratch(step.prepared);
         let workspace = self.scratch(step.workspace);
         let bias = || (!transposed).then(|| self.input(step, 2));
+        let epilogue = match then {
+            None => Epilogue::Nothing,
+            Some(Then::Relu) => Epilogue::Relu,
+            Some(Then::Add) => Epilogue::Add(self.input(step, 3)),
+            Some(Then::AddPerSample) => Epilogue::AddPerSample(self.input(step, 3)),
+        };
         match self.convolutions.way(conv, source.1, result.1) {
             Way::Winograd => {
                 let product = winograd::Product {
@@ -147,13 +163,14 @@ impl Machine {
                     packed: prepared,
                     before: winograd::before(conv, transposed),
                     bias: bias(),
+                    epilogue,
                     workspace,
                     result,
                 };
                 winograd::convolve(level, tiles, product);
             }
             Way::Gathered => {
-                let gather = conv::Gather { conv, tiles, source, prepared, workspace, result };
+                let gather = conv::Gather { conv, tiles, source, prepared, epilogue, workspace, result };
                 if transposed {
                     conv::input_gradient(gather);
                 } else {

@@ -2,7 +2,7 @@
 
 use super::math::sigmoid;
 use super::parallel::CHUNK;
-use super::simd::Level;
+use super::simd::{Level, Vector};
 use crate::kernel::Run;
 use crate::ops::Dropout;
 use crate::random::{Purpose, Stream};
@@ -66,14 +66,8 @@ pub(crate) fn silu_gradient(level: Level, x: &[f32], dy: &[f32], dx: &mut [f32])
     });
 }
 
-/// A comparison that is false for NaN keeps it.
-#[inline(always)]
-fn rectified(x: f32) -> f32 {
-    if x < 0.0 { 0.0 } else { x }
-}
-
 pub(crate) fn relu(level: Level, x: &[f32], y: &mut [f32]) {
-    map(level, x, y, rectified);
+    map(level, x, y, Vector::rectified);
 }
 
 /// [`relu`] whose result takes x's place.
@@ -83,7 +77,7 @@ pub(crate) fn relu_in_place(level: Level, x: &mut [f32]) {
             #[inline(always)]
             || {
                 for x in x {
-                    *x = rectified(*x);
+                    *x = x.rectified();
                 }
             },
         );

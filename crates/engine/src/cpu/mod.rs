@@ -6,6 +6,7 @@ mod bf16x3;
 mod conv;
 mod convolutions;
 mod elementwise;
+mod epilogue;
 mod group_norm;
 mod layout;
 mod math;
@@ -25,7 +26,8 @@ pub use convolutions::ConvMethod;
 pub use simd::Level;
 
 use crate::backend::{Backend, BackendError};
-use crate::kernel::{Kernel, Run, Scratch, Slot, Step, View};
+use crate::kernel::{Kernel, Run, Scratch, Slot, Step, Then, View};
+use crate::ops::Conv;
 use crate::optimizer::AdamStep;
 use crate::profile::{CLEAR, Profile};
 use crate::shape::Shape;
@@ -175,6 +177,10 @@ impl Backend for Cpu {
         }
     }
 
+    fn fuses(&self, conv: Conv, then: Then, source: Shape, result: Shape) -> bool {
+        self.convolutions.fuses(conv, then, source, result)
+    }
+
     fn scratch(&self, kernel: &Kernel, inputs: &[Shape], outputs: &[Shape], keeps: bool) -> Scratch {
         let (tiles, threads) = (self.tiles, self.threads());
         let convolution = |conv, transposed| {
@@ -182,7 +188,7 @@ impl Backend for Cpu {
             self.convolutions.scratch(convolution, tiles, threads, keeps)
         };
         match *kernel {
-            Kernel::Conv(conv) => convolution(conv, false),
+            Kernel::Conv(conv) | Kernel::ConvThen(conv, _) => convolution(conv, false),
             Kernel::ConvInputGrad(conv) => convolution(conv, true),
             Kernel::ConvWeightGrad(conv) => {
                 self.convolutions.weight_gradient_scratch(conv, inputs[0], inputs[1], tiles, threads)
@@ -300,7 +306,7 @@ impl Machine {
 
     fn prepare(&self, step: &Step) {
         match step.kernel {
-            Kernel::Conv(conv) => self.prepare_convolution(step, conv, false),
+            Kernel::Conv(conv) | Kernel::ConvThen(conv, _) => self.prepare_convolution(step, conv, false),
             Kernel::ConvInputGrad(conv) => self.prepare_convolution(step, conv, true),
             _ => {}
         }
@@ -317,8 +323,9 @@ impl Machine {
         let shape = step.inputs[0].shape;
         let result = step.outputs[0].shape;
         match step.kernel {
-            Kernel::Conv(conv) => self.convolve(step, conv, false),
-            Kernel::ConvInputGrad(conv) => self.convolve(step, conv, true),
+            Kernel::Conv(conv) => self.convolve(step, conv, false, None),
+            Kernel::ConvThen(conv, then) => self.convolve(step, conv, false, Some(then)),
+            Kernel::ConvInputGrad(conv) => self.convolve(step, conv, true, None),
             Kernel::ConvWeightGrad(conv) => self.weight_gradient(step, conv),
             Kernel::BiasGrad => {
                 conv::bias_gradient(level, self.input(step, 0), shape.c, self.write(step.outputs[0]))
@@ -422,6 +429,7 @@ impl Machine {
                 reduction::squared_error_gradient(shape.sample_len(), x, second(), dy, y);
             }
             Kernel::Conv(_)
+            | Kernel::ConvThen(..)
             | Kernel::ConvInputGrad(_)
             | Kernel::ConvWeightGrad(_)
             | Kernel::BiasGrad

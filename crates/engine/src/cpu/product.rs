@@ -1,5 +1,6 @@
 //! Products of contiguous rows with a packed factor.
 
+use super::epilogue::RowEpilogue;
 use super::panel::Panels;
 use super::tile::{Block, Tiles};
 
@@ -9,11 +10,15 @@ pub(crate) fn multiply_rows(tiles: Tiles, left: &[f32], right: Panels, packed: &
     assert!(result.len() >= rows * right.columns);
     for panel in 0..right.count() {
         // SAFETY: the result has these rows and columns.
-        unsafe { multiply_panel(tiles, left, (right, packed), panel, left.as_ptr(), result.as_mut_ptr()) };
+        unsafe {
+            let (next, result) = (left.as_ptr(), result.as_mut_ptr());
+            multiply_panel(tiles, left, (right, packed), panel, (next, &[]), result, RowEpilogue::Nothing);
+        }
     }
 }
 
-/// The columns of panel `panel` of such a product; `next` is the left factor that is read after this one.
+/// The columns of panel `panel` of such a product; `next` is the left factor that is read after this one, and a right factor to be called
+/// into cache before that.
 ///
 /// # Safety
 /// `result` leads to rows of all columns, as many as left has, of which nobody else uses these.
@@ -22,8 +27,9 @@ pub(crate) unsafe fn multiply_panel(
     left: &[f32],
     (right, packed): (Panels, &[f32]),
     panel: usize,
-    next: *const f32,
+    (next, later): (*const f32, &[f32]),
     result: *mut f32,
+    epilogue: RowEpilogue,
 ) {
     let packed = &packed[panel * right.stride()..][..right.stride()];
     let block = Block {
@@ -31,12 +37,14 @@ pub(crate) unsafe fn multiply_panel(
         depth: right.depth,
         a: left.as_ptr(),
         next,
+        later,
         // A panel begins with its initial row.
         b: packed[right.width..].as_ptr(),
         init: packed.as_ptr(),
         c: result.wrapping_add(panel * right.width),
         c_stride: right.columns,
         columns: right.columns_of(panel),
+        epilogue,
     };
     // SAFETY: left and the panel are slices; the result is as the caller says.
     unsafe { tiles.block(&block) };

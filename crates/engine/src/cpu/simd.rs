@@ -222,6 +222,8 @@ pub(crate) trait Vector: Copy {
     fn sub(self, other: Self) -> Self;
     /// Lane by lane product.
     fn mul(self, other: Self) -> Self;
+    /// 0 where a lane is less, else the lane: also NaN, and -0.
+    fn rectified(self) -> Self;
 }
 
 impl Vector for f32 {
@@ -257,13 +259,18 @@ impl Vector for f32 {
     fn mul(self, other: Self) -> Self {
         self * other
     }
+    #[inline(always)]
+    fn rectified(self) -> Self {
+        // A comparison that is false for NaN keeps it.
+        if self < 0.0 { 0.0 } else { self }
+    }
 }
 
 /// Makes a processor's vectors [`Vector`]s. The operations are only reached inside functions compiled for, and called on, processors
 /// with the instructions ([`Level`]).
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 macro_rules! vector {
-    ($type:ty, $lanes:literal, $registers:literal, $splat:ident, $load:ident, $store:ident, $mul_add:ident, $add:ident, $sub:ident, $mul:ident) => {
+    ($type:ty, $lanes:literal, $registers:literal, $splat:ident, $load:ident, $store:ident, $mul_add:ident, $add:ident, $sub:ident, $mul:ident, $rectified:ident) => {
         impl Vector for $type {
             const LANES: usize = $lanes;
             const REGISTERS: usize = $registers;
@@ -302,6 +309,11 @@ macro_rules! vector {
                 // SAFETY: see above.
                 unsafe { $mul(self, other) }
             }
+            #[inline(always)]
+            fn rectified(self) -> Self {
+                // SAFETY: see above.
+                unsafe { $rectified(self) }
+            }
         }
     };
 }
@@ -310,6 +322,20 @@ macro_rules! vector {
 mod x86 {
     use super::Vector;
     use std::arch::x86_64::*;
+
+    /// The instruction gives its second operand where either is NaN, and where both are zeros.
+    #[inline(always)]
+    unsafe fn rectified_256(x: __m256) -> __m256 {
+        // SAFETY: the caller's.
+        unsafe { _mm256_max_ps(_mm256_setzero_ps(), x) }
+    }
+
+    /// As above.
+    #[inline(always)]
+    unsafe fn rectified_512(x: __m512) -> __m512 {
+        // SAFETY: the caller's.
+        unsafe { _mm512_max_ps(_mm512_setzero_ps(), x) }
+    }
 
     vector!(
         __m256,
@@ -321,7 +347,8 @@ mod x86 {
         _mm256_fmadd_ps,
         _mm256_add_ps,
         _mm256_sub_ps,
-        _mm256_mul_ps
+        _mm256_mul_ps,
+        rectified_256
     );
     vector!(
         __m512,
@@ -333,7 +360,8 @@ mod x86 {
         _mm512_fmadd_ps,
         _mm512_add_ps,
         _mm512_sub_ps,
-        _mm512_mul_ps
+        _mm512_mul_ps,
+        rectified_512
     );
 }
 
@@ -353,5 +381,44 @@ mod arm {
         unsafe { vfmaq_f32(addend, a, b) }
     }
 
-    vector!(float32x4_t, 4, 32, vdupq_n_f32, vld1q_f32, vst1q_f32, mul_add, vaddq_f32, vsubq_f32, vmulq_f32);
+    /// The instruction for a maximum would make -0 into 0.
+    #[inline(always)]
+    unsafe fn rectified(x: float32x4_t) -> float32x4_t {
+        // SAFETY: the caller's.
+        unsafe { vbslq_f32(vcltzq_f32(x), vdupq_n_f32(0.0), x) }
+    }
+
+    vector!(
+        float32x4_t,
+        4,
+        32,
+        vdupq_n_f32,
+        vld1q_f32,
+        vst1q_f32,
+        mul_add,
+        vaddq_f32,
+        vsubq_f32,
+        vmulq_f32,
+        rectified
+    );
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn vectors_rectify_as_comparisons_do() {
+        let values: [f32; LINE] =
+            std::array::from_fn(|i| [f32::NAN, -0.0, 0.0, -1.5, 2.5, f32::NEG_INFINITY, -f32::NAN, 1e-40][i % 8]);
+        let expected = values.map(|value| if value < 0.0 { 0.0 } else { value }.to_bits());
+        for level in Level::available() {
+            let mut rectified = [0.0f32; LINE];
+            with_vectors!(level, V => for first in (0..LINE).step_by(V::LANES) {
+                // SAFETY: lanes divide a line.
+                unsafe { V::load(values[first..].as_ptr()).rectified().store(rectified[first..].as_mut_ptr()) };
+            });
+            assert_eq!(rectified.map(f32::to_bits), expected, "{level:?}");
+        }
+    }
 }

@@ -66,7 +66,8 @@ fn derive(kernel: &Kernel, d: &mut Differentiation) {
         Kernel::MergeHeads { heads } => ops::heads::gradient(Kernel::SplitHeads { heads }, d),
         Kernel::SquaredError => ops::squared_error::gradient(d),
         Kernel::Sinusoid(_) => {}
-        Kernel::ConvInputGrad(_)
+        Kernel::ConvThen(..)
+        | Kernel::ConvInputGrad(_)
         | Kernel::ConvWeightGrad(_)
         | Kernel::BiasGrad
         | Kernel::GroupNormGrad(_)

@@ -81,7 +81,8 @@ mod tests {
         };
         let (apart, expected) = run(true);
         let (in_place, results) = run(false);
-        assert_eq!((apart, in_place), (0, 3));
+        // One is done with the convolution before it.
+        assert_eq!((apart, in_place), (0, 2));
         assert!(results == expected);
         assert!(expected.iter().flatten().any(|&value| value < 0.0));
     }

@@ -16,7 +16,7 @@ use crate::kernel::{Kernel, Scratch, Slot, Step, Storage, View};
 use crate::params::{Param, ParamLayout};
 use crate::shape::Shape;
 use differentiation::differentiate;
-use fusion::fuse_dropout;
+use fusion::{fuse_convolutions, fuse_dropout};
 use in_place::rectify_in_place;
 use memory::{Lifetime, place};
 use recomputation::recompute;
@@ -192,6 +192,7 @@ impl Program {
         if let Some(options) = training {
             recompute(&mut draft, forward_len, &kept, options.recomputation);
         }
+        forward_len = fuse_convolutions(&mut draft, forward_len, &kept, backend);
         if backend.fuses_dropout() {
             forward_len = fuse_dropout(&mut draft, forward_len, &kept);
         }

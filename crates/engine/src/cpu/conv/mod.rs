@@ -9,6 +9,7 @@ mod weight_gradient;
 pub(crate) use weight_gradient::{bias_gradient, weight_gradient, weight_gradient_scratch};
 
 use super::axis::Axis;
+use super::epilogue::Epilogue;
 use super::panel::{Panels, Source};
 use super::parallel::{Shared, for_each_task, thread_index};
 use super::product::multiply_panel;
@@ -87,6 +88,8 @@ pub(crate) struct Gather<'a> {
     pub tiles: Tiles,
     pub source: (&'a [f32], Shape),
     pub prepared: &'a [f32],
+    /// Done to the result.
+    pub epilogue: Epilogue<'a>,
     pub workspace: &'a mut [f32],
     pub result: (&'a mut [f32], Shape),
 }
@@ -125,29 +128,46 @@ fn panel_groups(blocks: usize, panels: Panels) -> usize {
 
 /// A 1×1 convolution of stride 1: pixels need not be gathered.
 fn pointwise(gather: Gather, panels: Panels) {
-    let Gather { tiles, source: (source, shape), prepared, result: (result, result_shape), .. } = gather;
+    let Gather { tiles, source: (source, shape), prepared, epilogue, .. } = gather;
+    let (result, result_shape) = gather.result;
     let pixels = shape.n * shape.pixels();
     let blocks = pixels.div_ceil(BLOCK);
-    let groups = panel_groups(blocks, panels);
     let packed = &prepared[zeros_len(shape.c)..];
     let result = Shared::new(result);
-    for_each_task(blocks * groups, |task| {
-        let (first, group) = (task / groups * BLOCK, task % groups);
+    let multiply = |block: usize, panel: usize, next_block: usize, later: &[f32]| {
+        let first = block * BLOCK;
         let rows = BLOCK.min(pixels - first);
         let left = &source[first * shape.c..][..rows * shape.c];
-        for panel in (group..panels.count()).step_by(groups) {
-            // The same pixels for the next panel, after the last the next pixels.
-            let is_last = panel + groups >= panels.count();
-            let next = left.as_ptr().wrapping_add(if is_last { left.len() } else { 0 });
-            let target = result.pointer(first * result_shape.c);
-            // SAFETY: these columns of these pixels are this task's.
-            unsafe { multiply_panel(tiles, left, (panels, packed), panel, next, target) };
+        let next = source.as_ptr().wrapping_add(next_block * BLOCK * shape.c);
+        let target = result.pointer(first * result_shape.c);
+        // SAFETY: these columns of these pixels are this task's.
+        unsafe {
+            let epilogue = epilogue.of_rows(result);
+            multiply_panel(tiles, left, (panels, packed), panel, (next, later), target, epilogue);
         }
-    });
+    };
+    if pixels <= panels.columns {
+        // The filter is more than the pixels are: each thread reads a part of it, and all pixels.
+        for_each_task(panels.count() * blocks, |task| {
+            let (panel, block) = (task / blocks, task % blocks);
+            let later = if block == 0 { packed.chunks(panels.stride()).nth(panel + 1) } else { None };
+            multiply(block, panel, (block + 1) % blocks, later.unwrap_or(&[]));
+        });
+    } else {
+        let groups = panel_groups(blocks, panels);
+        for_each_task(blocks * groups, |task| {
+            let (block, group) = (task / groups, task % groups);
+            for panel in (group..panels.count()).step_by(groups) {
+                // The same pixels for the next panel, after the last the next pixels.
+                let is_last = panel + groups >= panels.count();
+                multiply(block, panel, block + usize::from(is_last), &[]);
+            }
+        });
+    }
 }
 
 fn gather_class(gather: &mut Gather, panels: Panels, rows: Axis, columns: Axis) {
-    let Gather { conv, tiles, source: (source, source_shape), prepared, .. } = *gather;
+    let Gather { conv, tiles, source: (source, source_shape), prepared, epilogue, .. } = *gather;
     let result_shape = gather.result.1;
     let depth = source_shape.c;
     let pixels = source_shape.n * rows.pixels * columns.pixels;
@@ -229,6 +249,7 @@ fn gather_class(gather: &mut Gather, panels: Panels, rows: Axis, columns: Axis) 
                     c_offset: panel * panels.width,
                     rows: (count - start).min(tiles.height),
                     columns: panels.columns_of(panel),
+                    epilogue: epilogue.of_rows(result),
                 };
                 let height = tiles.height_for(count - start);
                 // SAFETY: pointers lead to `depth` source channels or zeros; targets are this task's pixels and channels.

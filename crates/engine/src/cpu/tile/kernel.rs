@@ -1,6 +1,7 @@
 //! The loops inside a tile, written once over the vector. Each is compiled for a level where it is inlined.
 
 use super::{Block, ColumnTile, DEPTH, MAX_WIDTH, RowTile};
+use crate::cpu::epilogue::RowEpilogue;
 use crate::cpu::simd::{LINE, Vector, prefetch, prefetch_for_writing, prefetch_second_level};
 
 /// Reduction steps in one turn of the loops, whose own instructions compete with the multiply-adds for the same ports.
@@ -27,6 +28,7 @@ pub(super) unsafe fn row_tile<V: Vector, const MR: usize, const NV: usize>(tile:
             let row = (*tile.c.add(i.min(tile.rows - 1))).wrapping_add(tile.c_offset);
             prefetch_for_writing(row);
             prefetch_for_writing(row.wrapping_add(width - 1));
+            prefetch_added(tile.epilogue, row, width);
         }
         for segment in 0..tile.segments {
             let mut a = [std::ptr::null(); MR];
@@ -39,10 +41,16 @@ pub(super) unsafe fn row_tile<V: Vector, const MR: usize, const NV: usize>(tile:
         for (i, row) in sums.iter().enumerate().take(tile.rows) {
             store_row(row, (*tile.c.add(i)).add(tile.c_offset), tile.columns);
         }
+        if !matches!(tile.epilogue, RowEpilogue::Nothing) {
+            for i in 0..tile.rows {
+                finish_row::<V, NV>(tile.epilogue, (*tile.c.add(i)).add(tile.c_offset), tile.columns);
+            }
+        }
     }
 }
 
-/// Rows `first .. first + rows` of a [`Block`]; rows beyond repeat the last and are not stored.
+/// Rows `first .. first + rows` of a [`Block`]; rows beyond repeat the last and are not stored. Meanwhile lines from `calls` on are called into cache,
+/// or if that is null those that are read next.
 ///
 /// # Safety
 /// As [`row_tile`].
@@ -51,6 +59,7 @@ pub(super) unsafe fn block_tile<V: Vector, const MR: usize, const NV: usize>(
     block: &Block,
     first: usize,
     rows: usize,
+    calls: *const f32,
 ) {
     let width = NV * V::LANES;
     // SAFETY: the caller's: pointers are valid for the lengths the fields say.
@@ -65,16 +74,25 @@ pub(super) unsafe fn block_tile<V: Vector, const MR: usize, const NV: usize>(
             let target = block.c.wrapping_add((first + i.min(rows - 1)) * block.c_stride);
             prefetch_for_writing(target);
             prefetch_for_writing(target.wrapping_add(width - 1));
+            prefetch_added(block.epilogue, target, width);
             let initial = if block.init.is_null() { target.cast_const() } else { block.init };
             for (v, sum) in row.iter_mut().enumerate() {
                 *sum = V::load(initial.add(v * V::LANES));
             }
         }
-        let next =
-            if first + rows < block.rows { start.wrapping_add(rows * block.depth) } else { block.next };
-        multiply_rows(&mut sums, a, block.b, block.depth, |k| prefetch(next.wrapping_add(k * LINE)));
+        let calls = match (calls.is_null(), first + rows < block.rows) {
+            (false, _) => calls,
+            (true, true) => start.wrapping_add(rows * block.depth),
+            (true, false) => block.next,
+        };
+        multiply_rows(&mut sums, a, block.b, block.depth, |k| prefetch(calls.wrapping_add(k * LINE)));
         for (i, row) in sums.iter().enumerate().take(rows) {
             store_row(row, block.c.add((first + i) * block.c_stride), block.columns);
+        }
+        if !matches!(block.epilogue, RowEpilogue::Nothing) {
+            for row in first..first + rows {
+                finish_row::<V, NV>(block.epilogue, block.c.add(row * block.c_stride), block.columns);
+            }
         }
     }
 }
@@ -218,6 +236,43 @@ pub(super) unsafe fn column_tile<V: Vector, const MR: usize, const NV: usize, co
         }
     }
     MR
+}
+
+/// Calls what is added to the row of `width` elements that belongs at `target` into cache.
+#[inline(always)]
+fn prefetch_added(epilogue: RowEpilogue, target: *const f32, width: usize) {
+    if let RowEpilogue::Add { .. } = epilogue {
+        let added = epilogue.added(target);
+        prefetch(added);
+        prefetch(added.wrapping_add(width - 1));
+    }
+}
+
+/// Does to the `columns` elements at `target`, just stored, what is to be done to them: not before, when it would be done to all of a tile's sums, which
+/// the compiler would then keep in memory.
+#[inline(always)]
+unsafe fn finish_row<V: Vector, const NV: usize>(epilogue: RowEpilogue, target: *mut f32, columns: usize) {
+    // SAFETY: the caller's: `columns` elements at `target`, and of what is added to them, are there.
+    unsafe {
+        let mut row = [V::splat(0.0); NV];
+        load_row(&mut row, target, columns);
+        match epilogue {
+            RowEpilogue::Nothing => {}
+            RowEpilogue::Relu => {
+                for value in &mut row {
+                    *value = value.rectified();
+                }
+            }
+            RowEpilogue::Add { .. } => {
+                let mut added = [V::splat(0.0); NV];
+                load_row(&mut added, epilogue.added(target), columns);
+                for (value, added) in row.iter_mut().zip(added) {
+                    *value = value.add(added);
+                }
+            }
+        }
+        store_row(&row, target, columns);
+    }
 }
 
 /// Stores the first `columns` elements of a row of vectors.

@@ -10,6 +10,7 @@
 
 mod kernel;
 
+use super::epilogue::RowEpilogue;
 use super::simd::{LINE, Level};
 use kernel::{block_tile, column_tile, packed_block_tile, row_tile};
 #[cfg(target_arch = "aarch64")]
@@ -37,10 +38,12 @@ pub(crate) struct RowTile {
     pub rows: usize,
     /// Columns to store, at most the width.
     pub columns: usize,
+    /// Done to the rows before they are stored.
+    pub epilogue: RowEpilogue,
 }
 
 /// A block of any number of rows, all equally far apart: `C[i][j] = init[j] + Σ_k A[i][k] · B[k][j]`, or with C itself as the initial value.
-pub(crate) struct Block {
+pub(crate) struct Block<'a> {
     /// Rows of A and C.
     pub rows: usize,
     /// Reduction length.
@@ -49,6 +52,8 @@ pub(crate) struct Block {
     pub a: *const f32,
     /// The left factor that is read after this one: its first rows are called into cache; any address will do.
     pub next: *const f32,
+    /// What is called into cache before that, line by line: a right factor that is read later, or nothing.
+    pub later: &'a [f32],
     /// Panel of the right factor, `[depth][width]`.
     pub b: *const f32,
     /// `width` initial values of every row; null: the block, which then has all its columns, is added to.
@@ -59,6 +64,8 @@ pub(crate) struct Block {
     pub c_stride: usize,
     /// Columns to store, at most the width.
     pub columns: usize,
+    /// Done to the rows before they are stored.
+    pub epilogue: RowEpilogue,
 }
 
 /// A tile of `C[i][j] = Σ_k A[k][i] · B[k][j]`, or with C itself as the initial value.
@@ -174,7 +181,9 @@ impl Tiles {
     /// All pointers are valid for what the fields say.
     pub unsafe fn block(&self, block: &Block) {
         let mut first = 0;
-        if block.depth == DEPTH && block.c_stride == self.width && block.columns == self.width {
+        let is_packed =
+            block.depth == DEPTH && block.c_stride == self.width && block.columns == self.width;
+        if is_packed && matches!(block.epilogue, RowEpilogue::Nothing) {
             while first + self.height <= block.rows {
                 // SAFETY: the caller's; the level was detected.
                 unsafe {
@@ -191,38 +200,42 @@ impl Tiles {
                 first += self.height;
             }
         }
+        let mut later = block.later;
         while first < block.rows {
             let rows = (block.rows - first).min(self.height);
+            let part;
+            (part, later) = later.split_at(later.len().min(block.depth * LINE));
+            let calls = if part.is_empty() { std::ptr::null() } else { part.as_ptr() };
             // SAFETY: the caller's; the level was detected.
             unsafe {
                 match (self.level, self.height_for(rows)) {
-                    (Level::Scalar, 4) => block_tile::<f32, 4, 4>(block, first, rows),
-                    (Level::Scalar, 2) => block_tile::<f32, 2, 4>(block, first, rows),
-                    (Level::Scalar, _) => block_tile::<f32, 1, 4>(block, first, rows),
+                    (Level::Scalar, 4) => block_tile::<f32, 4, 4>(block, first, rows, calls),
+                    (Level::Scalar, 2) => block_tile::<f32, 2, 4>(block, first, rows, calls),
+                    (Level::Scalar, _) => block_tile::<f32, 1, 4>(block, first, rows, calls),
                     #[cfg(target_arch = "x86_64")]
-                    (Level::Avx2, 6) => avx2::block::<6>(block, first, rows),
+                    (Level::Avx2, 6) => avx2::block::<6>(block, first, rows, calls),
                     #[cfg(target_arch = "x86_64")]
-                    (Level::Avx2, 4) => avx2::block::<4>(block, first, rows),
+                    (Level::Avx2, 4) => avx2::block::<4>(block, first, rows, calls),
                     #[cfg(target_arch = "x86_64")]
-                    (Level::Avx2, 2) => avx2::block::<2>(block, first, rows),
+                    (Level::Avx2, 2) => avx2::block::<2>(block, first, rows, calls),
                     #[cfg(target_arch = "x86_64")]
-                    (Level::Avx2, _) => avx2::block::<1>(block, first, rows),
+                    (Level::Avx2, _) => avx2::block::<1>(block, first, rows, calls),
                     #[cfg(target_arch = "x86_64")]
-                    (Level::Avx512, 12) => avx512::block::<12>(block, first, rows),
+                    (Level::Avx512, 12) => avx512::block::<12>(block, first, rows, calls),
                     #[cfg(target_arch = "x86_64")]
-                    (Level::Avx512, 8) => avx512::block::<8>(block, first, rows),
+                    (Level::Avx512, 8) => avx512::block::<8>(block, first, rows, calls),
                     #[cfg(target_arch = "x86_64")]
-                    (Level::Avx512, 4) => avx512::block::<4>(block, first, rows),
+                    (Level::Avx512, 4) => avx512::block::<4>(block, first, rows, calls),
                     #[cfg(target_arch = "x86_64")]
-                    (Level::Avx512, _) => avx512::block::<1>(block, first, rows),
+                    (Level::Avx512, _) => avx512::block::<1>(block, first, rows, calls),
                     #[cfg(target_arch = "aarch64")]
-                    (Level::Neon, 6) => block_tile::<float32x4_t, 6, 4>(block, first, rows),
+                    (Level::Neon, 6) => block_tile::<float32x4_t, 6, 4>(block, first, rows, calls),
                     #[cfg(target_arch = "aarch64")]
-                    (Level::Neon, 4) => block_tile::<float32x4_t, 4, 4>(block, first, rows),
+                    (Level::Neon, 4) => block_tile::<float32x4_t, 4, 4>(block, first, rows, calls),
                     #[cfg(target_arch = "aarch64")]
-                    (Level::Neon, 2) => block_tile::<float32x4_t, 2, 4>(block, first, rows),
+                    (Level::Neon, 2) => block_tile::<float32x4_t, 2, 4>(block, first, rows, calls),
                     #[cfg(target_arch = "aarch64")]
-                    (Level::Neon, _) => block_tile::<float32x4_t, 1, 4>(block, first, rows),
+                    (Level::Neon, _) => block_tile::<float32x4_t, 1, 4>(block, first, rows, calls),
                 }
             }
             first += rows;
@@ -310,9 +323,9 @@ mod avx2 {
     }
 
     #[target_feature(enable = "avx2,fma")]
-    pub unsafe fn block<const MR: usize>(block: &Block, first: usize, rows: usize) {
+    pub unsafe fn block<const MR: usize>(block: &Block, first: usize, rows: usize, calls: *const f32) {
         // SAFETY: the caller's.
-        unsafe { block_tile::<__m256, MR, 2>(block, first, rows) }
+        unsafe { block_tile::<__m256, MR, 2>(block, first, rows, calls) }
     }
 
     #[target_feature(enable = "avx2,fma")]
@@ -343,9 +356,9 @@ mod avx512 {
     }
 
     #[target_feature(enable = "avx512f,avx512vl,avx2,fma")]
-    pub unsafe fn block<const MR: usize>(block: &Block, first: usize, rows: usize) {
+    pub unsafe fn block<const MR: usize>(block: &Block, first: usize, rows: usize, calls: *const f32) {
         // SAFETY: the caller's.
-        unsafe { block_tile::<__m512, MR, 2>(block, first, rows) }
+        unsafe { block_tile::<__m512, MR, 2>(block, first, rows, calls) }
     }
 
     #[target_feature(enable = "avx512f,avx512vl,avx2,fma")]

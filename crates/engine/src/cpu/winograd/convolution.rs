@@ -8,8 +8,10 @@
 //! tiles each thread has stretches of its own.
 
 use super::filter::{Filter, piece_stride};
+use super::results::Results;
 use super::transform::{self, PLANES, RESULT, TILE};
 use super::{TASKS, Tiling, chunk_offset, plane_stride};
+use crate::cpu::epilogue::{Epilogue, RowEpilogue};
 use crate::cpu::parallel::{Made, Shared, for_each_task, thread_index};
 use crate::cpu::simd::{LINE, Level, Vector, prefetch, prefetch_for_writing, with_vectors};
 use crate::cpu::tile::{Block, DEPTH, MAX_WIDTH, Tiles};
@@ -85,6 +87,8 @@ pub(crate) struct Product<'a> {
     pub before: usize,
     /// Added to every pixel of the result, if given.
     pub bias: Option<&'a [f32]>,
+    /// Then done to the result.
+    pub epilogue: Epilogue<'a>,
     pub workspace: &'a mut [f32],
     pub result: (&'a mut [f32], Shape),
 }
@@ -123,14 +127,14 @@ impl Images<'_> {
 
 /// Convolves.
 pub(super) fn convolve(level: Level, tiles: Tiles, product: Product) {
-    let Product { source: (source, source_shape), filter, before, bias, workspace, result, .. } = product;
-    let (result, result_shape) = (Shared::new(result.0), result.1);
+    let Product { source: (source, source_shape), filter, before, bias, epilogue, workspace, .. } = product;
+    let results = Results::new(product.result, bias, epilogue);
+    let result_shape = results.shape();
     let cut = Cut::new(source_shape, result_shape, tiles, rayon::current_num_threads());
     let (zeros, own) = workspace.split_at_mut(cut.zeros);
     zeros.fill(0.0);
     let images = Images { source, tiling: Tiling::new(source_shape, result_shape), before, zeros };
     let count = images.tiling.count();
-    let result_tiling = Tiling::new(result_shape, result_shape);
     let own = Shared::new(own);
     let transformed = Made::nothing();
 
@@ -169,24 +173,15 @@ pub(super) fn convolve(level: Level, tiles: Tiles, product: Product) {
                 multiply(tiles, piece.len(), from == 0, factors, next, out);
             }
         }
-        let bias = bias.map(|bias| &bias[first_column..]);
-        let mut beyond = [0.0; MAX_WIDTH];
-        let beyond = beyond.as_mut_ptr();
+        let channels = first_column..first_column + columns;
         for tile in 0..rows {
-            let pixel = |offset| result.pointer(offset + first_column);
-            let pixels = result_tiling.pixels::<RESULT, _>(start + tile, 0, pixel, beyond);
             let from = products[tile * tiles.width..].as_ptr();
             if tile + 1 < rows {
-                let next = result_tiling.pixels::<RESULT, _>(start + tile + 1, 0, pixel, beyond);
-                for pixel in next.iter().flatten() {
-                    for line in (0..columns).step_by(LINE) {
-                        prefetch_for_writing(pixel.wrapping_add(line));
-                    }
-                }
+                results.prefetch(start + tile + 1, &channels);
             }
             // SAFETY: every plane has the panel's channels of the tile; these channels of the tile's pixels are this task's.
             with_vectors!(level, V => unsafe {
-                transform_output::<V>(from, cut.product_stride, columns, bias, &pixels)
+                results.store::<V>(start + tile, channels.clone(), from, cut.product_stride);
             });
         }
     });
@@ -208,11 +203,13 @@ fn multiply(
         depth,
         a: left.as_ptr(),
         next,
+        later: &[],
         b: right.as_ptr(),
         init: if first { ZEROS.as_ptr() } else { std::ptr::null() },
         c: out.as_mut_ptr(),
         c_stride: tiles.width,
         columns: tiles.width,
+        epilogue: RowEpilogue::Nothing,
     };
     // SAFETY: the slices have these rows.
     unsafe { tiles.block(&block) };
@@ -273,57 +270,6 @@ unsafe fn transform_input_at<V: Vector>(
         for j in 0..TILE {
             // SAFETY: the caller's.
             unsafe { planes[i][j].store(target.add((i * TILE + j) * stride)) };
-        }
-    }
-}
-
-/// Transforms one tile's products, `channels` of them, into its pixels.
-///
-/// # Safety
-/// `from + plane · stride` and `bias` have `channels` elements; `pixels` lead to as many that nobody else uses.
-#[inline(always)]
-pub(super) unsafe fn transform_output<V: Vector>(
-    from: *const f32,
-    stride: usize,
-    channels: usize,
-    bias: Option<&[f32]>,
-    pixels: &[[*mut f32; RESULT]; RESULT],
-) {
-    let mut c = 0;
-    while c + V::LANES <= channels {
-        // SAFETY: the caller's.
-        unsafe { transform_output_at::<V>(from, stride, c, bias, pixels) };
-        c += V::LANES;
-    }
-    while c < channels {
-        // SAFETY: the caller's.
-        unsafe { transform_output_at::<f32>(from, stride, c, bias, pixels) };
-        c += 1;
-    }
-}
-
-#[inline(always)]
-unsafe fn transform_output_at<V: Vector>(
-    from: *const f32,
-    stride: usize,
-    c: usize,
-    bias: Option<&[f32]>,
-    pixels: &[[*mut f32; RESULT]; RESULT],
-) {
-    let mut m = [[V::splat(0.0); TILE]; TILE];
-    for i in 0..TILE {
-        for j in 0..TILE {
-            // SAFETY: the caller's.
-            m[i][j] = unsafe { V::load(from.add((i * TILE + j) * stride + c)) };
-        }
-    }
-    // SAFETY: the caller's.
-    let bias = bias.map_or(V::splat(0.0), |bias| unsafe { V::load(bias.as_ptr().add(c)) });
-    let y = transform::output(m, bias);
-    for i in 0..RESULT {
-        for j in 0..RESULT {
-            // SAFETY: the caller's.
-            unsafe { y[i][j].store(pixels[i][j].add(c)) };
         }
     }
 }

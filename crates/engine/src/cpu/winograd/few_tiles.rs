@@ -7,9 +7,10 @@
 //! multiplies them as soon as it is made. Elements have the same chains of operations as in [`super::convolution`]: which of the two
 //! is taken changes no bit.
 
-use super::convolution::{Images, Product, transform_output};
+use super::convolution::{Images, Product};
 use super::filter::{self, Lines, ROWS};
-use super::transform::{self, PLANES, RESULT, TILE};
+use super::results::Results;
+use super::transform::{self, PLANES, TILE};
 use super::{Tiling, plane_stride};
 use crate::cpu::parallel::{Made, Shared, for_each_task, thread_index};
 use crate::cpu::simd::{LINE, Level, Vector, with_vectors};
@@ -78,10 +79,11 @@ pub(super) fn scratch(level: Level, source: Shape, result: Shape, threads: usize
 
 /// Convolves.
 pub(super) fn convolve(level: Level, product: Product) {
-    let Product { source: (source, source_shape), filter, packed, before, bias, workspace, result } = product;
-    let (result, result_shape) = (Shared::new(result.0), result.1);
+    let Product { filter, packed, before, bias, epilogue, workspace, result, .. } = product;
+    let (source, source_shape) = product.source;
+    let results = Results::new(result, bias, epilogue);
+    let result_shape = results.shape();
     let tiling = Tiling::new(source_shape, result_shape);
-    let result_tiling = Tiling::new(result_shape, result_shape);
     let count = tiling.count();
     let layout = Layout::new(source_shape, count);
     let (zeros, own) = workspace.split_at_mut(layout.zeros);
@@ -107,8 +109,6 @@ pub(super) fn convolve(level: Level, product: Product) {
             unsafe { images.transform(level, 0..count, place, layout.input_stride) };
         }
         let inputs = inputs.chunks_exact(PLANES * layout.input_stride);
-        let mut beyond = [0.0; LINE];
-        let beyond = beyond.as_mut_ptr();
         with_vectors!(level, V => for column in (first..first + columns).step_by(V::LANES) {
             let lanes = V::LANES.min(first + columns - column);
             let product_stride = plane_stride(count, V::LANES);
@@ -145,13 +145,13 @@ pub(super) fn convolve(level: Level, product: Product) {
                     }
                 }
             }
-            let bias = bias.map(|bias| &bias[column..]);
             for tile in 0..count {
-                let pixel = |offset| result.pointer(offset + column);
-                let pixels = result_tiling.pixels::<RESULT, _>(tile, 0, pixel, beyond);
                 let from = products[tile * V::LANES..].as_ptr();
+                if tile + 1 < count {
+                    results.prefetch(tile + 1, &(column..column + lanes));
+                }
                 // SAFETY: every plane has these channels of the tile; these channels of the tile's pixels are this task's.
-                unsafe { transform_output::<V>(from, product_stride, lanes, bias, &pixels) };
+                unsafe { results.store::<V>(tile, column..column + lanes, from, product_stride) };
             }
         });
     });

@@ -15,6 +15,7 @@
 mod convolution;
 mod few_tiles;
 mod filter;
+mod results;
 mod transform;
 mod weight_gradient;
 
@@ -137,6 +138,7 @@ const _: () = assert!(TILE == RESULT + 2);
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cpu::epilogue::Epilogue;
     use crate::random::{Purpose, Stream};
 
     /// Numbers in [-1, 1).
@@ -145,61 +147,126 @@ mod tests {
         (0..len as u32).map(|i| stream.below(i, 1 << 20) as f32 / (1 << 19) as f32 - 1.0).collect()
     }
 
-    #[test]
-    fn few_tiles_have_the_bits_of_many() {
-        let threads = rayon::current_num_threads();
-        // Lines and pieces that are not whole, as many tiles as are multiplied at a time by any registers, both directions.
-        let cases = [
-            (1, 4, 16, 16),
-            (2, 4, 20, 37),
-            (3, 4, 33, 70),
-            (1, 7, 48, 32),
-            (1, 8, 70, 33),
-            (5, 4, 18, 20),
-            (3, 6, 40, 17),
-            (1, 15, 50, 48),
-            (31, 4, 16, 33),
-        ];
-        for (index, (n, size, from, to)) in cases.into_iter().enumerate() {
+    /// Cases of few tiles: lines and pieces that are not whole, as many tiles as are multiplied at a time by any registers.
+    const CASES: [(usize, usize, usize, usize); 9] = [
+        (1, 4, 16, 16),
+        (2, 4, 20, 37),
+        (3, 4, 33, 70),
+        (1, 7, 48, 32),
+        (1, 8, 70, 33),
+        (5, 4, 18, 20),
+        (3, 6, 40, 17),
+        (1, 15, 50, 48),
+        (31, 4, 16, 33),
+    ];
+
+    /// The ways to convolve.
+    #[derive(Clone, Copy, PartialEq)]
+    enum Way {
+        Many,
+        Few,
+        Packed,
+    }
+
+    /// The tensors of a convolution.
+    struct Tensors {
+        source: (Vec<f32>, Shape),
+        weight: Vec<f32>,
+        bias: Vec<f32>,
+        result: Shape,
+    }
+
+    impl Tensors {
+        fn new(index: usize) -> Self {
+            let (n, size, from, to) = CASES[index];
             let (source, result) = (Shape::new(n, size, size, from), Shape::new(n, size, size, to));
             assert!(few_tiles::applies(source, result, false));
             let x = noise(index as u32, source.len());
-            let weight = noise(100, 9 * from * to);
-            let bias = noise(200, to);
+            Self { source: (x, source), weight: noise(100, 9 * from * to), bias: noise(200, to), result }
+        }
+
+        /// The result in a place where `there` has been.
+        fn convolve(
+            &self,
+            way: Way,
+            level: Level,
+            transposed: bool,
+            epilogue: Epilogue,
+            there: &[f32],
+        ) -> Vec<f32> {
+            let (threads, tiles) = (rayon::current_num_threads(), Tiles::new(level));
+            let (source, result) = (self.source.1, self.result);
+            let scratch = match way {
+                Way::Many => convolution::scratch(source, result, tiles, threads),
+                way => few_tiles::scratch(level, source, result, threads, way == Way::Packed),
+            };
+            let filter = Filter::new(&self.weight, source, result, transposed);
+            let mut packed = vec![f32::NAN; scratch.prepared];
+            if way == Way::Packed {
+                pack(level, filter, &mut packed);
+            }
+            let mut values = there.to_vec();
+            let product = Product {
+                source: (&self.source.0, source),
+                filter,
+                packed: &packed,
+                before: 1,
+                bias: (!transposed).then_some(&self.bias),
+                epilogue,
+                workspace: &mut vec![f32::NAN; scratch.workspace],
+                result: (&mut values, result),
+            };
+            if way == Way::Many {
+                convolution::convolve(level, tiles, product);
+            } else {
+                few_tiles::convolve(level, product);
+            }
+            values
+        }
+    }
+
+    fn bits(values: impl IntoIterator<Item = f32>) -> Vec<u32> {
+        values.into_iter().map(f32::to_bits).collect()
+    }
+
+    #[test]
+    fn few_tiles_have_the_bits_of_many() {
+        for index in 0..CASES.len() {
+            let tensors = Tensors::new(index);
+            let there = vec![f32::NAN; tensors.result.len()];
             for level in Level::available() {
-                let tiles = Tiles::new(level);
                 for transposed in [false, true] {
-                    let mut results = [(); 3].map(|()| vec![f32::NAN; result.len()]);
-                    for (way, result_values) in results.iter_mut().enumerate() {
-                        let scratch = match way {
-                            0 => convolution::scratch(source, result, tiles, threads),
-                            way => few_tiles::scratch(level, source, result, threads, way == 2),
-                        };
-                        let filter = Filter::new(&weight, source, result, transposed);
-                        let mut packed = vec![f32::NAN; scratch.prepared];
-                        if way == 2 {
-                            pack(level, filter, &mut packed);
-                        }
-                        let product = Product {
-                            source: (&x, source),
-                            filter,
-                            packed: &packed,
-                            before: 1,
-                            bias: (!transposed).then_some(&bias),
-                            workspace: &mut vec![f32::NAN; scratch.workspace],
-                            result: (result_values, result),
-                        };
-                        if way == 0 {
-                            convolution::convolve(level, tiles, product);
-                        } else {
-                            few_tiles::convolve(level, product);
-                        }
-                    }
-                    let [many, few, packed] =
-                        results.map(|values| values.iter().map(|v| v.to_bits()).collect::<Vec<_>>());
-                    assert!(few == many, "{source} to {result}, {level:?}, transposed {transposed}");
-                    assert!(packed == many, "{source} to {result}, {level:?}, transposed {transposed}");
+                    let [many, few, packed] = [Way::Many, Way::Few, Way::Packed]
+                        .map(|way| bits(tensors.convolve(way, level, transposed, Epilogue::Nothing, &there)));
+                    let case = format!("{:?}, {level:?}, transposed {transposed}", CASES[index]);
+                    assert!(few == many, "{case}");
+                    assert!(packed == many, "{case}");
                     assert!(few.iter().all(|&bits| f32::from_bits(bits).is_finite()));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_follows_is_done_to_every_element() {
+        for index in 0..CASES.len() {
+            let tensors = Tensors::new(index);
+            let result = tensors.result;
+            let there = noise(300, result.len());
+            let vectors = noise(400, result.n * result.c);
+            let vector = |i: usize| vectors[i / result.sample_len() * result.c + i % result.c];
+            for level in Level::available() {
+                for way in [Way::Many, Way::Few, Way::Packed] {
+                    let convolve = |epilogue| tensors.convolve(way, level, false, epilogue, &there);
+                    let plain = convolve(Epilogue::Nothing);
+                    let expected = |f: &dyn Fn(usize, f32) -> f32| bits(plain.iter().enumerate().map(|(i, &y)| f(i, y)));
+                    let case = format!("{:?}, {level:?}", CASES[index]);
+                    let rectified = expected(&|_, y| if y < 0.0 { 0.0 } else { y });
+                    assert!(bits(convolve(Epilogue::Relu)) == rectified, "{case}");
+                    let sum = expected(&|i, y| y + there[i]);
+                    assert!(bits(convolve(Epilogue::Add(&there))) == sum, "{case}");
+                    let moved = expected(&|i, y| y + vector(i));
+                    assert!(bits(convolve(Epilogue::AddPerSample(&vectors))) == moved, "{case}");
                 }
             }
         }
