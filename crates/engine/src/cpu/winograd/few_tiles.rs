@@ -25,6 +25,9 @@ const MOST_ELEMENTS: usize = 1 << 12;
 const MOST_ELEMENTS_PACKED: usize = 1 << 13;
 /// Channels of the source that are multiplied at a time.
 const PIECE: usize = ROWS;
+/// Elements from a tile to the next in a piece: of all planes one after the other, so that the processor foresees where a tile is written, and off powers
+/// of two, so that tiles do not fall on the same cache sets.
+const TILE_STEP: usize = (PLANES + 1) * PIECE;
 /// A piece of the filter, a line wide: `[tap][row][lane]`.
 const TAPS: usize = 9 * PIECE * LINE;
 /// The same of a row of planes: `[plane][row][lane]`.
@@ -43,8 +46,8 @@ pub(super) fn applies(source: Shape, result: Shape, packed: bool) -> bool {
 
 /// Where things lie in scratch memory.
 struct Layout {
-    /// Transformed tiles: `[piece][plane][tile][channel of the piece]`, elements from plane to plane.
-    input_stride: usize,
+    /// Transformed tiles: `[piece][tile][plane][channel of the piece]`, elements from piece to piece.
+    piece_inputs: usize,
     inputs: usize,
     /// All products of a vector of channels: `[plane][tile][lane]`.
     products: usize,
@@ -54,10 +57,10 @@ struct Layout {
 
 impl Layout {
     fn new(source: Shape, count: usize) -> Self {
-        let input_stride = plane_stride(count, PIECE);
+        let piece_inputs = count * TILE_STEP;
         Self {
-            input_stride,
-            inputs: source.c.div_ceil(PIECE) * PLANES * input_stride,
+            piece_inputs,
+            inputs: source.c.div_ceil(PIECE) * piece_inputs,
             products: PLANES * plane_stride(count, LINE),
             zeros: source.c.next_multiple_of(LINE),
         }
@@ -103,12 +106,12 @@ pub(super) fn convolve(level: Level, product: Product) {
         if transformed.lacks(0) {
             let inputs = Shared::new(inputs);
             let place = |tile: usize, c: usize| {
-                inputs.pointer(c / PIECE * PLANES * layout.input_stride + tile * PIECE + c % PIECE)
+                inputs.pointer(c / PIECE * layout.piece_inputs + tile * TILE_STEP + c % PIECE)
             };
             // SAFETY: each piece has room for its channels of every tile.
-            unsafe { images.transform(level, 0..count, place, layout.input_stride) };
+            unsafe { images.transform(level, 0..count, place, PIECE) };
         }
-        let inputs = inputs.chunks_exact(PLANES * layout.input_stride);
+        let inputs = inputs.chunks_exact(layout.piece_inputs);
         with_vectors!(level, V => for column in (first..first + columns).step_by(V::LANES) {
             let lanes = V::LANES.min(first + columns - column);
             let product_stride = plane_stride(count, V::LANES);
@@ -125,8 +128,7 @@ pub(super) fn convolve(level: Level, product: Product) {
                 for row in 0..TILE {
                     let plane = row * TILE;
                     let products = Products {
-                        tiles: inputs[plane * layout.input_stride..].as_ptr(),
-                        tile_stride: layout.input_stride,
+                        tiles: inputs[plane * PIECE..].as_ptr(),
                         depth: rows.len(),
                         sums: products[plane * product_stride..].as_mut_ptr(),
                         sum_stride: product_stride,
@@ -165,9 +167,8 @@ const fn sums_in_registers<V: Vector>() -> usize {
 /// What is multiplied, of a piece in a row of planes, and added to.
 #[derive(Clone, Copy)]
 struct Products {
-    /// Transformed tiles: `[plane][tile][PIECE]`, with `tile_stride` between planes.
+    /// Transformed tiles: `[tile][plane][PIECE]`, with [`TILE_STEP`] between tiles.
     tiles: *const f32,
-    tile_stride: usize,
     /// Channels of the piece.
     depth: usize,
     /// `[plane][tile][lane]`, with `sum_stride` between planes.
@@ -247,7 +248,7 @@ unsafe fn multiply<V: Vector>(count: usize, planes: *const f32, products: Produc
         // SAFETY: the caller's.
         unsafe {
             let products = Products {
-                tiles: products.tiles.add(tile * PIECE),
+                tiles: products.tiles.add(tile * TILE_STEP),
                 sums: products.sums.add(tile * V::LANES),
                 ..products
             };
@@ -335,9 +336,8 @@ unsafe fn transform_and_multiply_tiles<V: Vector, const ROW: usize, const COUNT:
     // SAFETY: the caller's.
     unsafe {
         let mut taps = taps;
-        // All distances known to the compiler, which then needs a register for none of them.
-        let (tile_stride, sum_stride) = const { (plane_stride(COUNT, PIECE), plane_stride(COUNT, V::LANES)) };
-        let mut products = Products { tile_stride, sum_stride, ..products };
+        // Known to the compiler, which then needs no register for it.
+        let mut products = Products { sum_stride: const { plane_stride(COUNT, V::LANES) }, ..products };
         let mut sums = products.load::<V, TILE, COUNT>();
         for k in 0..products.depth {
             products.add(&mut sums, filter_row::<V, ROW>(taps));
@@ -363,7 +363,7 @@ impl Products {
         // SAFETY: the caller's.
         unsafe {
             Self {
-                tiles: self.tiles.add(first * self.tile_stride),
+                tiles: self.tiles.add(first * PIECE),
                 sums: self.sums.add(first * self.sum_stride),
                 ..self
             }
@@ -399,7 +399,7 @@ impl Products {
         for plane in 0..AT_ONCE {
             for tile in 0..COUNT {
                 // SAFETY: the caller's.
-                let left = unsafe { *self.tiles.add(plane * self.tile_stride + tile * PIECE) };
+                let left = unsafe { *self.tiles.add(plane * PIECE + tile * TILE_STEP) };
                 sums[plane][tile] = V::splat(left).mul_add(planes[plane], sums[plane][tile]);
             }
         }
