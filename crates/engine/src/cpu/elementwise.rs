@@ -1,16 +1,16 @@
 //! Kernels whose elements are independent of each other.
 
 use super::math::sigmoid;
-use super::parallel::CHUNK;
+use super::parallel::{CHUNK, Shared, chunk, for_each_chunk, for_each_task};
 use super::simd::{Level, Vector};
 use crate::kernel::Run;
 use crate::ops::Dropout;
 use crate::random::{Purpose, Stream};
-use rayon::prelude::*;
 
 /// `y[i] = f(a[i])`.
 pub(crate) fn map(level: Level, a: &[f32], y: &mut [f32], f: impl Fn(f32) -> f32 + Sync) {
-    y.par_chunks_mut(CHUNK).zip(a.par_chunks(CHUNK)).for_each(|(y, a)| {
+    for_each_chunk(y, CHUNK, |index, y| {
+        let a = chunk(a, CHUNK, index);
         level.vectorize(
             #[inline(always)]
             || {
@@ -24,7 +24,8 @@ pub(crate) fn map(level: Level, a: &[f32], y: &mut [f32], f: impl Fn(f32) -> f32
 
 /// `y[i] = f(a[i], b[i])`.
 pub(crate) fn zip(level: Level, a: &[f32], b: &[f32], y: &mut [f32], f: impl Fn(f32, f32) -> f32 + Sync) {
-    y.par_chunks_mut(CHUNK).zip(a.par_chunks(CHUNK)).zip(b.par_chunks(CHUNK)).for_each(|((y, a), b)| {
+    for_each_chunk(y, CHUNK, |index, y| {
+        let (a, b) = (chunk(a, CHUNK, index), chunk(b, CHUNK, index));
         level.vectorize(
             #[inline(always)]
             || {
@@ -38,12 +39,13 @@ pub(crate) fn zip(level: Level, a: &[f32], b: &[f32], y: &mut [f32], f: impl Fn(
 
 /// `a[i] = 0`.
 pub(crate) fn clear(a: &mut [f32]) {
-    a.par_chunks_mut(CHUNK).for_each(|a| a.fill(0.0));
+    for_each_chunk(a, CHUNK, |_, a| a.fill(0.0));
 }
 
 /// `a[i] += b[i]`.
 pub(crate) fn accumulate(level: Level, b: &[f32], a: &mut [f32]) {
-    a.par_chunks_mut(CHUNK).zip(b.par_chunks(CHUNK)).for_each(|(a, b)| {
+    for_each_chunk(a, CHUNK, |index, a| {
+        let b = chunk(b, CHUNK, index);
         level.vectorize(
             #[inline(always)]
             || {
@@ -72,7 +74,7 @@ pub(crate) fn relu(level: Level, x: &[f32], y: &mut [f32]) {
 
 /// [`relu`] whose result takes x's place.
 pub(crate) fn relu_in_place(level: Level, x: &mut [f32]) {
-    x.par_chunks_mut(CHUNK).for_each(|x| {
+    for_each_chunk(x, CHUNK, |_, x| {
         level.vectorize(
             #[inline(always)]
             || {
@@ -100,23 +102,27 @@ pub(crate) fn dropout(
     /// Random blocks computed side by side, of four words each.
     const BLOCKS: usize = 16;
     let (threshold, scale) = (dropout.threshold(), dropout.scale());
-    y.par_chunks_mut(sample_len).zip(x.par_chunks(sample_len)).enumerate().for_each(|(n, (y, x))| {
+    let (samples, chunks) = (y.len() / sample_len, sample_len.div_ceil(CHUNK));
+    let y = Shared::new(y);
+    for_each_task(samples * chunks, |task| {
+        let (n, chunk) = (task / chunks, task % chunks);
         let stream = Stream::new(run.seed, Purpose::Dropout, dropout.layer, run.first_sample + n as u64);
-        y.par_chunks_mut(CHUNK).zip(x.par_chunks(CHUNK)).enumerate().for_each(|(chunk, (y, x))| {
-            level.vectorize(
-                #[inline(always)]
-                || {
-                    // Values of its own: read through the closure again and again, they would be gathered.
-                    let (threshold, scale) = (threshold, scale);
-                    let first = chunk * (CHUNK / 4);
-                    for (group, (y, x)) in y.chunks_mut(4 * BLOCKS).zip(x.chunks(4 * BLOCKS)).enumerate() {
-                        let blocks = stream.blocks::<BLOCKS>((first + group * BLOCKS) as u32);
-                        for ((y, &x), &word) in y.iter_mut().zip(x).zip(blocks.as_flattened()) {
-                            *y = if word >= threshold { x * scale } else { 0.0 };
-                        }
+        let (start, len) = (n * sample_len + chunk * CHUNK, CHUNK.min(sample_len - chunk * CHUNK));
+        // SAFETY: this chunk of this sample is this task's.
+        let (x, y) = (&x[start..start + len], unsafe { y.slice(start, len) });
+        level.vectorize(
+            #[inline(always)]
+            || {
+                // Values of its own: read through the closure again and again, they would be gathered.
+                let (threshold, scale) = (threshold, scale);
+                let first = chunk * (CHUNK / 4);
+                for (group, (y, x)) in y.chunks_mut(4 * BLOCKS).zip(x.chunks(4 * BLOCKS)).enumerate() {
+                    let blocks = stream.blocks::<BLOCKS>((first + group * BLOCKS) as u32);
+                    for ((y, &x), &word) in y.iter_mut().zip(x).zip(blocks.as_flattened()) {
+                        *y = if word >= threshold { x * scale } else { 0.0 };
                     }
-                },
-            );
-        });
+                }
+            },
+        );
     });
 }

@@ -36,7 +36,10 @@ pub(crate) enum RowEpilogue {
     Nothing,
     Relu,
     /// What lies in `tensor` where the row lies in `result` is added.
-    Add { tensor: *const f32, result: *const f32 },
+    Add {
+        tensor: *const f32,
+        result: *const f32,
+    },
 }
 
 impl RowEpilogue {

@@ -1,13 +1,13 @@
 //! Kernels that move pixels and channels, and the sums that undo them.
 
-use super::parallel::{Shared, for_each_task};
+use super::parallel::{Shared, chunk, for_each_chunk, for_each_task};
 use crate::shape::Shape;
-use rayon::prelude::*;
 
 /// Adds each sample's vector to all its pixels.
 pub(crate) fn add_per_sample(shape: Shape, x: &[f32], vector: &[f32], y: &mut [f32]) {
     let row = shape.w * shape.c;
-    y.par_chunks_mut(row).zip(x.par_chunks(row)).enumerate().for_each(|(index, (y, x))| {
+    for_each_chunk(y, row, |index, y| {
+        let x = chunk(x, row, index);
         let vector = &vector[index / shape.h * shape.c..][..shape.c];
         for (y, x) in y.chunks_exact_mut(shape.c).zip(x.chunks_exact(shape.c)) {
             for ((y, &x), &v) in y.iter_mut().zip(x).zip(vector) {
@@ -19,7 +19,8 @@ pub(crate) fn add_per_sample(shape: Shape, x: &[f32], vector: &[f32], y: &mut [f
 
 /// Each sample's sum over pixels, in order: rows first, then the rows' sums.
 pub(crate) fn sum_pixels(shape: Shape, x: &[f32], sums: &mut [f32]) {
-    sums.par_chunks_mut(shape.c).zip(x.par_chunks(shape.sample_len())).for_each(|(sums, x)| {
+    for_each_chunk(sums, shape.c, |n, sums| {
+        let x = chunk(x, shape.sample_len(), n);
         sums.fill(0.0);
         for pixel in x.chunks_exact(shape.c) {
             for (sum, &value) in sums.iter_mut().zip(pixel) {
@@ -32,7 +33,8 @@ pub(crate) fn sum_pixels(shape: Shape, x: &[f32], sums: &mut [f32]) {
 /// Scales and shifts all of a sample's pixels by its vector.
 pub(crate) fn scale_shift(shape: Shape, x: &[f32], vector: &[f32], y: &mut [f32]) {
     let row = shape.w * shape.c;
-    y.par_chunks_mut(row).zip(x.par_chunks(row)).enumerate().for_each(|(index, (y, x))| {
+    for_each_chunk(y, row, |index, y| {
+        let x = chunk(x, row, index);
         let (scale, shift) = vector[index / shape.h * 2 * shape.c..][..2 * shape.c].split_at(shape.c);
         for (y, x) in y.chunks_exact_mut(shape.c).zip(x.chunks_exact(shape.c)) {
             for (((y, &x), &scale), &shift) in y.iter_mut().zip(x).zip(scale).zip(shift) {
@@ -49,9 +51,11 @@ pub(crate) fn scale_shift_gradient(
     [dx, vector_gradient]: [&mut [f32]; 2],
 ) {
     let (sample, c) = (shape.sample_len(), shape.c);
-    let gradients = dx.par_chunks_mut(sample).zip(vector_gradient.par_chunks_mut(2 * c));
-    let samples = x.par_chunks(sample).zip(dy.par_chunks(sample)).zip(vector.par_chunks(2 * c));
-    gradients.zip(samples).for_each(|((dx, vector_gradient), ((x, dy), vector))| {
+    let dx = Shared::new(dx);
+    for_each_chunk(vector_gradient, 2 * c, |n, vector_gradient| {
+        // SAFETY: this sample is this task's.
+        let dx = unsafe { dx.slice(n * sample, sample) };
+        let (x, dy, vector) = (chunk(x, sample, n), chunk(dy, sample, n), chunk(vector, 2 * c, n));
         vector_gradient.fill(0.0);
         let (scale_gradient, shift_gradient) = vector_gradient.split_at_mut(c);
         let pixels = dx.chunks_exact_mut(c).zip(x.chunks_exact(c)).zip(dy.chunks_exact(c));
@@ -68,7 +72,8 @@ pub(crate) fn scale_shift_gradient(
 /// Each pixel of `x` (`shape`) becomes 2×2.
 pub(crate) fn upsample(shape: Shape, x: &[f32], y: &mut [f32]) {
     let row = shape.w * shape.c;
-    y.par_chunks_mut(4 * row).zip(x.par_chunks(row)).for_each(|(y, x)| {
+    for_each_chunk(y, 4 * row, |index, y| {
+        let x = chunk(x, row, index);
         let (upper, lower) = y.split_at_mut(2 * row);
         for (pair, pixel) in upper.chunks_exact_mut(2 * shape.c).zip(x.chunks_exact(shape.c)) {
             pair[..shape.c].copy_from_slice(pixel);
@@ -81,7 +86,8 @@ pub(crate) fn upsample(shape: Shape, x: &[f32], y: &mut [f32]) {
 /// Sums each 2×2 block of dy into a pixel of `dx` (`shape`).
 pub(crate) fn upsample_gradient(shape: Shape, dy: &[f32], dx: &mut [f32]) {
     let (row, c) = (shape.w * shape.c, shape.c);
-    dx.par_chunks_mut(row).zip(dy.par_chunks(4 * row)).for_each(|(dx, dy)| {
+    for_each_chunk(dx, row, |index, dx| {
+        let dy = chunk(dy, 4 * row, index);
         let (upper, lower) = dy.split_at(2 * row);
         let blocks = upper.chunks_exact(2 * c).zip(lower.chunks_exact(2 * c));
         for (dx, (upper, lower)) in dx.chunks_exact_mut(c).zip(blocks) {
@@ -110,7 +116,8 @@ fn for_pixels(
     copy: impl Fn(&[f32], &mut [f32]) + Sync,
 ) {
     const PIXELS: usize = 64;
-    y.par_chunks_mut(PIXELS * y_channels).zip(x.par_chunks(PIXELS * x_channels)).for_each(|(y, x)| {
+    for_each_chunk(y, PIXELS * y_channels, |index, y| {
+        let x = chunk(x, PIXELS * x_channels, index);
         for (y, x) in y.chunks_exact_mut(y_channels).zip(x.chunks_exact(x_channels)) {
             copy(x, y);
         }
@@ -119,7 +126,7 @@ fn for_pixels(
 
 /// Writes each head's channels as a sample of their own (`shape`: all heads').
 pub(crate) fn split_heads(shape: Shape, heads: usize, x: &[f32], y: &mut [f32]) {
-    y.par_chunks_mut(shape.sample_len()).enumerate().for_each(|(sample, y)| {
+    for_each_chunk(y, shape.sample_len(), |sample, y| {
         let x = &x[sample / heads * heads * shape.sample_len()..];
         let start = sample % heads * shape.c;
         for (y, x) in y.chunks_exact_mut(shape.c).zip(x.chunks_exact(heads * shape.c)) {
@@ -131,7 +138,8 @@ pub(crate) fn split_heads(shape: Shape, heads: usize, x: &[f32], y: &mut [f32]) 
 /// Puts the heads (`shape`: all of them) of a sample beside each other in its channels.
 pub(crate) fn merge_heads(shape: Shape, heads: usize, x: &[f32], y: &mut [f32]) {
     let of_sample = heads * shape.sample_len();
-    y.par_chunks_mut(of_sample).zip(x.par_chunks(of_sample)).for_each(|(y, x)| {
+    for_each_chunk(y, of_sample, |sample, y| {
+        let x = chunk(x, of_sample, sample);
         for (head, x) in x.chunks_exact(shape.sample_len()).enumerate() {
             let start = head * shape.c;
             for (y, x) in y.chunks_exact_mut(heads * shape.c).zip(x.chunks_exact(shape.c)) {

@@ -18,6 +18,7 @@ mod pool;
 mod product;
 mod reduction;
 mod simd;
+mod team;
 mod tile;
 mod transpose;
 mod winograd;

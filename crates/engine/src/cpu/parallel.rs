@@ -1,64 +1,64 @@
 //! Work shared among threads. What a task computes never depends on which thread runs it, or on how many there are.
 
+use super::team::{MOST_TASKS, Team, run_in_team};
+use rayon::ThreadPool;
 use rayon::prelude::*;
-use rayon::{ThreadPool, Yield};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// Elements that one task of an elementwise kernel handles.
 pub(crate) const CHUNK: usize = 1 << 14;
 
-/// How often a thread looks for work in vain before it lets others have the processor.
-const PATIENCE: usize = 1 << 12;
-/// How long a run waits for its threads to wake.
-const WAKING: Duration = Duration::from_micros(100);
-
-/// Runs `body` in the pool, whose threads stay awake as long: each looks for work until the end. By itself a thread that has found none for some
-/// microseconds sleeps, and takes 50 more to wake, as long as an operation on a small map.
-///
-/// Threads begin to look before `body` begins, or not at all: a thread that already waits inside one of its tasks for the rest of
-/// it must not begin to wait for the end above that.
+/// Runs `body` in the pool, whose threads stay awake as long and share the tasks of [`for_each_task`].
 pub(crate) fn run_awake<R: Send>(pool: &ThreadPool, body: impl FnOnce() -> R + Send) -> R {
-    /// Says so even if the body panics.
-    struct Finish<'a>(&'a AtomicBool);
-    impl Drop for Finish<'_> {
-        fn drop(&mut self) {
-            self.0.store(true, Ordering::SeqCst);
-        }
-    }
-    let (begun, finished, awake) = (AtomicBool::new(false), AtomicBool::new(false), AtomicUsize::new(1));
+    let team = Team::new(pool.current_num_threads());
     pool.install(|| {
-        let this = thread_index();
+        let first = thread_index();
         rayon::scope(|scope| {
             scope.spawn_broadcast(|_, thread| {
-                if thread.index() == this || begun.load(Ordering::SeqCst) {
-                    return;
-                }
-                awake.fetch_add(1, Ordering::SeqCst);
-                let mut idle = 0;
-                while !finished.load(Ordering::SeqCst) {
-                    idle = if rayon::yield_now() == Some(Yield::Executed) { 0 } else { idle + 1 };
-                    if idle < PATIENCE {
-                        std::hint::spin_loop();
-                    } else {
-                        std::thread::yield_now();
-                    }
+                if thread.index() != first {
+                    team.serve(thread.index());
                 }
             });
-            let _finish = Finish(&finished);
-            let start = Instant::now();
-            while awake.load(Ordering::SeqCst) < rayon::current_num_threads() && start.elapsed() < WAKING {
-                std::hint::spin_loop();
-            }
-            begun.store(true, Ordering::SeqCst);
-            body()
+            team.lead(body)
         })
     })
 }
 
 /// Runs `body` for all of `0..tasks`.
 pub(crate) fn for_each_task(tasks: usize, body: impl Fn(usize) + Sync + Send) {
-    (0..tasks).into_par_iter().with_max_len(1).for_each(body);
+    // More than a round may have go several to a task.
+    let several = tasks / MOST_TASKS + 1;
+    let bodies = |task: usize| (task * several..tasks.min((task + 1) * several)).for_each(&body);
+    let rounded = tasks.div_ceil(several);
+    if !run_in_team(rounded, thread_index(), &bodies) {
+        (0..rounded).into_par_iter().with_max_len(1).for_each(bodies);
+    }
+}
+
+/// Runs `body` for each chunk of `len` elements of `data`, the last of which may be shorter, with its number.
+pub(crate) fn for_each_chunk<T: Send>(
+    data: &mut [T],
+    len: usize,
+    body: impl Fn(usize, &mut [T]) + Sync + Send,
+) {
+    /// A pointer that tasks share.
+    struct Start<T>(*mut T);
+    // SAFETY: each task has a chunk of its own.
+    unsafe impl<T: Send> Sync for Start<T> {}
+    // SAFETY: as above.
+    unsafe impl<T: Send> Send for Start<T> {}
+    let (start, all) = (Start(data.as_mut_ptr()), data.len());
+    for_each_task(all.div_ceil(len), |index| {
+        let start = &start;
+        let first = index * len;
+        // SAFETY: these elements are this task's, and there until all are done.
+        body(index, unsafe { std::slice::from_raw_parts_mut(start.0.add(first), len.min(all - first)) });
+    });
+}
+
+/// Chunk `index` of [`for_each_chunk`], of what is only read.
+pub(crate) fn chunk<T>(data: &[T], len: usize, index: usize) -> &[T] {
+    &data[index * len..data.len().min((index + 1) * len)]
 }
 
 /// Which of the pool's threads this is: for scratch memory of its own.
@@ -117,35 +117,5 @@ impl Shared {
     pub fn pointer(&self, start: usize) -> *mut f32 {
         debug_assert!(start <= self.len);
         self.data.wrapping_add(start)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Runs follow each other so closely that threads are still looking for work when the next one begins.
-    #[test]
-    fn runs_end_whenever_threads_wake() {
-        for threads in [1, 2, 5] {
-            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-            for run in 0..5000 {
-                let sum = AtomicUsize::new(0);
-                run_awake(&pool, || {
-                    for_each_task(run % 17, |task| {
-                        sum.fetch_add(task, Ordering::SeqCst);
-                    });
-                });
-                assert_eq!(sum.into_inner(), (0..run % 17).sum::<usize>());
-            }
-        }
-    }
-
-    #[test]
-    fn a_panic_ends_a_run() {
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(3).build().unwrap();
-        let run = std::panic::AssertUnwindSafe(|| run_awake(&pool, || panic!("on purpose")));
-        assert!(std::panic::catch_unwind(run).is_err());
-        assert_eq!(run_awake(&pool, || 5), 5);
     }
 }

@@ -1,9 +1,9 @@
 //! Pooling, forward and backward: see [`crate::ops::pool`].
 
+use super::parallel::{chunk, for_each_chunk};
 use super::simd::Level;
 use crate::ops::Pool;
 use crate::shape::Shape;
-use rayon::prelude::*;
 
 /// The window's rows (or columns) inside an image of `len`, for position `index` of the result.
 fn window(index: usize, stride: usize, before: usize, kernel: usize, len: usize) -> std::ops::Range<usize> {
@@ -39,7 +39,7 @@ fn fold_windows(
     finish: impl Fn(f32, usize) -> f32 + Sync,
 ) {
     let c = x_shape.c;
-    y.par_chunks_mut(y_shape.w * c).enumerate().for_each(|(row, y)| {
+    for_each_chunk(y, y_shape.w * c, |row, y| {
         let (n, out_y) = (row / y_shape.h, row % y_shape.h);
         let image = &x[n * x_shape.sample_len()..][..x_shape.sample_len()];
         let rows = window(out_y, pool.stride, pool.padding.top, pool.kernel_h, x_shape.h);
@@ -78,8 +78,8 @@ pub(crate) fn max_pool_gradient(
     dx: &mut [f32],
 ) {
     let c = x_shape.c;
-    let samples = dx.par_chunks_mut(x_shape.sample_len()).zip(x.par_chunks(x_shape.sample_len()));
-    samples.zip(dy.par_chunks(y_shape.sample_len())).for_each(|((dx, x), dy)| {
+    for_each_chunk(dx, x_shape.sample_len(), |n, dx| {
+        let (x, dy) = (chunk(x, x_shape.sample_len(), n), chunk(dy, y_shape.sample_len(), n));
         dx.fill(0.0);
         for out_y in 0..y_shape.h {
             let rows = window(out_y, pool.stride, pool.padding.top, pool.kernel_h, x_shape.h);
@@ -113,7 +113,8 @@ pub(crate) fn avg_pool_gradient(
     (dx, x_shape): (&mut [f32], Shape),
 ) {
     let c = x_shape.c;
-    dx.par_chunks_mut(x_shape.sample_len()).zip(dy.par_chunks(y_shape.sample_len())).for_each(|(dx, dy)| {
+    for_each_chunk(dx, x_shape.sample_len(), |n, dx| {
+        let dy = chunk(dy, y_shape.sample_len(), n);
         dx.fill(0.0);
         for_each_pair(pool, x_shape, y_shape, |to, from, count| {
             for (dx, &dy) in dx[to * c..][..c].iter_mut().zip(&dy[from * c..][..c]) {

@@ -2,13 +2,13 @@
 
 use super::attention::softmax_in_place;
 use super::math::lane_sum;
+use super::parallel::{chunk, for_each_chunk};
 use super::simd::Level;
 use crate::ops::Sinusoid;
-use rayon::prelude::*;
 
 pub(crate) fn softmax(level: Level, channels: usize, x: &[f32], y: &mut [f32]) {
-    y.par_chunks_mut(channels).zip(x.par_chunks(channels)).for_each(|(y, x)| {
-        y.copy_from_slice(x);
+    for_each_chunk(y, channels, |row, y| {
+        y.copy_from_slice(chunk(x, channels, row));
         level.vectorize(
             #[inline(always)]
             || softmax_in_place(y),
@@ -17,8 +17,8 @@ pub(crate) fn softmax(level: Level, channels: usize, x: &[f32], y: &mut [f32]) {
 }
 
 pub(crate) fn softmax_gradient(level: Level, channels: usize, y: &[f32], dy: &[f32], dx: &mut [f32]) {
-    let rows = dx.par_chunks_mut(channels).zip(y.par_chunks(channels)).zip(dy.par_chunks(channels));
-    rows.for_each(|((dx, y), dy)| {
+    for_each_chunk(dx, channels, |row, dx| {
+        let (y, dy) = (chunk(y, channels, row), chunk(dy, channels, row));
         level.vectorize(
             #[inline(always)]
             || {
@@ -47,8 +47,8 @@ pub(crate) fn sinusoid(sinusoid: Sinusoid, t: &[f32], channels: usize, y: &mut [
 }
 
 pub(crate) fn squared_error(level: Level, sample_len: usize, a: &[f32], b: &[f32], y: &mut [f32]) {
-    let samples = y.par_iter_mut().zip(a.par_chunks(sample_len)).zip(b.par_chunks(sample_len));
-    samples.for_each(|((y, a), b)| {
+    for_each_chunk(y, 1, |n, y| {
+        let (a, b) = (chunk(a, sample_len, n), chunk(b, sample_len, n));
         let sum = level.vectorize(
             #[inline(always)]
             || {
@@ -58,14 +58,14 @@ pub(crate) fn squared_error(level: Level, sample_len: usize, a: &[f32], b: &[f32
                 })
             },
         );
-        *y = sum / sample_len as f32;
+        y[0] = sum / sample_len as f32;
     });
 }
 
 pub(crate) fn squared_error_gradient(sample_len: usize, a: &[f32], b: &[f32], dy: &[f32], da: &mut [f32]) {
-    let samples = da.par_chunks_mut(sample_len).zip(a.par_chunks(sample_len)).zip(b.par_chunks(sample_len));
-    samples.zip(dy.par_iter()).for_each(|(((da, a), b), &dy)| {
-        let factor = 2.0 * dy / sample_len as f32;
+    for_each_chunk(da, sample_len, |n, da| {
+        let (a, b) = (chunk(a, sample_len, n), chunk(b, sample_len, n));
+        let factor = 2.0 * dy[n] / sample_len as f32;
         for ((da, &a), &b) in da.iter_mut().zip(a).zip(b) {
             *da = factor * (a - b);
         }

@@ -409,8 +409,9 @@ mod tests {
 
     #[test]
     fn vectors_rectify_as_comparisons_do() {
-        let values: [f32; LINE] =
-            std::array::from_fn(|i| [f32::NAN, -0.0, 0.0, -1.5, 2.5, f32::NEG_INFINITY, -f32::NAN, 1e-40][i % 8]);
+        let values: [f32; LINE] = std::array::from_fn(|i| {
+            [f32::NAN, -0.0, 0.0, -1.5, 2.5, f32::NEG_INFINITY, -f32::NAN, 1e-40][i % 8]
+        });
         let expected = values.map(|value| if value < 0.0 { 0.0 } else { value }.to_bits());
         for level in Level::available() {
             let mut rectified = [0.0f32; LINE];

@@ -175,12 +175,19 @@ mod tests {
         (graph, x, pairs)
     }
 
-    fn results(graph: &Graph, x: Var, pairs: &[[Var; 2]], separately: bool, options: CpuOptions) -> (usize, Vec<u32>) {
+    fn results(
+        graph: &Graph,
+        x: Var,
+        pairs: &[[Var; 2]],
+        separately: bool,
+        options: CpuOptions,
+    ) -> (usize, Vec<u32>) {
         let backend = Box::new(Cpu::with_options(options).unwrap());
         let last: Vec<_> = pairs.iter().map(|pair| pair[1]).collect();
         let outputs = if separately { pairs.as_flattened() } else { &last };
         let program = Program::inference(graph, outputs, backend.as_ref());
-        let joined = program.forward.iter().filter(|step| matches!(step.kernel, Kernel::ConvThen(..))).count();
+        let joined =
+            program.forward.iter().filter(|step| matches!(step.kernel, Kernel::ConvThen(..))).count();
         let mut session = Session::new(program, backend).unwrap();
         session.set_parameters(&graph.layout().initialise(1));
         for (node, var) in (0..graph.nodes.len()).map(|node| (&graph.nodes[node], Var(node))) {
@@ -200,7 +207,9 @@ mod tests {
         for &output in &last {
             let mut result = vec![0.0; graph.shape(output).len()];
             session.read(output, &mut result).unwrap();
-            all.extend(result.into_iter().map(|value| if value.is_nan() { f32::NAN } else { value }.to_bits()));
+            all.extend(
+                result.into_iter().map(|value| if value.is_nan() { f32::NAN } else { value }.to_bits()),
+            );
         }
         (joined, all)
     }

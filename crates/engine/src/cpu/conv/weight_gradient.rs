@@ -5,13 +5,12 @@
 //! rows are taps and channels of dy. Chains run over pixels in order.
 
 use crate::cpu::axis::Axis;
-use crate::cpu::parallel::{Shared, for_each_task, thread_index};
+use crate::cpu::parallel::{Shared, for_each_chunk, for_each_task, thread_index};
 use crate::cpu::simd::{LINE, Level, copy};
 use crate::cpu::tile::{ColumnTile, GROUP, Tiles};
 use crate::kernel::Scratch;
 use crate::ops::Conv;
 use crate::shape::Shape;
-use rayon::prelude::*;
 use std::ops::Range;
 
 /// Pixels summed at a time, so that they stay in cache for all rows.
@@ -261,7 +260,8 @@ pub(crate) fn bias_gradient(level: Level, dy: &[f32], channels: usize, db: &mut 
     const STRIP: usize = 64;
     let (strips, rest) = db.as_chunks_mut::<STRIP>();
     let from = strips.len() * STRIP;
-    strips.par_iter_mut().enumerate().for_each(|(strip, db)| {
+    for_each_chunk(strips, 1, |strip, db| {
+        let db = &mut db[0];
         let first = strip * STRIP;
         level.vectorize(
             #[inline(always)]

@@ -181,8 +181,7 @@ impl Tiles {
     /// All pointers are valid for what the fields say.
     pub unsafe fn block(&self, block: &Block) {
         let mut first = 0;
-        let is_packed =
-            block.depth == DEPTH && block.c_stride == self.width && block.columns == self.width;
+        let is_packed = block.depth == DEPTH && block.c_stride == self.width && block.columns == self.width;
         if is_packed && matches!(block.epilogue, RowEpilogue::Nothing) {
             while first + self.height <= block.rows {
                 // SAFETY: the caller's; the level was detected.

@@ -3,11 +3,11 @@
 //! about a hundred cycles and then multiplies 36 planes of dozens of tiles.
 
 use super::transform::{self, PLANES, TILE};
+use crate::cpu::parallel::for_each_chunk;
 use crate::cpu::simd::{LINE, Level, Vector, copy, prefetch_second_level, with_vectors};
 use crate::cpu::tile::MAX_WIDTH;
 use crate::cpu::transpose::transpose;
 use crate::shape::Shape;
-use rayon::prelude::*;
 use std::ops::Range;
 
 /// Rows that pass through the buffer of taps at a time.
@@ -174,7 +174,7 @@ impl<'a> Filter<'a> {
     /// Packs the filter, as [`Self::packed_piece`] says.
     pub fn pack(&self, level: Level, width: usize, packed: &mut [f32]) {
         let pieces = self.source.div_ceil(ROWS);
-        packed.par_chunks_exact_mut(packed_piece_len(width)).enumerate().for_each(|(index, piece)| {
+        for_each_chunk(packed, packed_piece_len(width), |index, piece| {
             let (row, column) = (index % pieces * ROWS, index / pieces * width);
             let rows = row..(row + ROWS).min(self.source);
             self.copy_taps(level, rows, column..(column + width).min(self.result), width, piece);

@@ -259,7 +259,8 @@ mod tests {
                 for way in [Way::Many, Way::Few, Way::Packed] {
                     let convolve = |epilogue| tensors.convolve(way, level, false, epilogue, &there);
                     let plain = convolve(Epilogue::Nothing);
-                    let expected = |f: &dyn Fn(usize, f32) -> f32| bits(plain.iter().enumerate().map(|(i, &y)| f(i, y)));
+                    let expected =
+                        |f: &dyn Fn(usize, f32) -> f32| bits(plain.iter().enumerate().map(|(i, &y)| f(i, y)));
                     let case = format!("{:?}, {level:?}", CASES[index]);
                     let rectified = expected(&|_, y| if y < 0.0 { 0.0 } else { y });
                     assert!(bits(convolve(Epilogue::Relu)) == rectified, "{case}");

@@ -30,7 +30,11 @@ enum Finish {
 }
 
 impl<'a> Results<'a> {
-    pub fn new((values, shape): (&mut [f32], Shape), bias: Option<&'a [f32]>, epilogue: Epilogue<'a>) -> Self {
+    pub fn new(
+        (values, shape): (&mut [f32], Shape),
+        bias: Option<&'a [f32]>,
+        epilogue: Epilogue<'a>,
+    ) -> Self {
         Self { tiling: Tiling::new(shape, shape), values: Shared::new(values), bias, epilogue }
     }
 
