@@ -158,8 +158,8 @@ mod tests {
         for (index, (conv, channels)) in convs.into_iter().enumerate() {
             let dims = vec![conv.kernel_h, conv.kernel_w, shape.c, channels];
             let init = Init::VarianceScaling { scale: 1.0 };
-            let weight = graph.parameter(&format!("{index}.weight"), dims, init);
-            let bias = graph.parameter(&format!("{index}.bias"), vec![channels], Init::Zeros);
+            let weight = graph.parameter(format!("{index}.weight"), dims, init);
+            let bias = graph.parameter(format!("{index}.bias"), vec![channels], Init::Zeros);
             let [plain, rectified, sum, reversed, moved, other] =
                 [(); 6].map(|()| graph.conv(x, weight, bias, conv));
             let all = graph.relu(other);
