@@ -65,6 +65,11 @@ pub trait Backend: Send {
         false
     }
 
+    /// Whether programs are to have [`Kernel::ConvWeightGradSet`] where that is a parameter's whole gradient and need not be added to what was there.
+    fn sets_weight_gradients(&self) -> bool {
+        false
+    }
+
     /// Whether programs are to have [`Kernel::ConvThen`] for this convolution from `source` to `result` and what follows it, where nothing else reads
     /// what is between them.
     fn fuses(&self, _conv: Conv, _then: Then, _source: Shape, _result: Shape) -> bool {

@@ -18,6 +18,8 @@ pub enum Kernel {
     ConvInputGrad(Conv),
     /// (x, dy) → weight gradient, added to.
     ConvWeightGrad(Conv),
+    /// The same, set: nothing was there before. See [`crate::Backend::sets_weight_gradients`].
+    ConvWeightGradSet(Conv),
     /// dy → sum over all but channels, added to.
     BiasGrad,
     /// [`crate::ops::group_norm`]: (x, gamma, beta) → (y, statistics).

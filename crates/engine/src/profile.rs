@@ -97,7 +97,7 @@ fn kernel_name(kernel: &Kernel) -> &'static str {
         Kernel::ConvThen(_, Then::Add) => "conv, add",
         Kernel::ConvThen(_, Then::AddPerSample) => "conv, add per sample",
         Kernel::ConvInputGrad(_) => "conv input grad",
-        Kernel::ConvWeightGrad(_) => "conv weight grad",
+        Kernel::ConvWeightGrad(_) | Kernel::ConvWeightGradSet(_) => "conv weight grad",
         Kernel::BiasGrad => "bias grad",
         Kernel::GroupNorm(_) => "group norm",
         Kernel::GroupNormAgain(_) => "group norm again",
@@ -145,7 +145,7 @@ fn shapes(step: &Step) -> String {
         Kernel::Conv(conv) | Kernel::ConvThen(conv, _) | Kernel::ConvInputGrad(conv) => {
             format!("{} to {result}, {}x{}", step.inputs[0].shape, conv.kernel_h, conv.kernel_w)
         }
-        Kernel::ConvWeightGrad(conv) => {
+        Kernel::ConvWeightGrad(conv) | Kernel::ConvWeightGradSet(conv) => {
             format!("{}, {}, {}x{}", step.inputs[0].shape, step.inputs[1].shape, conv.kernel_h, conv.kernel_w)
         }
         Kernel::Clear => format!("{result}"),
@@ -161,7 +161,9 @@ fn products(step: &Step) -> u64 {
     match step.kernel {
         Kernel::Conv(conv) | Kernel::ConvThen(conv, _) => (result.len() * conv.taps() * source.c) as u64,
         Kernel::ConvInputGrad(conv) => (source.len() * conv.taps() * result.c) as u64,
-        Kernel::ConvWeightGrad(conv) => (step.inputs[1].shape.len() * conv.taps() * source.c) as u64,
+        Kernel::ConvWeightGrad(conv) | Kernel::ConvWeightGradSet(conv) => {
+            (step.inputs[1].shape.len() * conv.taps() * source.c) as u64
+        }
         Kernel::Attention(_) => 2 * attention,
         Kernel::AttentionGrad(_) => 4 * attention,
         _ => 0,

@@ -4,7 +4,7 @@ use super::Machine;
 use super::bf16x3::{self, Convolution, MatrixUnit};
 use super::epilogue::Epilogue;
 use super::tile::Tiles;
-use super::{conv, winograd};
+use super::{conv, elementwise, winograd};
 use crate::backend::BackendError;
 use crate::kernel::{Scratch, Step, Then};
 use crate::ops::Conv;
@@ -191,8 +191,8 @@ impl Machine {
         }
     }
 
-    /// A weight gradient.
-    pub(super) fn weight_gradient(&self, step: &Step, conv: Conv) {
+    /// A weight gradient, added to what is there if it `adds`, else set.
+    pub(super) fn weight_gradient(&self, step: &Step, conv: Conv, adds: bool) {
         let Self { level, tiles, .. } = *self;
         let [x, dy] = self.inputs(step);
         let (x, dy) = ((x, step.inputs[0].shape), (dy, step.inputs[1].shape));
@@ -200,10 +200,16 @@ impl Machine {
         let workspace = self.scratch(step.workspace);
         match self.convolutions.way(conv, x.1, dy.1) {
             Way::Winograd => {
-                winograd::weight_gradient(level, tiles, winograd::before(conv, false), x, dy, workspace, dw);
+                let before = winograd::before(conv, false);
+                winograd::weight_gradient(level, tiles, before, x, dy, workspace, (dw, adds));
             }
-            Way::Gathered => conv::weight_gradient(conv, tiles, x, dy, workspace, dw),
-            Way::Bf16x3(unit) => bf16x3::weight_gradient(level, unit, conv, x, dy, workspace, dw),
+            Way::Gathered => conv::weight_gradient(conv, tiles, x, dy, workspace, (dw, adds)),
+            Way::Bf16x3(unit) => {
+                if !adds {
+                    elementwise::clear(dw);
+                }
+                bf16x3::weight_gradient(level, unit, conv, x, dy, workspace, dw);
+            }
         }
     }
 }

@@ -1,4 +1,4 @@
-//! What follows a convolution, done to its results in registers, before they are stored.
+//! What follows a convolution, done to each part of its result as it is stored.
 
 use super::parallel::Shared;
 
@@ -15,17 +15,17 @@ pub(crate) enum Epilogue<'a> {
 }
 
 impl Epilogue<'_> {
-    /// The same for rows of `result`, which may begin anywhere.
+    /// The same for rows anywhere in `result`.
     ///
     /// # Panics
-    /// If it differs from sample to sample.
+    /// If it is [`Self::AddPerSample`]: [`super::convolutions::Convolutions::fuses`] offers it for tiles of pixels alone.
     pub fn of_rows(&self, result: Shared) -> RowEpilogue {
         let result = result.pointer(0).cast_const();
         match *self {
             Self::Nothing => RowEpilogue::Nothing,
             Self::Relu => RowEpilogue::Relu,
             Self::Add(tensor) => RowEpilogue::Add { tensor: tensor.as_ptr(), result },
-            Self::AddPerSample(_) => unreachable!("planned for convolutions by tiles of pixels alone"),
+            Self::AddPerSample(_) => unreachable!("planned for tiles of pixels alone"),
         }
     }
 }

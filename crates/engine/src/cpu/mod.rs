@@ -178,6 +178,10 @@ impl Backend for Cpu {
         }
     }
 
+    fn sets_weight_gradients(&self) -> bool {
+        true
+    }
+
     fn fuses(&self, conv: Conv, then: Then, source: Shape, result: Shape) -> bool {
         self.convolutions.fuses(conv, then, source, result)
     }
@@ -191,7 +195,7 @@ impl Backend for Cpu {
         match *kernel {
             Kernel::Conv(conv) | Kernel::ConvThen(conv, _) => convolution(conv, false),
             Kernel::ConvInputGrad(conv) => convolution(conv, true),
-            Kernel::ConvWeightGrad(conv) => {
+            Kernel::ConvWeightGrad(conv) | Kernel::ConvWeightGradSet(conv) => {
                 self.convolutions.weight_gradient_scratch(conv, inputs[0], inputs[1], tiles, threads)
             }
             Kernel::Attention(_) => attention::forward_scratch(inputs[0], tiles),
@@ -327,7 +331,8 @@ impl Machine {
             Kernel::Conv(conv) => self.convolve(step, conv, false, None),
             Kernel::ConvThen(conv, then) => self.convolve(step, conv, false, Some(then)),
             Kernel::ConvInputGrad(conv) => self.convolve(step, conv, true, None),
-            Kernel::ConvWeightGrad(conv) => self.weight_gradient(step, conv),
+            Kernel::ConvWeightGrad(conv) => self.weight_gradient(step, conv, true),
+            Kernel::ConvWeightGradSet(conv) => self.weight_gradient(step, conv, false),
             Kernel::BiasGrad => {
                 conv::bias_gradient(level, self.input(step, 0), shape.c, self.write(step.outputs[0]))
             }
@@ -433,6 +438,7 @@ impl Machine {
             | Kernel::ConvThen(..)
             | Kernel::ConvInputGrad(_)
             | Kernel::ConvWeightGrad(_)
+            | Kernel::ConvWeightGradSet(_)
             | Kernel::BiasGrad
             | Kernel::GroupNorm(_)
             | Kernel::GroupNormAgain(_)

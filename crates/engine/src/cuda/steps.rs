@@ -152,7 +152,9 @@ impl Queue<'_> {
                 // SAFETY: the planner's views lie within the slots.
                 unsafe { self.device.clear(self.address(gradients), gradients.shape.len() * WORD) }
             }
-            Kernel::ConvThen(..) => unreachable!("only planned for backends that fuse convolutions"),
+            Kernel::ConvThen(..) | Kernel::ConvWeightGradSet(_) => {
+                unreachable!("only planned for backends that ask for it")
+            }
         }
     }
 

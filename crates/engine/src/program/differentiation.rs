@@ -69,6 +69,7 @@ fn derive(kernel: &Kernel, d: &mut Differentiation) {
         Kernel::ConvThen(..)
         | Kernel::ConvInputGrad(_)
         | Kernel::ConvWeightGrad(_)
+        | Kernel::ConvWeightGradSet(_)
         | Kernel::BiasGrad
         | Kernel::GroupNormGrad(_)
         | Kernel::GroupNormAgain(_)

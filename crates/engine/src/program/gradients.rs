@@ -3,12 +3,17 @@
 
 use super::memory::Lifetime;
 use super::{Draft, Instruction, Place};
+use crate::backend::Backend;
 use crate::kernel::Kernel;
 use crate::params::Param;
+use std::collections::{HashMap, HashSet};
 
 /// Elements of gradients that are cleared at once, at least: 1 MiB. Fewer would be steps by the hundred, more would take memory from
 /// activations too soon.
 const TOGETHER: usize = 1 << 18;
+
+/// Elements of a gradient that is set by itself, at least: less is cleared with others.
+const ALONE: usize = 1 << 16;
 
 /// Gradients that are summed over several batches keep their places throughout.
 pub(super) fn kept(draft: &Draft) -> Vec<(usize, Lifetime)> {
@@ -16,22 +21,26 @@ pub(super) fn kept(draft: &Draft) -> Vec<(usize, Lifetime)> {
     vec![(0, Lifetime { first: 0, last: end, len })]
 }
 
-/// Has gradients cleared right before the first instruction that adds to them. Returns where each lies, and from when on.
-pub(super) fn clear_when_needed(draft: &mut Draft) -> Vec<(usize, Lifetime)> {
-    let mut groups = groups(draft);
+/// Has gradients cleared right before the first instruction that adds to them, or if one sets them, as `backend` may want it, not at all. Returns where each
+/// lies, and from when on.
+pub(super) fn clear_when_needed(draft: &mut Draft, backend: &dyn Backend) -> Vec<(usize, Lifetime)> {
+    let set = if backend.sets_weight_gradients() { set_whole(draft) } else { HashSet::new() };
+    let mut groups = groups(draft, &set);
     groups.sort_by_key(|group| group.first);
     let mut instructions = Vec::with_capacity(draft.instructions.len() + groups.len());
     let mut places = Vec::with_capacity(groups.len());
     let mut groups = groups.into_iter().peekable();
     let mut next = std::mem::take(&mut draft.instructions).into_iter();
     for index in 0.. {
-        while let Some(Group { offset, len, .. }) = groups.next_if(|group| group.first == index) {
+        while let Some(Group { offset, len, is_set, .. }) = groups.next_if(|group| group.first == index) {
             places.push((offset, Lifetime { first: instructions.len(), last: usize::MAX, len }));
-            instructions.push(Instruction {
-                kernel: Kernel::Clear,
-                reads: Vec::new(),
-                writes: vec![Place::Grads { offset, len }],
-            });
+            if !is_set {
+                instructions.push(Instruction {
+                    kernel: Kernel::Clear,
+                    reads: Vec::new(),
+                    writes: vec![Place::Grads { offset, len }],
+                });
+            }
         }
         match next.next() {
             Some(instruction) => instructions.push(instruction),
@@ -43,15 +52,41 @@ pub(super) fn clear_when_needed(draft: &mut Draft) -> Vec<(usize, Lifetime)> {
     places
 }
 
+/// Has large weight gradients set that one instruction makes. Returns whose.
+fn set_whole(draft: &mut Draft) -> HashSet<Param> {
+    let mut writers: HashMap<Param, Vec<usize>> = HashMap::new();
+    for (index, instruction) in draft.instructions.iter().enumerate() {
+        for place in &instruction.writes {
+            if let Place::Grad(param) = *place {
+                writers.entry(param).or_default().push(index);
+            }
+        }
+    }
+    let mut set = HashSet::new();
+    for (param, writers) in writers {
+        let &[writer] = writers.as_slice() else { continue };
+        let kernel = &mut draft.instructions[writer].kernel;
+        if let Kernel::ConvWeightGrad(conv) = *kernel
+            && draft.graph.params.spec(param).len() >= ALONE
+        {
+            *kernel = Kernel::ConvWeightGradSet(conv);
+            set.insert(param);
+        }
+    }
+    set
+}
+
 /// Gradients that follow one another in the layout.
 struct Group {
     offset: usize,
     len: usize,
+    /// Whether it is one that is set.
+    is_set: bool,
     /// The first instruction that adds to one of them; after the last if none does.
     first: usize,
 }
 
-fn groups(draft: &Draft) -> Vec<Group> {
+fn groups(draft: &Draft, set: &HashSet<Param>) -> Vec<Group> {
     let layout = &draft.graph.params;
     let mut first_uses = vec![draft.instructions.len(); layout.specs().len()];
     for (index, instruction) in draft.instructions.iter().enumerate().rev() {
@@ -62,13 +97,14 @@ fn groups(draft: &Draft) -> Vec<Group> {
         }
     }
     let mut groups: Vec<Group> = Vec::new();
-    for (spec, first) in layout.specs().iter().zip(first_uses) {
-        match groups.last_mut().filter(|group| group.len < TOGETHER) {
+    for (index, (spec, first)) in layout.specs().iter().zip(first_uses).enumerate() {
+        let is_set = set.contains(&Param(index));
+        match groups.last_mut().filter(|group| group.len < TOGETHER && !group.is_set && !is_set) {
             Some(group) => {
                 group.len += spec.len();
                 group.first = group.first.min(first);
             }
-            None => groups.push(Group { offset: spec.offset, len: spec.len(), first }),
+            None => groups.push(Group { offset: spec.offset, len: spec.len(), is_set, first }),
         }
     }
     groups

@@ -198,7 +198,7 @@ impl Program {
         }
         let parameter_gradients = match training {
             Some(options) if options.accumulates => gradients::kept(&draft),
-            Some(_) => gradients::clear_when_needed(&mut draft),
+            Some(_) => gradients::clear_when_needed(&mut draft, backend),
             None => {
                 rectify_in_place(&mut draft, &kept);
                 Vec::new()

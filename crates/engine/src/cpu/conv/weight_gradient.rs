@@ -40,17 +40,17 @@ fn is_turned(conv: Conv, x: Shape, dy: Shape) -> bool {
     conv != Conv::POINTWISE && conv.stride == 1 && dy.c < LINE && dy.c < x.c
 }
 
-/// Adds the gradient of the weight to `dw` `[tap][c][o]`.
+/// The gradient of the weight, `dw` `[tap][c][o]`, added to what is there if it `adds`, else set.
 pub(crate) fn weight_gradient(
     conv: Conv,
     tiles: Tiles,
     (x, x_shape): (&[f32], Shape),
     (dy, dy_shape): (&[f32], Shape),
     workspace: &mut [f32],
-    dw: &mut [f32],
+    (dw, adds): (&mut [f32], bool),
 ) {
     if conv == Conv::POINTWISE {
-        return add_product(tiles, Left::Rows(x, x_shape.c), (dy, dy_shape), workspace, dw);
+        return multiply(tiles, Left::Rows(x, x_shape.c), (dy, dy_shape), workspace, (dw, adds));
     }
     if is_turned(conv, x_shape, dy_shape) {
         let axes = Axis::both_input_gradient(conv, dy_shape, x_shape, [0, 0]);
@@ -59,18 +59,21 @@ pub(crate) fn weight_gradient(
         // `[tap][c][o]` to `[tap][o][c]` and back.
         let (c, o) = (x_shape.c, dy_shape.c);
         let place = |index: usize| index / (c * o) * (c * o) + index % o * c + index / o % c;
-        for (index, &value) in dw.iter().enumerate() {
-            turned[place(index)] = value;
+        if adds {
+            for (index, &value) in dw.iter().enumerate() {
+                turned[place(index)] = value;
+            }
         }
         let left = Left::Taps { source: dy, shape: dy_shape, axes };
-        add_product(tiles, left, (x, x_shape), workspace, turned);
+        multiply(tiles, left, (x, x_shape), workspace, (turned, adds));
         for (index, value) in dw.iter_mut().enumerate() {
             *value = turned[place(index)];
         }
         return;
     }
     let axes = Axis::both_forward(conv, x_shape, dy_shape);
-    add_product(tiles, Left::Taps { source: x, shape: x_shape, axes }, (dy, dy_shape), workspace, dw);
+    let left = Left::Taps { source: x, shape: x_shape, axes };
+    multiply(tiles, left, (dy, dy_shape), workspace, (dw, adds));
 }
 
 /// The transposed left factor: for each pixel its rows.
@@ -129,13 +132,13 @@ impl Cut {
     }
 }
 
-/// Adds to `sums[row][o]` the products of the left factor's rows and the channels of `right` over all pixels.
-fn add_product(
+/// `sums[row][o]`: the products of the left factor's rows and the channels of `right` over all pixels, added to what is there if it `adds`.
+fn multiply(
     tiles: Tiles,
     left: Left,
     (right, shape): (&[f32], Shape),
     workspace: &mut [f32],
-    sums: &mut [f32],
+    (sums, adds): (&mut [f32], bool),
 ) {
     let width = tiles.width;
     let (all_rows, channels) = (left.rows(), shape.c);
@@ -170,7 +173,7 @@ fn add_product(
                 c: sums.pointer(row * channels + column),
                 c_stride: channels,
                 columns: width.min(channels - column),
-                adds: true,
+                adds: adds || first > 0,
             };
             match left {
                 Left::Rows(x, stride) => {
@@ -311,7 +314,8 @@ mod tests {
             let (x, dy) = (noise(1, x_shape.len()), noise(2, dy_shape.len()));
             let initial = noise(3, conv.taps() * c * o);
             let [rows, columns] = Axis::both_forward(conv, x_shape, dy_shape);
-            let mut expected = initial.clone();
+            let nothing = vec![f32::NAN; initial.len()];
+            let [mut expected, mut from_zero] = [initial.clone(), vec![0.0; initial.len()]];
             for (pixel, (n, row, column)) in positions(dy_shape, 0).take(3 * y_h * y_w).enumerate() {
                 for tap in 0..conv.taps() {
                     let source = rows.source(row, tap / conv.kernel_w);
@@ -319,9 +323,11 @@ mod tests {
                         continue;
                     };
                     let x = &x[((n * h + row) * w + column) * c..][..c];
-                    for (row, sums) in expected[tap * c * o..].chunks_exact_mut(o).take(c).enumerate() {
-                        for (sum, &dy) in sums.iter_mut().zip(&dy[pixel * o..]) {
-                            *sum = x[row].mul_add(dy, *sum);
+                    for expected in [&mut expected, &mut from_zero] {
+                        for (row, sums) in expected[tap * c * o..].chunks_exact_mut(o).take(c).enumerate() {
+                            for (sum, &dy) in sums.iter_mut().zip(&dy[pixel * o..]) {
+                                *sum = x[row].mul_add(dy, *sum);
+                            }
                         }
                     }
                 }
@@ -330,11 +336,13 @@ mod tests {
                 let tiles = Tiles::new(level);
                 let scratch =
                     weight_gradient_scratch(conv, x_shape, dy_shape, tiles, rayon::current_num_threads());
-                let mut dw = initial.clone();
-                let mut workspace = vec![f32::NAN; scratch.workspace];
-                weight_gradient(conv, tiles, (&x, x_shape), (&dy, dy_shape), &mut workspace, &mut dw);
-                let same = dw.iter().zip(&expected).all(|(a, b)| a.to_bits() == b.to_bits());
-                assert!(same, "{conv:?}, {x_shape}, {o}, {level:?}");
+                for (there, expected, adds) in [(&initial, &expected, true), (&nothing, &from_zero, false)] {
+                    let (mut dw, mut workspace) = (there.clone(), vec![f32::NAN; scratch.workspace]);
+                    let gradient = (dw.as_mut_slice(), adds);
+                    weight_gradient(conv, tiles, (&x, x_shape), (&dy, dy_shape), &mut workspace, gradient);
+                    let same = dw.iter().zip(expected).all(|(a, b)| a.to_bits() == b.to_bits());
+                    assert!(same, "{conv:?}, {x_shape}, {o}, {level:?}, adds {adds}");
+                }
             }
         }
     }

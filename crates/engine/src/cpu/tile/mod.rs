@@ -38,7 +38,7 @@ pub(crate) struct RowTile {
     pub rows: usize,
     /// Columns to store, at most the width.
     pub columns: usize,
-    /// Done to the rows before they are stored.
+    /// Done to the rows as they are stored.
     pub epilogue: RowEpilogue,
 }
 
@@ -64,7 +64,7 @@ pub(crate) struct Block<'a> {
     pub c_stride: usize,
     /// Columns to store, at most the width.
     pub columns: usize,
-    /// Done to the rows before they are stored.
+    /// Done to the rows as they are stored.
     pub epilogue: RowEpilogue,
 }
 

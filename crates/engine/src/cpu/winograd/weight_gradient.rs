@@ -115,7 +115,7 @@ pub(crate) fn weight_gradient_scratch(x: Shape, dy: Shape, tiles: Tiles, threads
     Scratch { prepared: 0, workspace: Cut::new(x, dy, tiles, threads).workspace(threads) }
 }
 
-/// Adds the filter's gradient to `dw` `[3, 3, in, out]`; `before` of the forward convolution.
+/// The filter's gradient `dw` `[3, 3, in, out]`, added to what is there if it `adds`, else set; `before` of the forward convolution.
 pub(crate) fn weight_gradient(
     level: Level,
     tiles: Tiles,
@@ -123,7 +123,7 @@ pub(crate) fn weight_gradient(
     x: (&[f32], Shape),
     dy: (&[f32], Shape),
     workspace: &mut [f32],
-    dw: &mut [f32],
+    dw: (&mut [f32], bool),
 ) {
     let cut = Cut::new(x.1, dy.1, tiles, rayon::current_num_threads());
     cut_weight_gradient(&cut, level, tiles, before, x, dy, workspace, dw);
@@ -138,7 +138,7 @@ fn cut_weight_gradient(
     (x, x_shape): (&[f32], Shape),
     (dy, dy_shape): (&[f32], Shape),
     workspace: &mut [f32],
-    dw: &mut [f32],
+    (dw, adds): (&mut [f32], bool),
 ) {
     let width = tiles.width;
     let (x_tiling, dy_tiling) = (Tiling::new(x_shape, dy_shape), Tiling::new(dy_shape, dy_shape));
@@ -192,7 +192,7 @@ fn cut_weight_gradient(
                     let target = dw.pointer(channel * dy_shape.c + panel * width);
                     // SAFETY: these elements of every tap are the task's.
                     unsafe {
-                        add_filter_gradient::<V>(from, cut.sum_stride, columns, target, x_shape.c * dy_shape.c);
+                        store_filter_gradient::<V>(from, cut.sum_stride, columns, (target, x_shape.c * dy_shape.c), adds);
                     }
                 }
             });
@@ -291,37 +291,37 @@ unsafe fn transform_output_gradient_at<V: Vector>(
     }
 }
 
-/// Transforms a row of sums and adds it to the taps of the filter's gradient.
+/// Transforms a row of sums to the taps of the filter's gradient, added to what is there if it `adds`.
 ///
 /// # Safety
 /// `from + plane · stride` has `columns` elements, as has `target + tap · tap_step`, which nobody else uses.
 #[inline(always)]
-unsafe fn add_filter_gradient<V: Vector>(
+unsafe fn store_filter_gradient<V: Vector>(
     from: *const f32,
     stride: usize,
     columns: usize,
-    target: *mut f32,
-    tap_step: usize,
+    (target, tap_step): (*mut f32, usize),
+    adds: bool,
 ) {
     let mut c = 0;
     while c + V::LANES <= columns {
         // SAFETY: the caller's.
-        unsafe { add_filter_gradient_at::<V>(from.add(c), stride, target.add(c), tap_step) };
+        unsafe { store_filter_gradient_at::<V>(from.add(c), stride, (target.add(c), tap_step), adds) };
         c += V::LANES;
     }
     while c < columns {
         // SAFETY: the caller's.
-        unsafe { add_filter_gradient_at::<f32>(from.add(c), stride, target.add(c), tap_step) };
+        unsafe { store_filter_gradient_at::<f32>(from.add(c), stride, (target.add(c), tap_step), adds) };
         c += 1;
     }
 }
 
 #[inline(always)]
-unsafe fn add_filter_gradient_at<V: Vector>(
+unsafe fn store_filter_gradient_at<V: Vector>(
     from: *const f32,
     stride: usize,
-    target: *mut f32,
-    tap_step: usize,
+    (target, tap_step): (*mut f32, usize),
+    adds: bool,
 ) {
     let mut p = [[V::splat(0.0); TILE]; TILE];
     for i in 0..TILE {
@@ -336,7 +336,9 @@ unsafe fn add_filter_gradient_at<V: Vector>(
             // SAFETY: the caller's.
             unsafe {
                 let target = target.add((3 * i + j) * tap_step);
-                V::load(target).add(g[i][j]).store(target);
+                // What is set has the bits of what is added to 0, also where it is -0.
+                let there = if adds { V::load(target) } else { V::splat(0.0) };
+                there.add(g[i][j]).store(target);
             }
         }
     }
@@ -365,10 +367,13 @@ mod tests {
                 let mut results = Vec::new();
                 for (task, cut_for) in [(Task::Panel, threads), (Task::Plane, threads), (Task::Plane, 40)] {
                     let cut = Cut::by(task, x_shape, dy_shape, tiles, cut_for);
-                    let mut dw = initial.clone();
+                    let (mut dw, mut set) = (initial.clone(), vec![f32::NAN; initial.len()]);
                     let mut workspace = vec![f32::NAN; cut.workspace(threads)];
                     let (x, dy) = ((x.as_slice(), x_shape), (dy.as_slice(), dy_shape));
-                    cut_weight_gradient(&cut, level, tiles, 1, x, dy, &mut workspace, &mut dw);
+                    cut_weight_gradient(&cut, level, tiles, 1, x, dy, &mut workspace, (&mut dw, true));
+                    cut_weight_gradient(&cut, level, tiles, 1, x, dy, &mut workspace, (&mut set, false));
+                    let sum = initial.iter().zip(&set).map(|(there, set)| there + set);
+                    assert!(sum.zip(&dw).all(|(sum, dw)| sum.to_bits() == dw.to_bits()));
                     assert!(dw.iter().zip(&initial).all(|(new, old)| new.is_finite() && new != old));
                     results.push(dw.iter().map(|v| v.to_bits()).collect::<Vec<_>>());
                 }
