@@ -254,6 +254,28 @@ mod tests {
     }
 
     #[test]
+    fn a_round_ends_after_the_last_of_its_tasks() {
+        run_awake(&pool(2), || {
+            let first = thread_index();
+            for _ in 0..20 {
+                let (begun, ended) = (AtomicUsize::new(0), AtomicUsize::new(0));
+                for_each_task(2, |_| {
+                    begun.fetch_add(1, Ordering::SeqCst);
+                    // Each thread has one.
+                    while begun.load(Ordering::SeqCst) < 2 {
+                        std::thread::yield_now();
+                    }
+                    if thread_index() != first {
+                        std::thread::sleep(std::time::Duration::from_millis(1));
+                    }
+                    ended.fetch_add(1, Ordering::SeqCst);
+                });
+                assert_eq!(ended.into_inner(), 2);
+            }
+        });
+    }
+
+    #[test]
     fn tasks_of_tasks_and_more_than_a_round_may_have() {
         let sum = AtomicUsize::new(0);
         let add = |number| {

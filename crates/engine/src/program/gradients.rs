@@ -117,7 +117,7 @@ mod tests {
     use crate::program::{Program, TrainingOptions};
     use crate::{AdamStep, Cpu, Graph, Run, Session, Shape, Slot, Var};
 
-    /// Layers whose gradients are cleared one by one, and a parameter that nothing depends on.
+    /// Layers whose gradients come one by one, the last one's weights once more, and a parameter that nothing depends on.
     fn network() -> (Graph, Var, Var) {
         const WIDTH: usize = 520;
         const { assert!(WIDTH * WIDTH > TOGETHER) };
@@ -130,6 +130,9 @@ mod tests {
             let bias = graph.parameter(format!("{layer}.bias"), vec![WIDTH], Init::Ones);
             h = graph.linear(h, weight, bias);
             h = graph.silu(h);
+            if layer == 2 {
+                h = graph.linear(h, weight, bias);
+            }
         }
         graph.parameter("unused", vec![TOGETHER], Init::Ones);
         (graph, x, h)
