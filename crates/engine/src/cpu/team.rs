@@ -141,7 +141,11 @@ impl Team {
         let round = (self.round.load(Ordering::Relaxed) + 1) & (u64::MAX >> (2 * TASK_BITS));
         let threads = self.shares.len();
         for (index, share) in self.shares.iter().enumerate() {
-            share.set(round, index * tasks / threads..(index + 1) * tasks / threads);
+            let tasks = index * tasks / threads..(index + 1) * tasks / threads;
+            // An old round's share is as good as an empty one, and stays in the caches of those that look at it.
+            if !tasks.is_empty() {
+                share.set(round, tasks);
+            }
         }
         self.round.store(round, Ordering::Release);
         self.work(round, thread);
