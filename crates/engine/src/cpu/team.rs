@@ -16,7 +16,7 @@ const PATIENCE: usize = 1 << 12;
 /// Bits of a task's number; above two of them are those of the round's.
 const TASK_BITS: u32 = 22;
 const TASK_MASK: u64 = (1 << TASK_BITS) - 1;
-/// Tasks of a round, at most.
+/// A round has fewer tasks.
 pub(super) const MOST_TASKS: usize = 1 << TASK_BITS;
 
 type Body<'a> = &'a (dyn Fn(usize) + Sync);
@@ -45,7 +45,7 @@ unsafe impl Sync for Team {}
 struct Share(AtomicU64);
 
 /// Which end of a share.
-#[derive(Clone, Copy, PartialEq)]
+#[derive(Clone, Copy)]
 enum End {
     Front,
     Back,
@@ -132,8 +132,8 @@ impl Team {
         }
     }
 
-    /// All of `0..tasks`, shared out; less than [`MOST_TASKS`].
-    fn begin_round(&self, tasks: usize, thread: usize, body: Body) {
+    /// Runs `body` for all of `0..tasks`, which are fewer than [`MOST_TASKS`], shared out; `thread` is this one.
+    fn run_round(&self, tasks: usize, thread: usize, body: Body) {
         assert!(tasks < MOST_TASKS);
         // SAFETY: every task of the rounds before has ended. The body is there until those of this one have, below.
         unsafe { *self.body.get() = std::mem::transmute::<Body, Body<'static>>(body) };
@@ -199,7 +199,7 @@ pub(super) fn run_in_team(tasks: usize, thread: usize, body: Body) -> bool {
         Place::Task => (0..tasks).for_each(body),
         Place::First(_) if tasks < 2 => (0..tasks).for_each(body),
         // SAFETY: set while the team is led.
-        Place::First(team) => unsafe { &*team }.begin_round(tasks, thread, body),
+        Place::First(team) => unsafe { &*team }.run_round(tasks, thread, body),
     }
     true
 }

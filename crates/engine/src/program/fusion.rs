@@ -14,8 +14,9 @@ fn passing(draft: &Draft, kept: &[usize]) -> Vec<bool> {
             uses[value] += 1;
         }
     }
-    kept.iter().for_each(|&value| uses[value] += 1);
-    uses.into_iter().map(|uses| uses == 2).collect()
+    let mut passing: Vec<_> = uses.into_iter().map(|uses| uses == 2).collect();
+    kept.iter().for_each(|&value| passing[value] = false);
+    passing
 }
 
 /// Joins convolutions to what follows them in the forward instructions, as `backend` wants it. Returns how many instructions are forward then.

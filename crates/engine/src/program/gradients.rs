@@ -6,7 +6,6 @@ use super::{Draft, Instruction, Place};
 use crate::backend::Backend;
 use crate::kernel::Kernel;
 use crate::params::Param;
-use std::collections::{HashMap, HashSet};
 
 /// Elements of gradients that are cleared at once, at least: 1 MiB. Fewer would be steps by the hundred, more would take memory from
 /// activations too soon.
@@ -24,8 +23,12 @@ pub(super) fn kept(draft: &Draft) -> Vec<(usize, Lifetime)> {
 /// Has gradients cleared right before the first instruction that adds to them, or if one sets them, as `backend` may want it, not at all. Returns where each
 /// lies, and from when on.
 pub(super) fn clear_when_needed(draft: &mut Draft, backend: &dyn Backend) -> Vec<(usize, Lifetime)> {
-    let set = if backend.sets_weight_gradients() { set_whole(draft) } else { HashSet::new() };
-    let mut groups = groups(draft, &set);
+    let writers = writers(draft);
+    let is_set = writers.iter().enumerate().map(|(param, writers)| {
+        backend.sets_weight_gradients() && set_if_whole(draft, Param(param), writers)
+    });
+    let is_set: Vec<_> = is_set.collect();
+    let mut groups = groups(draft, &writers, &is_set);
     groups.sort_by_key(|group| group.first);
     let mut instructions = Vec::with_capacity(draft.instructions.len() + groups.len());
     let mut places = Vec::with_capacity(groups.len());
@@ -52,28 +55,30 @@ pub(super) fn clear_when_needed(draft: &mut Draft, backend: &dyn Backend) -> Vec
     places
 }
 
-/// Has large weight gradients set that one instruction makes. Returns whose.
-fn set_whole(draft: &mut Draft) -> HashSet<Param> {
-    let mut writers: HashMap<Param, Vec<usize>> = HashMap::new();
+/// The instructions that add to each parameter's gradient.
+fn writers(draft: &Draft) -> Vec<Vec<usize>> {
+    let mut writers = vec![Vec::new(); draft.graph.params.specs().len()];
     for (index, instruction) in draft.instructions.iter().enumerate() {
         for place in &instruction.writes {
-            if let Place::Grad(param) = *place {
-                writers.entry(param).or_default().push(index);
+            if let Place::Grad(Param(param)) = *place {
+                writers[param].push(index);
             }
         }
     }
-    let mut set = HashSet::new();
-    for (param, writers) in writers {
-        let &[writer] = writers.as_slice() else { continue };
-        let kernel = &mut draft.instructions[writer].kernel;
-        if let Kernel::ConvWeightGrad(conv) = *kernel
-            && draft.graph.params.spec(param).len() >= ALONE
-        {
+    writers
+}
+
+/// Has a large weight gradient set if one instruction makes it. Whether it has.
+fn set_if_whole(draft: &mut Draft, param: Param, writers: &[usize]) -> bool {
+    let &[writer] = writers else { return false };
+    let kernel = &mut draft.instructions[writer].kernel;
+    match *kernel {
+        Kernel::ConvWeightGrad(conv) if draft.graph.params.spec(param).len() >= ALONE => {
             *kernel = Kernel::ConvWeightGradSet(conv);
-            set.insert(param);
+            true
         }
+        _ => false,
     }
-    set
 }
 
 /// Gradients that follow one another in the layout.
@@ -86,19 +91,10 @@ struct Group {
     first: usize,
 }
 
-fn groups(draft: &Draft, set: &HashSet<Param>) -> Vec<Group> {
-    let layout = &draft.graph.params;
-    let mut first_uses = vec![draft.instructions.len(); layout.specs().len()];
-    for (index, instruction) in draft.instructions.iter().enumerate().rev() {
-        for place in &instruction.writes {
-            if let Place::Grad(Param(param)) = *place {
-                first_uses[param] = index;
-            }
-        }
-    }
+fn groups(draft: &Draft, writers: &[Vec<usize>], is_set: &[bool]) -> Vec<Group> {
     let mut groups: Vec<Group> = Vec::new();
-    for (index, (spec, first)) in layout.specs().iter().zip(first_uses).enumerate() {
-        let is_set = set.contains(&Param(index));
+    for ((spec, writers), &is_set) in draft.graph.params.specs().iter().zip(writers).zip(is_set) {
+        let first = writers.first().map_or(draft.instructions.len(), |&first| first);
         match groups.last_mut().filter(|group| group.len < TOGETHER && !group.is_set && !is_set) {
             Some(group) => {
                 group.len += spec.len();
