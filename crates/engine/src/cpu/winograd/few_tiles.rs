@@ -13,7 +13,7 @@ use super::results::Results;
 use super::transform::{self, PLANES, TILE};
 use super::{Tiling, plane_stride};
 use crate::cpu::parallel::{Made, Shared, for_each_task, thread_index};
-use crate::cpu::simd::{LINE, Level, Vector, with_vectors};
+use crate::cpu::simd::{LINE, Level, Vector, on_its_own, with_vectors};
 use crate::kernel::Scratch;
 use crate::shape::Shape;
 
@@ -339,14 +339,13 @@ unsafe fn transform_and_multiply_tiles<V: Vector, const ROW: usize, const COUNT:
         // Known to the compiler, which then needs no register for it.
         let mut products = Products { sum_stride: const { plane_stride(COUNT, V::LANES) }, ..products };
         let mut sums = products.load::<V, TILE, COUNT>();
-        for k in 0..products.depth {
+        // Every other row, for three taps a row of the filter.
+        let mut later = products.next.of_row(ROW / 2);
+        for _ in 0..products.depth {
             products.add(&mut sums, filter_row::<V, ROW>(taps));
             taps = taps.wrapping_add(V::LANES);
-            // Every other row, for three taps a row of the filter.
             if ROW.is_multiple_of(2) {
-                for tap in ROW / 2 * 3..ROW / 2 * 3 + 3 {
-                    products.next.prefetch(tap, k);
-                }
+                products.next.prefetch_each(&mut later);
             }
         }
         products.store(sums);
@@ -403,7 +402,7 @@ impl Products {
                 sums[plane][tile] = V::splat(left).mul_add(planes[plane], sums[plane][tile]);
             }
         }
-        self.tiles = self.tiles.wrapping_add(1);
+        self.tiles = on_its_own(self.tiles.wrapping_add(1));
     }
 
     /// The same of the next row of the planes at `right`, which have [`PIECE`] rows.

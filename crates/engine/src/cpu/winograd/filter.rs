@@ -250,6 +250,25 @@ impl Lines {
     pub fn prefetch(&self, tap: usize, line: usize) {
         prefetch_second_level(self.base.wrapping_add(tap * self.tap_step + line * self.step));
     }
+
+    /// The first lines of the three taps of a row.
+    #[inline(always)]
+    pub fn of_row(&self, row: usize) -> [*const f32; 3] {
+        let mut lines = [self.base; 3];
+        for (column, line) in lines.iter_mut().enumerate() {
+            *line = self.base.wrapping_add((3 * row + column) * self.tap_step);
+        }
+        lines
+    }
+
+    /// Calls these lines into the second-level cache, and goes on to those that follow.
+    #[inline(always)]
+    pub fn prefetch_each(&self, lines: &mut [*const f32; 3]) {
+        for line in lines {
+            prefetch_second_level(*line);
+            *line = line.wrapping_add(self.step);
+        }
+    }
 }
 
 const _: () = assert!(ROWS == LINE);
