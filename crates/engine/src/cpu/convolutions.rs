@@ -90,10 +90,11 @@ impl Convolutions {
 
     /// Scratch memory of a convolution, or of its input gradient; `keeps` as in [`crate::Backend::scratch`].
     pub fn scratch(self, convolution: Convolution, tiles: Tiles, threads: usize, keeps: bool) -> Scratch {
-        let Convolution { conv, source, result, .. } = convolution;
+        let Convolution { conv, source, result, transposed } = convolution;
         match self.way(conv, source, result) {
             Way::Winograd => winograd::scratch(source, result, tiles, threads, keeps),
-            Way::Gathered => conv::gather_scratch(source, result, conv, tiles, threads),
+            Way::Gathered if transposed => conv::input_gradient_scratch(source, result, conv, tiles, threads),
+            Way::Gathered => conv::forward_scratch(source, result, conv, tiles, threads),
             Way::Bf16x3(_) => convolution.scratch(threads),
         }
     }

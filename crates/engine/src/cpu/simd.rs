@@ -191,6 +191,7 @@ pub(crate) fn on_its_own(pointer: *const f32) -> *const f32 {
     {
         let mut same = pointer;
         // SAFETY: no instruction.
+        #[expect(clippy::pointers_in_nomem_asm_block, reason = "nothing is read through it here")]
         unsafe {
             std::arch::asm!("/* {0} */", inout(reg) same, options(pure, nomem, nostack, preserves_flags));
         }

@@ -2,8 +2,9 @@
 //!
 //! Forward and input gradient are one product: rows are pixels of the result, gathered by pointers ([`RowTile`]), so padding and
 //! strides cost nothing. Pixels whose filter taps differ (a strided input gradient has one set per phase) are separate classes.
-//! Chains run over taps (row by row), then channels.
+//! Chains run over taps (row by row), then channels. Where the result has few channels, vectors are of pixels instead: see [`few_channels`].
 
+mod few_channels;
 mod weight_gradient;
 
 pub(crate) use weight_gradient::{bias_gradient, weight_gradient, weight_gradient_scratch};
@@ -39,20 +40,48 @@ fn gather_workspace(conv: Conv) -> usize {
     (2 * (BLOCK + 1) * conv.taps()).next_multiple_of(16)
 }
 
-/// Scratch for a product whose source has `source.c` channels and whose result is `result`.
-pub(crate) fn gather_scratch(
-    source: Shape,
-    result: Shape,
+/// Scratch for [`forward`].
+pub(crate) fn forward_scratch(x: Shape, y: Shape, conv: Conv, tiles: Tiles, threads: usize) -> Scratch {
+    if few_channels::applies(conv, x, y) {
+        return few_channels::scratch(conv, x, y, threads);
+    }
+    gather_scratch(x, y, conv, tiles, threads)
+}
+
+/// Scratch for [`input_gradient`].
+pub(crate) fn input_gradient_scratch(
+    dy: Shape,
+    dx: Shape,
     conv: Conv,
     tiles: Tiles,
     threads: usize,
 ) -> Scratch {
+    gather_scratch(dy, dx, conv, tiles, threads)
+}
+
+/// Scratch for a product whose source has `source.c` channels and whose result is `result`.
+fn gather_scratch(source: Shape, result: Shape, conv: Conv, tiles: Tiles, threads: usize) -> Scratch {
     let panels = Panels { depth: conv.taps() * source.c, columns: result.c, width: tiles.width };
     Scratch { prepared: zeros_len(source.c) + panels.len(), workspace: threads * gather_workspace(conv) }
 }
 
 /// Packs filter and bias for [`forward`].
 pub(crate) fn prepare_forward(
+    weight: &[f32],
+    bias: &[f32],
+    x: Shape,
+    y: Shape,
+    conv: Conv,
+    tiles: Tiles,
+    prepared: &mut [f32],
+) {
+    if few_channels::applies(conv, x, y) {
+        return few_channels::prepare(weight, bias, prepared);
+    }
+    pack_forward(weight, bias, x, y, conv, tiles, prepared);
+}
+
+fn pack_forward(
     weight: &[f32],
     bias: &[f32],
     x: Shape,
@@ -97,12 +126,21 @@ pub(crate) struct Gather<'a> {
 /// y from x.
 pub(crate) fn forward(gather: Gather) {
     let (conv, x, y) = (gather.conv, gather.source.1, gather.result.1);
+    if conv == Conv::POINTWISE {
+        let panels = forward_panels(x, y, conv, gather.tiles);
+        pointwise(gather, panels);
+    } else if few_channels::applies(conv, x, y) {
+        few_channels::forward(gather);
+    } else {
+        gather_forward(gather);
+    }
+}
+
+fn gather_forward(mut gather: Gather) {
+    let (conv, x, y) = (gather.conv, gather.source.1, gather.result.1);
     let [rows, columns] = Axis::both_forward(conv, x, y);
     let panels = forward_panels(x, y, conv, gather.tiles);
-    if conv == Conv::POINTWISE {
-        return pointwise(gather, panels);
-    }
-    gather_class(&mut { gather }, panels, rows, columns);
+    gather_class(&mut gather, panels, rows, columns);
 }
 
 /// dx from dy.
