@@ -152,19 +152,9 @@ pub(crate) fn forward(
     // SAFETY: see above.
     let pair = |n, index| unsafe { statistics.slice(2 * (n * norm.groups + index), 2) };
 
-    let sum = |place| {
-        let (x, sums) = (source(place), sums(place));
-        level.vectorize(
-            #[inline(always)]
-            || {
-                sums.fill(0.0);
-                for x in x.chunks_exact(c) {
-                    for (sum, &x) in sums.iter_mut().zip(x) {
-                        *sum += x;
-                    }
-                }
-            },
-        );
+    let sum = |place: Place| {
+        let (means, _) = coefficients(place.n);
+        sum_pixels(level, source(place), means, sums(place), |x, _| x);
     };
     let finish_mean = |n| {
         let (totals, (means, _)) = (plan.totals(level, all_sums(n), 0), coefficients(n));
@@ -173,20 +163,8 @@ pub(crate) fn forward(
         }
     };
     let sum_squares = |place: Place| {
-        let (x, sums, (means, _)) = (source(place), sums(place), coefficients(place.n));
-        level.vectorize(
-            #[inline(always)]
-            || {
-                sums.fill(0.0);
-                let means = &means[..c];
-                for x in x.chunks_exact(c) {
-                    for ((sum, &x), &mean) in sums.iter_mut().zip(x).zip(means) {
-                        let difference = x - mean;
-                        *sum += difference * difference;
-                    }
-                }
-            },
-        );
+        let (means, _) = coefficients(place.n);
+        sum_pixels(level, source(place), means, sums(place), |x, mean| (x - mean) * (x - mean));
     };
     let finish_variance = |n| {
         let (totals, (means, inverses)) = (plan.totals(level, all_sums(n), 0), coefficients(n));
@@ -212,6 +190,36 @@ pub(crate) fn forward(
     ]);
 }
 
+/// Sums `term` of a channel's elements and its mean over whole pixels, for each channel.
+fn sum_pixels(level: Level, pixels: &[f32], means: &[f32], sums: &mut [f32], term: impl Fn(f32, f32) -> f32) {
+    /// Channels whose sums stay in registers.
+    const STRIP: usize = 64;
+    let c = sums.len();
+    level.vectorize(
+        #[inline(always)]
+        || {
+            let (strips, rest) = sums.as_chunks_mut::<STRIP>();
+            let first_of_rest = c - rest.len();
+            for (first, sums) in (0..c).step_by(STRIP).zip(strips) {
+                let (means, mut own) = (&means[first..][..STRIP], [0.0; STRIP]);
+                for pixel in pixels.chunks_exact(c) {
+                    for ((sum, &x), &mean) in own.iter_mut().zip(&pixel[first..][..STRIP]).zip(means) {
+                        *sum += term(x, mean);
+                    }
+                }
+                *sums = own;
+            }
+            rest.fill(0.0);
+            let means = &means[first_of_rest..c];
+            for pixel in pixels.chunks_exact(c) {
+                for ((sum, &x), &mean) in rest.iter_mut().zip(&pixel[first_of_rest..]).zip(means) {
+                    *sum += term(x, mean);
+                }
+            }
+        },
+    );
+}
+
 /// y from x and the statistics that [`forward`] gave.
 pub(crate) fn apply(
     level: Level,
@@ -235,7 +243,19 @@ pub(crate) fn apply(
 }
 
 /// Normalises whole pixels by means and inverse deviations of their channels.
-fn normalise(level: Level, silu: bool, [x, means, inverses, gamma, beta]: [&[f32]; 5], y: &mut [f32]) {
+fn normalise(level: Level, silu: bool, factors: [&[f32]; 5], y: &mut [f32]) {
+    // Known to the loop over elements.
+    match silu {
+        true => normalise_and::<true>(level, factors, y),
+        false => normalise_and::<false>(level, factors, y),
+    }
+}
+
+fn normalise_and<const SILU: bool>(
+    level: Level,
+    [x, means, inverses, gamma, beta]: [&[f32]; 5],
+    y: &mut [f32],
+) {
     let c = gamma.len();
     level.vectorize(
         #[inline(always)]
@@ -245,7 +265,7 @@ fn normalise(level: Level, silu: bool, [x, means, inverses, gamma, beta]: [&[f32
             for (x, y) in x.chunks_exact(c).zip(y.chunks_exact_mut(c)) {
                 for i in 0..c {
                     let z = ((x[i] - means[i]) * inverses[i]).mul_add(gamma[i], beta[i]);
-                    y[i] = if silu { z * sigmoid(z) } else { z };
+                    y[i] = if SILU { z * sigmoid(z) } else { z };
                 }
             }
         },
@@ -290,23 +310,11 @@ pub(crate) fn gradient(
         if let Some(dy) = dy {
             dz.copy_from_slice(&dy[start..start + len]);
         }
-        level.vectorize(
-            #[inline(always)]
-            || {
-                sums.fill(0.0);
-                let (sum_dz, sum_dz_hat) = sums.split_at_mut(c);
-                let (sum_dz, sum_dz_hat) = (&mut sum_dz[..c], &mut sum_dz_hat[..c]);
-                let (means, inverses, gamma, beta) = (&means[..c], &inverses[..c], &gamma[..c], &beta[..c]);
-                for (x, dz) in x.chunks_exact(c).zip(dz.chunks_exact_mut(c)) {
-                    for i in 0..c {
-                        let hat = (x[i] - means[i]) * inverses[i];
-                        dz[i] = before_silu(norm.silu, hat.mul_add(gamma[i], beta[i]), dz[i]);
-                        sum_dz[i] += dz[i];
-                        sum_dz_hat[i] = dz[i].mul_add(hat, sum_dz_hat[i]);
-                    }
-                }
-            },
-        );
+        let factors = [x, means, inverses, gamma, beta];
+        match norm.silu {
+            true => gradient_before::<true>(level, factors, dz, sums),
+            false => gradient_before::<false>(level, factors, dz, sums),
+        }
     };
     let finish = |n| {
         // SAFETY: see above.
@@ -357,13 +365,60 @@ pub(crate) fn gradient(
     }
 }
 
-/// The gradient before SiLU, if there is one, of z from the gradient after it.
-#[inline(always)]
-fn before_silu(silu: bool, z: f32, dy: f32) -> f32 {
-    if silu {
-        let s = sigmoid(z);
-        dy * (s * (z * (1.0 - s) + 1.0))
-    } else {
-        dy
+/// The gradient `dz` before SiLU from the one after it, and its sums: of dz, then of dz x̂.
+fn gradient_before<const SILU: bool>(
+    level: Level,
+    [x, means, inverses, gamma, beta]: [&[f32]; 5],
+    dz: &mut [f32],
+    sums: &mut [f32],
+) {
+    let c = gamma.len();
+    level.vectorize(
+        #[inline(always)]
+        || {
+            sums.fill(0.0);
+            let (sum_dz, sum_dz_hat) = sums.split_at_mut(c);
+            let (sum_dz, sum_dz_hat) = (&mut sum_dz[..c], &mut sum_dz_hat[..c]);
+            let (means, inverses, gamma, beta) = (&means[..c], &inverses[..c], &gamma[..c], &beta[..c]);
+            for (x, dz) in x.chunks_exact(c).zip(dz.chunks_exact_mut(c)) {
+                for i in 0..c {
+                    let hat = (x[i] - means[i]) * inverses[i];
+                    if SILU {
+                        let z = hat.mul_add(gamma[i], beta[i]);
+                        let s = sigmoid(z);
+                        dz[i] *= s * (z * (1.0 - s) + 1.0);
+                    }
+                    sum_dz[i] += dz[i];
+                    sum_dz_hat[i] = dz[i].mul_add(hat, sum_dz_hat[i]);
+                }
+            }
+        },
+    );
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sums_are_chains_over_pixels_in_order() {
+        // Strips and what is left of them, strips alone, fewer channels than one has.
+        for c in [150, 128, 7] {
+            let value = |i: usize| ((i * 37 + c) % 101) as f32 / 13.0 - 3.0;
+            let pixels: Vec<f32> = (0..33 * c).map(value).collect();
+            let means: Vec<f32> = (0..c).map(|i| value(5 * i)).collect();
+            let square = |x: f32, mean: f32| (x - mean) * (x - mean);
+            let mut expected = vec![0.0; c];
+            for pixel in pixels.chunks_exact(c) {
+                for (channel, sum) in expected.iter_mut().enumerate() {
+                    *sum += square(pixel[channel], means[channel]);
+                }
+            }
+            for level in Level::available() {
+                let mut sums = vec![f32::NAN; c];
+                sum_pixels(level, &pixels, &means, &mut sums, square);
+                assert!(sums == expected, "{c} channels, {level:?}");
+            }
+        }
     }
 }
