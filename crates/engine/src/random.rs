@@ -175,6 +175,13 @@ fn box_muller(radius_word: u32, angle_word: u32) -> (f32, f32) {
     ((radius * cos) as f32, (radius * sin) as f32)
 }
 
+/// Numbers in [-1, 1) for tests, others for each `number`.
+#[cfg(test)]
+pub(crate) fn noise(number: u32, len: usize) -> Vec<f32> {
+    let stream = Stream::new(3, Purpose::Test, number, 0);
+    (0..len as u32).map(|i| stream.below(i, 1 << 20) as f32 / (1 << 19) as f32 - 1.0).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -93,7 +93,7 @@ impl Convolutions {
         let Convolution { conv, source, result, transposed } = convolution;
         match self.way(conv, source, result) {
             Way::Winograd => winograd::scratch(source, result, tiles, threads, keeps),
-            Way::Gathered if transposed => conv::input_gradient_scratch(source, result, conv, tiles, threads),
+            Way::Gathered if transposed => conv::gather_scratch(source, result, conv, tiles, threads),
             Way::Gathered => conv::forward_scratch(source, result, conv, tiles, threads),
             Way::Bf16x3(_) => convolution.scratch(threads),
         }

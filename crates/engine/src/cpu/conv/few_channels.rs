@@ -206,14 +206,10 @@ mod tests {
     use crate::cpu::simd::Level;
     use crate::cpu::tile::Tiles;
     use crate::ops::Padding;
-    use crate::random::{Purpose, Stream};
+    use crate::random::noise;
 
     #[test]
     fn elements_have_the_bits_of_gathered_ones() {
-        let noise = |number: u32, len: usize| -> Vec<f32> {
-            let stream = Stream::new(11, Purpose::Test, number, 0);
-            (0..len as u32).map(|i| stream.below(i, 1 << 20) as f32 / (1 << 19) as f32 - 1.0).collect()
-        };
         let wide = Conv { kernel_h: 5, kernel_w: 7, padding: Padding::symmetric(2, 3), ..Conv::SAME_3X3 };
         let lopsided = Conv { kernel_w: 2, padding: Padding::BOTTOM_RIGHT, ..Conv::SAME_3X3 };
         let threads = rayon::current_num_threads();

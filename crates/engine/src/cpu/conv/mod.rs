@@ -48,19 +48,14 @@ pub(crate) fn forward_scratch(x: Shape, y: Shape, conv: Conv, tiles: Tiles, thre
     gather_scratch(x, y, conv, tiles, threads)
 }
 
-/// Scratch for [`input_gradient`].
-pub(crate) fn input_gradient_scratch(
-    dy: Shape,
-    dx: Shape,
+/// Scratch for a product by gathered pixels, [`input_gradient`] or such a [`forward`].
+pub(crate) fn gather_scratch(
+    source: Shape,
+    result: Shape,
     conv: Conv,
     tiles: Tiles,
     threads: usize,
 ) -> Scratch {
-    gather_scratch(dy, dx, conv, tiles, threads)
-}
-
-/// Scratch for a product whose source has `source.c` channels and whose result is `result`.
-fn gather_scratch(source: Shape, result: Shape, conv: Conv, tiles: Tiles, threads: usize) -> Scratch {
     let panels = Panels { depth: conv.taps() * source.c, columns: result.c, width: tiles.width };
     Scratch { prepared: zeros_len(source.c) + panels.len(), workspace: threads * gather_workspace(conv) }
 }

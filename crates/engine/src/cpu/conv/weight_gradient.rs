@@ -291,14 +291,10 @@ pub(crate) fn bias_gradient(level: Level, dy: &[f32], channels: usize, db: &mut 
 mod tests {
     use super::*;
     use crate::ops::Padding;
-    use crate::random::{Purpose, Stream};
+    use crate::random::noise;
 
     #[test]
     fn elements_are_chains_over_pixels_in_order_from_what_was_there() {
-        let noise = |number: u32, len: usize| -> Vec<f32> {
-            let stream = Stream::new(7, Purpose::Test, number, 0);
-            (0..len as u32).map(|i| stream.below(i, 1 << 20) as f32 / (1 << 19) as f32 - 1.0).collect()
-        };
         let halving = Conv { stride: 2, padding: Padding::BOTTOM_RIGHT, ..Conv::SAME_3X3 };
         // One block of pixels and several; dy of few channels, x of few, groups, rows and panels that are not whole.
         for (conv, h, w, c, o) in [

@@ -139,13 +139,7 @@ const _: () = assert!(TILE == RESULT + 2);
 mod tests {
     use super::*;
     use crate::cpu::epilogue::Epilogue;
-    use crate::random::{Purpose, Stream};
-
-    /// Numbers in [-1, 1).
-    fn noise(number: u32, len: usize) -> Vec<f32> {
-        let stream = Stream::new(3, Purpose::Test, number, 0);
-        (0..len as u32).map(|i| stream.below(i, 1 << 20) as f32 / (1 << 19) as f32 - 1.0).collect()
-    }
+    use crate::random::noise;
 
     /// Cases of few tiles: lines and pieces that are not whole, as many tiles as are multiplied at a time by any registers.
     const CASES: [(usize, usize, usize, usize); 9] = [

@@ -347,14 +347,10 @@ unsafe fn store_filter_gradient_at<V: Vector>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::random::{Purpose, Stream};
+    use crate::random::noise;
 
     #[test]
     fn planes_have_the_bits_of_panels() {
-        let noise = |number: u32, len: usize| -> Vec<f32> {
-            let stream = Stream::new(5, Purpose::Test, number, 0);
-            (0..len as u32).map(|i| stream.below(i, 1 << 20) as f32 / (1 << 19) as f32 - 1.0).collect()
-        };
         // One block and several, groups, panels and chunks that are not whole.
         for (n, size, from, to) in [(2, 8, 16, 32), (3, 10, 45, 70), (1, 64, 130, 150)] {
             let (x_shape, dy_shape) = (Shape::new(n, size, size, from), Shape::new(n, size, size, to));
