@@ -126,7 +126,7 @@ impl Machine {
         match self.convolutions.way(conv, source, result) {
             Way::Winograd => {
                 let filter = winograd::Filter::new(weight, source, result, transposed);
-                winograd::pack(self.level, filter, prepared);
+                winograd::pack(self.level, filter, source, result, prepared);
             }
             Way::Gathered if transposed => {
                 conv::prepare_input_gradient(weight, source, result, conv, self.tiles, prepared);

@@ -220,6 +220,9 @@ pub(crate) trait Vector: Copy {
     const LANES: usize;
     /// Number of vectors that the processor has registers for.
     const REGISTERS: usize;
+    /// What a product's rows are read by: with vectors shorter than a line and few registers, several vectors side by side need fewer loads for as many
+    /// multiply-adds.
+    type Wide: Vector;
     /// All lanes `value`.
     fn splat(value: f32) -> Self;
     /// Lanes from memory, any alignment.
@@ -247,6 +250,7 @@ pub(crate) trait Vector: Copy {
 impl Vector for f32 {
     const LANES: usize = 1;
     const REGISTERS: usize = 16;
+    type Wide = Self;
     #[inline(always)]
     fn splat(value: f32) -> Self {
         value
@@ -284,14 +288,63 @@ impl Vector for f32 {
     }
 }
 
+/// Two vectors side by side as one.
+#[derive(Clone, Copy)]
+pub(crate) struct Pair<V>(V, V);
+
+impl<V: Vector> Vector for Pair<V> {
+    const LANES: usize = 2 * V::LANES;
+    const REGISTERS: usize = V::REGISTERS / 2;
+    type Wide = Self;
+    #[inline(always)]
+    fn splat(value: f32) -> Self {
+        let half = V::splat(value);
+        Self(half, half)
+    }
+    #[inline(always)]
+    unsafe fn load(source: *const f32) -> Self {
+        // SAFETY: the caller's.
+        unsafe { Self(V::load(source), V::load(source.add(V::LANES))) }
+    }
+    #[inline(always)]
+    unsafe fn store(self, target: *mut f32) {
+        // SAFETY: the caller's.
+        unsafe {
+            self.0.store(target);
+            self.1.store(target.add(V::LANES));
+        }
+    }
+    #[inline(always)]
+    fn mul_add(self, factor: Self, addend: Self) -> Self {
+        Self(self.0.mul_add(factor.0, addend.0), self.1.mul_add(factor.1, addend.1))
+    }
+    #[inline(always)]
+    fn add(self, other: Self) -> Self {
+        Self(self.0.add(other.0), self.1.add(other.1))
+    }
+    #[inline(always)]
+    fn sub(self, other: Self) -> Self {
+        Self(self.0.sub(other.0), self.1.sub(other.1))
+    }
+    #[inline(always)]
+    fn mul(self, other: Self) -> Self {
+        Self(self.0.mul(other.0), self.1.mul(other.1))
+    }
+    #[inline(always)]
+    fn rectified(self) -> Self {
+        Self(self.0.rectified(), self.1.rectified())
+    }
+}
+
 /// Makes a processor's vectors [`Vector`]s. The operations are only reached inside functions compiled for, and called on, processors
 /// with the instructions ([`Level`]).
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 macro_rules! vector {
-    ($type:ty, $lanes:literal, $registers:literal, $splat:ident, $load:ident, $store:ident, $mul_add:ident, $add:ident, $sub:ident, $mul:ident, $rectified:ident) => {
+    ($type:ty, $lanes:literal, $registers:literal, $wide:ty, $splat:ident, $load:ident, $store:ident, $mul_add:ident, $add:ident, $sub:ident, $mul:ident, $rectified:ident) => {
         impl Vector for $type {
             const LANES: usize = $lanes;
             const REGISTERS: usize = $registers;
+            type Wide = $wide;
             #[inline(always)]
             fn splat(value: f32) -> Self {
                 // SAFETY: see above.
@@ -338,7 +391,7 @@ macro_rules! vector {
 
 #[cfg(target_arch = "x86_64")]
 mod x86 {
-    use super::Vector;
+    use super::{Pair, Vector};
     use std::arch::x86_64::*;
 
     /// The instruction gives its second operand where either is NaN, and where both are zeros.
@@ -359,6 +412,7 @@ mod x86 {
         __m256,
         8,
         16,
+        Pair<__m256>,
         _mm256_set1_ps,
         _mm256_loadu_ps,
         _mm256_storeu_ps,
@@ -372,6 +426,7 @@ mod x86 {
         __m512,
         16,
         32,
+        Self,
         _mm512_set1_ps,
         _mm512_loadu_ps,
         _mm512_storeu_ps,
@@ -389,7 +444,7 @@ mod x86 {
     reason = "where the instructions are taken for granted they are safe in newer compilers"
 )]
 mod arm {
-    use super::Vector;
+    use super::{Pair, Vector};
     use std::arch::aarch64::*;
 
     /// Its addend comes last, as everywhere else.
@@ -410,6 +465,7 @@ mod arm {
         float32x4_t,
         4,
         32,
+        Pair<Pair<float32x4_t>>,
         vdupq_n_f32,
         vld1q_f32,
         vst1q_f32,

@@ -8,7 +8,7 @@
 //! is taken changes no bit.
 
 use super::convolution::{Images, Product};
-use super::filter::{self, Lines, ROWS};
+use super::filter::{self, Filter, Lines, ROWS};
 use super::results::Results;
 use super::transform::{self, PLANES, TILE};
 use super::{Tiling, plane_stride};
@@ -16,6 +16,7 @@ use crate::cpu::parallel::{Made, Shared, for_each_task, thread_index};
 use crate::cpu::simd::{LINE, Level, Vector, on_its_own, with_vectors};
 use crate::kernel::Scratch;
 use crate::shape::Shape;
+use std::ops::Range;
 
 /// Tiles, at most.
 const MOST: usize = 32;
@@ -72,10 +73,16 @@ impl Layout {
     }
 }
 
+/// Channels of the result that are multiplied at a time, for which a filter is packed.
+pub(super) fn width(level: Level, source: Shape, result: Shape) -> usize {
+    let count = Tiling::new(source, result).count();
+    with_vectors!(level, V => if are_in_registers::<V>(count) { V::LANES } else { <V as Vector>::Wide::LANES })
+}
+
 /// Scratch for a convolution from `source` to `result`, with a packed filter if it `keeps` it.
 pub(super) fn scratch(level: Level, source: Shape, result: Shape, threads: usize, keeps: bool) -> Scratch {
     let layout = Layout::new(source, Tiling::new(source, result).count());
-    let packed = with_vectors!(level, V => filter::packed_len(source.c, result.c, V::LANES));
+    let packed = filter::packed_len(source.c, result.c, width(level, source, result));
     let workspace = layout.zeros + threads * layout.per_thread();
     Scratch { prepared: if keeps { packed } else { 0 }, workspace }
 }
@@ -94,10 +101,10 @@ pub(super) fn convolve(level: Level, product: Product) {
     let images = Images { source, tiling, before, zeros };
     let own = Shared::new(own);
     let transformed = Made::nothing();
+    let work = Work { level, count, channels: source_shape.c, filter, packed, results };
 
     for_each_task(result_shape.c.div_ceil(LINE), |line| {
-        let first = line * LINE;
-        let columns = LINE.min(result_shape.c - first);
+        let columns = line * LINE..((line + 1) * LINE).min(result_shape.c);
         // SAFETY: each thread has its own part.
         let own = unsafe { own.slice(thread_index() * layout.per_thread(), layout.per_thread()) };
         let (inputs, own) = own.split_at_mut(layout.inputs);
@@ -111,19 +118,50 @@ pub(super) fn convolve(level: Level, product: Product) {
             // SAFETY: each piece has room for its channels of every tile.
             unsafe { images.transform(level, 0..count, place, PIECE) };
         }
-        let inputs = inputs.chunks_exact(layout.piece_inputs);
-        with_vectors!(level, V => for column in (first..first + columns).step_by(V::LANES) {
-            let lanes = V::LANES.min(first + columns - column);
-            let product_stride = plane_stride(count, V::LANES);
-            for (start, inputs) in (0..source_shape.c).step_by(PIECE).zip(inputs.clone()) {
-                let rows = start..(start + PIECE).min(source_shape.c);
+        with_vectors!(level, V => if are_in_registers::<V>(count) {
+            work.convolve::<V, V>(columns, inputs, [products, taps, planes]);
+        } else {
+            work.convolve::<V, <V as Vector>::Wide>(columns, inputs, [products, taps, planes]);
+        });
+    });
+}
+
+/// What tasks share.
+struct Work<'a> {
+    level: Level,
+    /// Tiles.
+    count: usize,
+    /// Channels of the source.
+    channels: usize,
+    filter: Filter<'a>,
+    packed: &'a [f32],
+    results: Results<'a>,
+}
+
+impl Work<'_> {
+    /// Some channels of the result, as many at a time as `W`, of one vector or several, has lanes. `inputs` are the transformed tiles; there is room for products, taps
+    /// and planes.
+    #[inline(always)]
+    fn convolve<V: Vector, W: Vector>(
+        &self,
+        columns: Range<usize>,
+        inputs: &[f32],
+        [products, taps, planes]: [&mut [f32]; 3],
+    ) {
+        let Self { count, filter, packed, .. } = *self;
+        let product_stride = plane_stride(count, W::LANES);
+        for column in columns.clone().step_by(W::LANES) {
+            let channels = column..(column + W::LANES).min(columns.end);
+            let pieces = inputs.chunks_exact(count * TILE_STEP);
+            for (start, inputs) in (0..self.channels).step_by(PIECE).zip(pieces) {
+                let rows = start..(start + PIECE).min(self.channels);
                 let (taps, next) = if packed.is_empty() {
-                    filter.copy_taps(level, rows.clone(), column..column + lanes, V::LANES, taps);
-                    let (next, next_column) = filter.after(&rows, PIECE, column, column + V::LANES);
+                    filter.copy_taps(self.level, rows.clone(), channels.clone(), W::LANES, taps);
+                    let (next, next_column) = filter.after(&rows, PIECE, column, column + W::LANES);
                     (&*taps, filter.lines(next.start, next_column))
                 } else {
-                    let piece = &packed[filter.packed_piece(start, column, V::LANES)..];
-                    (piece, Lines::after_packed(piece, V::LANES))
+                    let piece = &packed[filter.packed_piece(start, column, W::LANES)..];
+                    (piece, Lines::after_packed(piece, W::LANES))
                 };
                 for row in 0..TILE {
                     let plane = row * TILE;
@@ -138,30 +176,35 @@ pub(super) fn convolve(level: Level, product: Product) {
                     };
                     // SAFETY: taps and planes have room for a piece, tiles and sums for all planes.
                     unsafe {
-                        if TILE * count <= sums_in_registers::<V>() {
-                            transform_and_multiply::<V>(count, taps.as_ptr(), products);
+                        if are_in_registers::<W>(count) {
+                            transform_and_multiply::<W>(count, taps.as_ptr(), products);
                         } else {
-                            transform_row::<V>(row, taps.as_ptr(), rows.len(), planes.as_mut_ptr());
-                            multiply::<V>(count, planes.as_ptr(), products);
+                            transform_row::<V, W>(row, taps.as_ptr(), rows.len(), planes.as_mut_ptr());
+                            multiply::<W>(count, planes.as_ptr(), products);
                         }
                     }
                 }
             }
             for tile in 0..count {
-                let from = products[tile * V::LANES..].as_ptr();
+                let from = products[tile * W::LANES..].as_ptr();
                 if tile + 1 < count {
-                    results.prefetch(tile + 1, &(column..column + lanes));
+                    self.results.prefetch(tile + 1, &channels);
                 }
                 // SAFETY: every plane has these channels of the tile; these channels of the tile's pixels are this task's.
-                unsafe { results.store::<V>(tile, column..column + lanes, from, product_stride) };
+                unsafe { self.results.store::<V>(tile, channels.clone(), from, product_stride) };
             }
-        });
-    });
+        }
+    }
 }
 
 /// How many sums a loop has in registers: others hold its factors.
 const fn sums_in_registers<V: Vector>() -> usize {
     V::REGISTERS / 4 * 3
+}
+
+/// Whether the sums of so many tiles in a row of planes are all in registers, beside what transforms the filter.
+const fn are_in_registers<V: Vector>(count: usize) -> bool {
+    TILE * count + 8 <= V::REGISTERS
 }
 
 /// What is multiplied, of a piece in a row of planes, and added to.
@@ -182,18 +225,18 @@ struct Products {
     next: Lines,
 }
 
-/// `(G g)[ROW] Gᵀ` for a row of vectors of the filter, from its taps.
+/// `(G g)[ROW] Gᵀ` for a vector of the filter, from its taps, `tap_step` apart.
 ///
 /// # Safety
 /// All nine taps have a vector.
 #[inline(always)]
-unsafe fn filter_row<V: Vector, const ROW: usize>(taps: *const f32) -> [V; TILE] {
+unsafe fn filter_row<V: Vector, const ROW: usize>(taps: *const f32, tap_step: usize) -> [V; TILE] {
     let mut row = [V::splat(0.0); 3];
     for column in 0..3 {
         let mut tap = [V::splat(0.0); 3];
         for i in 0..3 {
             // SAFETY: the caller's.
-            tap[i] = unsafe { V::load(taps.add((3 * i + column) * PIECE * V::LANES)) };
+            tap[i] = unsafe { V::load(taps.add((3 * i + column) * tap_step)) };
         }
         row[column] = transform::filter_1d(tap)[ROW];
     }
@@ -219,18 +262,25 @@ macro_rules! with_row {
 /// # Safety
 /// All taps have these rows, and so has `planes` room.
 #[inline(always)]
-unsafe fn transform_row<V: Vector>(row: usize, taps: *const f32, depth: usize, planes: *mut f32) {
+unsafe fn transform_row<V: Vector, W: Vector>(row: usize, taps: *const f32, depth: usize, planes: *mut f32) {
+    let (len, step) = (depth * W::LANES, PIECE * W::LANES);
     // SAFETY: the caller's.
-    unsafe { with_row!(row, transform_row_at::<V>(taps, depth, planes)) }
+    unsafe { with_row!(row, transform_row_at::<V>(taps, len, step, planes)) }
 }
 
+/// The same of `len` elements; taps are as far apart as planes, `step`.
 #[inline(always)]
-unsafe fn transform_row_at<V: Vector, const ROW: usize>(taps: *const f32, depth: usize, planes: *mut f32) {
-    for k in 0..depth {
+unsafe fn transform_row_at<V: Vector, const ROW: usize>(
+    taps: *const f32,
+    len: usize,
+    step: usize,
+    planes: *mut f32,
+) {
+    for at in (0..len).step_by(V::LANES) {
         // SAFETY: the caller's.
         unsafe {
-            for (plane, value) in filter_row::<V, ROW>(taps.add(k * V::LANES)).into_iter().enumerate() {
-                value.store(planes.add((plane * PIECE + k) * V::LANES));
+            for (plane, value) in filter_row::<V, ROW>(taps.add(at), step).into_iter().enumerate() {
+                value.store(planes.add(plane * step + at));
             }
         }
     }
@@ -262,9 +312,10 @@ unsafe fn multiply<V: Vector>(count: usize, planes: *const f32, products: Produc
                 }
             } else {
                 match left {
-                    8.. => multiply_tiles::<V, 1, 8>(planes, products),
-                    4.. => multiply_tiles::<V, 3, 4>(planes, products),
-                    2.. => multiply_tiles::<V, 6, 2>(planes, products),
+                    6.. => multiply_tiles::<V, 1, 6>(planes, products),
+                    4.. => multiply_tiles::<V, 1, 4>(planes, products),
+                    3 => multiply_tiles::<V, 2, 3>(planes, products),
+                    2 => multiply_tiles::<V, 2, 2>(planes, products),
                     _ => multiply_tiles::<V, 6, 1>(planes, products),
                 }
             };
@@ -342,7 +393,7 @@ unsafe fn transform_and_multiply_tiles<V: Vector, const ROW: usize, const COUNT:
         // Every other row, for three taps a row of the filter.
         let mut later = products.next.of_row(ROW / 2);
         for _ in 0..products.depth {
-            products.add(&mut sums, filter_row::<V, ROW>(taps));
+            products.add(&mut sums, filter_row::<V, ROW>(taps, PIECE * V::LANES));
             taps = taps.wrapping_add(V::LANES);
             if ROW.is_multiple_of(2) {
                 products.next.prefetch_each(&mut later);

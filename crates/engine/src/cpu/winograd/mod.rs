@@ -23,7 +23,7 @@ pub(crate) use convolution::Product;
 pub(crate) use filter::Filter;
 pub(crate) use weight_gradient::{weight_gradient, weight_gradient_scratch};
 
-use super::simd::{Level, Vector, with_vectors};
+use super::simd::Level;
 use super::tile::Tiles;
 use crate::kernel::Scratch;
 use crate::ops::{Conv, Padding};
@@ -56,9 +56,9 @@ pub(crate) fn scratch(source: Shape, result: Shape, tiles: Tiles, threads: usize
     }
 }
 
-/// Packs the filter of a convolution that wants it.
-pub(crate) fn pack(level: Level, filter: Filter, packed: &mut [f32]) {
-    with_vectors!(level, V => filter.pack(level, V::LANES, packed));
+/// Packs the filter of a convolution from `source` to `result` that wants it.
+pub(crate) fn pack(level: Level, filter: Filter, source: Shape, result: Shape, packed: &mut [f32]) {
+    filter.pack(level, few_tiles::width(level, source, result), packed);
 }
 
 /// Convolves.
@@ -197,7 +197,7 @@ mod tests {
             let filter = Filter::new(&self.weight, source, result, transposed);
             let mut packed = vec![f32::NAN; scratch.prepared];
             if way == Way::Packed {
-                pack(level, filter, &mut packed);
+                pack(level, filter, source, result, &mut packed);
             }
             let mut values = there.to_vec();
             let product = Product {
