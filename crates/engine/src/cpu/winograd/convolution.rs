@@ -174,16 +174,11 @@ pub(super) fn convolve(level: Level, tiles: Tiles, product: Product) {
             }
         }
         let channels = first_column..first_column + columns;
-        for tile in 0..rows {
-            let from = products[tile * tiles.width..].as_ptr();
-            if tile + 1 < rows {
-                results.prefetch(start + tile + 1, &channels);
-            }
-            // SAFETY: every plane has the panel's channels of the tile; these channels of the tile's pixels are this task's.
-            with_vectors!(level, V => unsafe {
-                results.store::<V>(start + tile, channels.clone(), from, cut.product_stride);
-            });
-        }
+        // SAFETY: every plane has the panel's channels of these tiles; these channels of their pixels are this task's.
+        with_vectors!(level, V => unsafe {
+            let products = (products.as_ptr(), tiles.width, cut.product_stride);
+            results.store::<V>(start..start + rows, &channels, products);
+        });
     });
 }
 

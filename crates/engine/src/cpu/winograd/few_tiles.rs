@@ -185,14 +185,9 @@ impl Work<'_> {
                     }
                 }
             }
-            for tile in 0..count {
-                let from = products[tile * W::LANES..].as_ptr();
-                if tile + 1 < count {
-                    self.results.prefetch(tile + 1, &channels);
-                }
-                // SAFETY: every plane has these channels of the tile; these channels of the tile's pixels are this task's.
-                unsafe { self.results.store::<V>(tile, channels.clone(), from, product_stride) };
-            }
+            let products = (products.as_ptr(), W::LANES, product_stride);
+            // SAFETY: every plane has these channels of all tiles; these channels of their pixels are this task's.
+            unsafe { self.results.store::<V>(0..count, &channels, products) };
         }
     }
 }

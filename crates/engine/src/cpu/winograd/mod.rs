@@ -100,7 +100,7 @@ impl Tiling {
 
     /// The `SIDE × SIDE` pixels of tile `index` that begin `before` pixels above and to the left of its first result: `inside` of a
     /// pixel's offset, `outside` for those beyond the image.
-    #[inline]
+    #[inline(always)]
     fn pixels<const SIDE: usize, P: Copy>(
         &self,
         index: usize,
@@ -110,12 +110,19 @@ impl Tiling {
     ) -> [[P; SIDE]; SIDE] {
         let Shape { h, w, c, .. } = self.shape;
         let (n, top, left) = self.place(index);
-        std::array::from_fn(|i| {
-            std::array::from_fn(|j| {
-                let (y, x) = ((top + i).wrapping_sub(before), (left + j).wrapping_sub(before));
-                if y < h && x < w { inside(((n * h + y) * w + x) * c) } else { outside }
-            })
-        })
+        let mut pixels = [[outside; SIDE]; SIDE];
+        for i in 0..SIDE {
+            let y = (top + i).wrapping_sub(before);
+            if y < h {
+                for j in 0..SIDE {
+                    let x = (left + j).wrapping_sub(before);
+                    if x < w {
+                        pixels[i][j] = inside(((n * h + y) * w + x) * c);
+                    }
+                }
+            }
+        }
+        pixels
     }
 }
 

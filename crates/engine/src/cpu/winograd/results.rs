@@ -7,7 +7,11 @@ use crate::cpu::parallel::Shared;
 use crate::cpu::simd::{LINE, Vector, prefetch, prefetch_for_writing};
 use crate::cpu::tile::MAX_WIDTH;
 use crate::shape::Shape;
+use std::mem::MaybeUninit;
 use std::ops::Range;
+
+/// The offset of a pixel beyond the image.
+const BEYOND: usize = usize::MAX;
 
 /// Where results go, and what is done to them before.
 #[derive(Clone, Copy)]
@@ -23,8 +27,8 @@ pub(super) struct Results<'a> {
 enum Finish {
     Nothing,
     Relu,
-    /// Each pixel has something added,
-    Pixels([[*const f32; RESULT]; RESULT]),
+    /// Each pixel has something added, which lies where the pixel does,
+    Add(*const f32),
     /// or all of them the same.
     Vector(*const f32),
 }
@@ -42,44 +46,73 @@ impl<'a> Results<'a> {
         self.tiling.shape
     }
 
-    /// Calls what [`Self::store`] needs into cache.
+    /// Transforms the products of some channels of `tiles` into their pixels. Each plane of `products` has a row of these channels for each tile, `width` long; from plane to
+    /// plane it is `stride`.
+    ///
+    /// # Safety
+    /// All planes have these rows, and nobody else uses these channels of the tiles' pixels.
     #[inline(always)]
-    pub fn prefetch(&self, tile: usize, channels: &Range<usize>) {
-        // Beyond the image: some pixel inside, for want of another.
-        let offsets = self.tiling.pixels::<RESULT, _>(tile, 0, |offset| offset, 0);
-        for offset in offsets.as_flattened() {
+    pub unsafe fn store<V: Vector>(
+        &self,
+        tiles: Range<usize>,
+        channels: &Range<usize>,
+        (products, width, stride): (*const f32, usize, usize),
+    ) {
+        let mut next = self.offsets(tiles.start);
+        for (row, tile) in tiles.clone().enumerate() {
+            let offsets = next;
+            if tile + 1 < tiles.end {
+                next = self.offsets(tile + 1);
+                self.prefetch(&next, channels);
+            }
+            // SAFETY: the caller's.
+            unsafe { self.store_tile::<V>(tile, &offsets, channels, products.add(row * width), stride) };
+        }
+    }
+
+    /// Where a tile's pixels begin, [`BEYOND`] the image nowhere.
+    #[inline(always)]
+    fn offsets(&self, tile: usize) -> [[usize; RESULT]; RESULT] {
+        self.tiling.pixels(tile, 0, |offset| offset, BEYOND)
+    }
+
+    /// Calls a tile's pixels into cache, and what is added to them.
+    #[inline(always)]
+    fn prefetch(&self, offsets: &[[usize; RESULT]; RESULT], channels: &Range<usize>) {
+        for &offset in offsets.as_flattened() {
             for channel in channels.clone().step_by(LINE) {
-                prefetch_for_writing(self.values.pointer(offset + channel));
+                let at = offset.wrapping_add(channel);
+                prefetch_for_writing(self.values.pointer(at));
                 if let Epilogue::Add(tensor) = self.epilogue {
-                    prefetch(tensor.as_ptr().wrapping_add(offset + channel));
+                    prefetch(tensor.as_ptr().wrapping_add(at));
                 }
             }
         }
     }
 
-    /// Transforms the products of some channels of a tile into its pixels. `from` has one of each channel, and so has each further plane, `stride` further.
-    ///
-    /// # Safety
-    /// Planes have these channels, which nobody else uses in the tile's pixels.
     #[inline(always)]
-    pub unsafe fn store<V: Vector>(
+    unsafe fn store_tile<V: Vector>(
         &self,
         tile: usize,
-        channels: Range<usize>,
+        offsets: &[[usize; RESULT]; RESULT],
+        channels: &Range<usize>,
         from: *const f32,
         stride: usize,
     ) {
-        let mut beyond = [0.0; MAX_WIDTH];
-        let beyond = beyond.as_mut_ptr();
-        let pixel = |offset: usize| self.values.pointer(offset + channels.start);
-        let pixels = self.tiling.pixels::<RESULT, _>(tile, 0, pixel, beyond);
+        let mut beyond = MaybeUninit::<[f32; MAX_WIDTH]>::uninit();
+        let beyond = beyond.as_mut_ptr().cast::<f32>();
+        let mut pixels = [[beyond; RESULT]; RESULT];
+        for i in 0..RESULT {
+            for j in 0..RESULT {
+                if offsets[i][j] != BEYOND {
+                    pixels[i][j] = self.values.pointer(offsets[i][j] + channels.start);
+                }
+            }
+        }
         let finish = match self.epilogue {
             Epilogue::Nothing => Finish::Nothing,
             Epilogue::Relu => Finish::Relu,
-            Epilogue::Add(tensor) => {
-                let pixel = |offset: usize| tensor.as_ptr().wrapping_add(offset + channels.start);
-                Finish::Pixels(self.tiling.pixels(tile, 0, pixel, beyond.cast_const()))
-            }
+            Epilogue::Add(tensor) => Finish::Add(tensor.as_ptr().wrapping_add(channels.start)),
             Epilogue::AddPerSample(vectors) => {
                 let start = self.tiling.place(tile).0 * self.tiling.shape.c + channels.start;
                 Finish::Vector(vectors.as_ptr().wrapping_add(start))
@@ -89,12 +122,12 @@ impl<'a> Results<'a> {
         let mut c = 0;
         while c + V::LANES <= channels.len() {
             // SAFETY: the caller's; a pixel beyond the image has room for a panel.
-            unsafe { store_at::<V>(from, stride, c, bias, &finish, &pixels) };
+            unsafe { store_at::<V>(from, stride, c, bias, &finish, offsets, &pixels) };
             c += V::LANES;
         }
         while c < channels.len() {
             // SAFETY: as above.
-            unsafe { store_at::<f32>(from, stride, c, bias, &finish, &pixels) };
+            unsafe { store_at::<f32>(from, stride, c, bias, &finish, offsets, &pixels) };
             c += 1;
         }
     }
@@ -108,6 +141,7 @@ unsafe fn store_at<V: Vector>(
     c: usize,
     bias: Option<*const f32>,
     finish: &Finish,
+    offsets: &[[usize; RESULT]; RESULT],
     pixels: &[[*mut f32; RESULT]; RESULT],
 ) {
     let mut m = [[V::splat(0.0); TILE]; TILE];
@@ -131,10 +165,12 @@ unsafe fn store_at<V: Vector>(
                     }
                 }
             }
-            Finish::Pixels(added) => {
+            Finish::Add(added) => {
                 for i in 0..RESULT {
                     for j in 0..RESULT {
-                        y[i][j] = y[i][j].add(V::load(added[i][j].add(c)));
+                        if offsets[i][j] != BEYOND {
+                            y[i][j] = y[i][j].add(V::load(added.add(offsets[i][j] + c)));
+                        }
                     }
                 }
             }
