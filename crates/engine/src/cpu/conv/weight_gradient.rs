@@ -17,6 +17,8 @@ use std::ops::Range;
 const PIXELS: usize = 256;
 /// Rows that are packed at a time.
 const ROWS: usize = 128;
+/// Panels of a task from which on it pays to pack rows that lie apart, and often on the same cache sets.
+const PANELS: usize = 8;
 const _: () = assert!(ROWS.is_multiple_of(GROUP));
 
 /// Scratch for [`weight_gradient`].
@@ -176,6 +178,20 @@ fn multiply(
                 adds: adds || first > 0,
             };
             match left {
+                Left::Rows(x, stride) if cut.panels >= PANELS => {
+                    for row in rows.clone().step_by(GROUP) {
+                        let len = GROUP.min(rows.end - row);
+                        let group = &mut packed_rows[..count * len];
+                        let pixels = x.chunks_exact(stride).skip(first);
+                        for (pixel, target) in pixels.zip(group.chunks_exact_mut(len)) {
+                            copy(&pixel[row..row + len], target);
+                        }
+                        for column in columns.clone().step_by(width) {
+                            // SAFETY: both factors are packed; these sums are the task's.
+                            unsafe { tiles.columns(&tile(row, column, group, len), len) };
+                        }
+                    }
+                }
                 Left::Rows(x, stride) => {
                     let block = &x[first * stride..][..count * stride];
                     // The next pixels.
