@@ -18,8 +18,8 @@ use crate::kernel::Scratch;
 use crate::shape::Shape;
 use std::ops::Range;
 
-/// Elements of a block's transformed factors, about: 8 MiB.
-const BLOCK_ELEMENTS: usize = 1 << 21;
+/// Elements of a block's transformed factors, about: 4 MiB.
+const BLOCK_ELEMENTS: usize = 1 << 20;
 /// Input channels of a panel's task at most.
 const CHUNK: usize = 128;
 
