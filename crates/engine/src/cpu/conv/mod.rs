@@ -269,6 +269,7 @@ fn gather_class(gather: &mut Gather, panels: Panels, rows: Axis, columns: Axis) 
             let base = packed[panel * panels.stride()..][..panels.stride()].as_ptr();
             let mut start = 0;
             while start < count {
+                let height = tiles.height_for(count - start);
                 let tile = RowTile {
                     segments,
                     depth,
@@ -280,11 +281,10 @@ fn gather_class(gather: &mut Gather, panels: Panels, rows: Axis, columns: Axis) 
                     init: base,
                     c: targets[start..].as_ptr(),
                     c_offset: panel * panels.width,
-                    rows: (count - start).min(tiles.height),
+                    rows: height.min(count - start),
                     columns: panels.columns_of(panel),
                     epilogue: epilogue.of_rows(result),
                 };
-                let height = tiles.height_for(count - start);
                 // SAFETY: pointers lead to `depth` source channels or zeros; targets are this task's pixels and channels.
                 unsafe { tiles.rows(&tile) };
                 start += height;

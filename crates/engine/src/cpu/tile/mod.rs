@@ -122,14 +122,17 @@ impl Tiles {
         Self { width, height, level }
     }
 
-    /// Height of the tile that [`Self::rows`] uses for `rows` rows: its pointer tables have this many entries.
+    /// Height of the tile that comes next where `rows` rows are left; pointer tables of [`Self::rows`] have this many entries.
     pub fn height_for(&self, rows: usize) -> usize {
-        if rows > self.height * 2 / 3 {
+        let (less, least) = (self.height * 2 / 3, self.height / 3);
+        // A low tile's sums are too few to keep the multiply-adds busy: two lower ones are not slower than a full one and what it leaves.
+        let is_split = rows > self.height && rows <= 2 * less;
+        if rows > less && !is_split {
             self.height
-        } else if rows > self.height / 3 {
-            self.height * 2 / 3
+        } else if rows > least {
+            less
         } else if rows > 1 {
-            self.height / 3
+            least
         } else {
             1
         }
@@ -183,7 +186,7 @@ impl Tiles {
         let mut first = 0;
         let is_packed = block.depth == DEPTH && block.c_stride == self.width && block.columns == self.width;
         if is_packed && matches!(block.epilogue, RowEpilogue::Nothing) {
-            while first + self.height <= block.rows {
+            while block.rows - first >= self.height && self.height_for(block.rows - first) == self.height {
                 // SAFETY: the caller's; the level was detected.
                 unsafe {
                     match self.level {
@@ -201,13 +204,14 @@ impl Tiles {
         }
         let mut later = block.later;
         while first < block.rows {
-            let rows = (block.rows - first).min(self.height);
+            let height = self.height_for(block.rows - first);
+            let rows = height.min(block.rows - first);
             let part;
             (part, later) = later.split_at(later.len().min(block.depth * LINE));
             let calls = if part.is_empty() { std::ptr::null() } else { part.as_ptr() };
             // SAFETY: the caller's; the level was detected.
             unsafe {
-                match (self.level, self.height_for(rows)) {
+                match (self.level, height) {
                     (Level::Scalar, 4) => block_tile::<f32, 4, 4>(block, first, rows, calls),
                     (Level::Scalar, 2) => block_tile::<f32, 2, 4>(block, first, rows, calls),
                     (Level::Scalar, _) => block_tile::<f32, 1, 4>(block, first, rows, calls),

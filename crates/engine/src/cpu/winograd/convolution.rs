@@ -7,7 +7,7 @@
 //! comes more slowly, and to write over what another has read takes as long again. Tasks of a stretch follow one another, and where there are enough
 //! tiles each thread has stretches of its own.
 
-use super::filter::{Filter, piece_stride};
+use super::filter::{Filter, TAPS, piece_stride};
 use super::results::Results;
 use super::transform::{self, PLANES, RESULT, TILE};
 use super::{TASKS, Tiling, chunk_offset, plane_stride};
@@ -67,7 +67,7 @@ impl Cut {
 
     /// What each thread has for itself.
     fn per_thread(&self) -> usize {
-        PLANES * (self.input_stride + self.product_stride) + self.filter
+        PLANES * (self.input_stride + self.product_stride) + self.filter + TAPS
     }
 }
 
@@ -147,7 +147,8 @@ pub(super) fn convolve(level: Level, tiles: Tiles, product: Product) {
         // SAFETY: each thread has its own part.
         let own = unsafe { own.slice(thread_index() * cut.per_thread(), cut.per_thread()) };
         let (inputs, own) = own.split_at_mut(PLANES * cut.input_stride);
-        let (planes, products) = own.split_at_mut(cut.filter);
+        let (planes, own) = own.split_at_mut(cut.filter);
+        let (taps, products) = own.split_at_mut(TAPS);
         if transformed.lacks(stretch) {
             let shared = Shared::new(inputs);
             let place = |tile, c| shared.pointer(chunk_offset(c, tile - start, PIECE, rows, source_shape.c));
@@ -157,7 +158,7 @@ pub(super) fn convolve(level: Level, tiles: Tiles, product: Product) {
         let inputs = &*inputs;
         for from in (0..source_shape.c).step_by(PIECE) {
             let piece = from..(from + PIECE).min(source_shape.c);
-            filter.transform_piece(level, piece.clone(), first_column, tiles.width, planes);
+            filter.transform_piece(level, piece.clone(), first_column, tiles.width, taps, planes);
             let stride = piece_stride(piece.len(), tiles.width);
             let next_column = (task + 1) % cut.panels * tiles.width;
             let (next, column) = filter.after(&piece, PIECE, first_column, next_column);

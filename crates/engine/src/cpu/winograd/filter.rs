@@ -12,6 +12,8 @@ use std::ops::Range;
 
 /// Rows that pass through the buffer of taps at a time.
 pub(super) const ROWS: usize = 16;
+/// Elements of that buffer, `[tap][ROWS][MAX_WIDTH]`.
+pub(super) const TAPS: usize = 9 * ROWS * MAX_WIDTH;
 
 /// A filter `[3, 3, in, out]`, as it is or as the input gradient needs it.
 #[derive(Clone, Copy)]
@@ -55,22 +57,22 @@ impl<'a> Filter<'a> {
     }
 
     /// Transforms the rows `piece` of the panel of `width` channels of the result from `first` on into `planes`, `[plane][row][width]` with
-    /// [`piece_stride`] between planes; channels beyond the last are zeros.
+    /// [`piece_stride`] between planes; channels beyond the last are zeros. `buffer` has room for [`TAPS`].
     pub fn transform_piece(
         &self,
         level: Level,
         piece: Range<usize>,
         first: usize,
         width: usize,
+        buffer: &mut [f32],
         planes: &mut [f32],
     ) {
         let stride = piece_stride(piece.len(), width);
         assert!(planes.len() >= PLANES * stride);
-        let mut buffer = [0.0; 9 * ROWS * MAX_WIDTH];
         for start in piece.clone().step_by(ROWS) {
             let rows = ROWS.min(piece.end - start);
             let Taps { base, row_step, tap_step } =
-                self.taps(level, start..start + rows, first, width, &mut buffer);
+                self.taps(level, start..start + rows, first, width, buffer);
             let out = planes[(start - piece.start) * width..].as_mut_ptr();
             with_vectors!(level, V => {
                 for row in 0..rows {
@@ -107,11 +109,15 @@ impl<'a> Filter<'a> {
         rows: Range<usize>,
         first: usize,
         width: usize,
-        buffer: &mut [f32; 9 * ROWS * MAX_WIDTH],
+        buffer: &mut [f32],
     ) -> Taps {
         if !self.transposed && first + width <= self.result {
             let base = self.weight[rows.start * self.result + first..].as_ptr();
             return Taps { base, row_step: self.result, tap_step: self.source * self.result };
+        }
+        let buffer = &mut buffer[..TAPS];
+        if first + width > self.result {
+            buffer.fill(0.0);
         }
         self.copy_taps(level, rows, first..(first + width).min(self.result), MAX_WIDTH, buffer);
         Taps { base: buffer.as_ptr(), row_step: MAX_WIDTH, tap_step: ROWS * MAX_WIDTH }
