@@ -292,3 +292,25 @@ fn gather_class(gather: &mut Gather, panels: Panels, rows: Axis, columns: Axis) 
         }
     });
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cpu::simd::Level;
+
+    #[test]
+    fn tiles_of_any_number_of_pixels_fit_the_pointer_tables() {
+        for level in Level::available() {
+            let tiles = Tiles::new(level);
+            for count in 1..=BLOCK {
+                let (mut start, mut entries) = (0, 0);
+                while start < count {
+                    let height = tiles.height_for(count - start);
+                    assert!((1..=tiles.height).contains(&height));
+                    (start, entries) = (start + height.min(count - start), entries + height);
+                }
+                assert!(entries <= BLOCK, "{level:?}: {count} pixels have {entries} entries");
+            }
+        }
+    }
+}
