@@ -17,7 +17,7 @@ use std::ops::Range;
 const PIXELS: usize = 256;
 /// Rows that are packed at a time.
 const ROWS: usize = 128;
-/// Panels of a task from which on it pays to pack rows that lie apart, and often on the same cache sets.
+/// Panels of a task, as wide as a group, from which on it pays to pack rows that lie apart, and often on the same cache sets.
 const PANELS: usize = 8;
 const _: () = assert!(ROWS.is_multiple_of(GROUP));
 
@@ -178,7 +178,7 @@ fn multiply(
                 adds: adds || first > 0,
             };
             match left {
-                Left::Rows(x, stride) if cut.panels >= PANELS => {
+                Left::Rows(x, stride) if width == GROUP && cut.panels >= PANELS => {
                     for row in rows.clone().step_by(GROUP) {
                         let len = GROUP.min(rows.end - row);
                         let group = &mut packed_rows[..count * len];
@@ -312,9 +312,10 @@ mod tests {
     #[test]
     fn elements_are_chains_over_pixels_in_order_from_what_was_there() {
         let halving = Conv { stride: 2, padding: Padding::BOTTOM_RIGHT, ..Conv::SAME_3X3 };
-        // One block of pixels and several; dy of few channels, x of few, groups, rows and panels that are not whole.
+        // One block of pixels and several; dy of few channels, x of few, groups, rows and panels that are not whole, so many panels that x is packed.
         for (conv, h, w, c, o) in [
             (Conv::POINTWISE, 13, 11, 37, 70),
+            (Conv::POINTWISE, 13, 11, 37, PANELS * GROUP * rayon::current_num_threads() + 5),
             (Conv::SAME_3X3, 13, 11, 37, 3),
             (Conv::SAME_3X3, 13, 11, 3, 37),
             (Conv::SAME_3X3, 5, 3, 40, 20),
