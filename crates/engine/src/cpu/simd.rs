@@ -220,8 +220,7 @@ pub(crate) trait Vector: Copy {
     const LANES: usize;
     /// Number of vectors that the processor has registers for.
     const REGISTERS: usize;
-    /// What a product's rows are read by: with vectors shorter than a line and few registers, several vectors side by side need fewer loads for as many
-    /// multiply-adds.
+    /// What rows of a product are read by: where vectors are shorter than a line, several side by side, which need fewer loads for as many multiply-adds.
     type Wide: Vector;
     /// All lanes `value`.
     fn splat(value: f32) -> Self;

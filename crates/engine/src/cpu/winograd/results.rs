@@ -79,9 +79,9 @@ impl<'a> Results<'a> {
     /// Calls a tile's pixels into cache, and what is added to them.
     #[inline(always)]
     fn prefetch(&self, offsets: &[[usize; RESULT]; RESULT], channels: &Range<usize>) {
-        for &offset in offsets.as_flattened() {
+        for &offset in offsets.as_flattened().iter().filter(|&&offset| offset != BEYOND) {
             for channel in channels.clone().step_by(LINE) {
-                let at = offset.wrapping_add(channel);
+                let at = offset + channel;
                 prefetch_for_writing(self.values.pointer(at));
                 if let Epilogue::Add(tensor) = self.epilogue {
                     prefetch(tensor.as_ptr().wrapping_add(at));
