@@ -3,7 +3,7 @@
 //!
 //! A task takes a cache line of the result's channels. Piece by piece it copies the filter's taps side by side and transforms them a row of planes at a time,
 //! `(G g)[row] Gᵀ`; these six planes multiply all tiles. A filter that stays as it is for many runs is packed once, piece after piece: read
-//! from one end to the other it comes from memory at twice the speed of lines that lie apart, and nothing is copied. Up to four tiles' sums are all in registers: then each vector of a plane
+//! from one end to the other it comes from memory at twice the speed of lines that lie apart, and nothing is copied. The sums of very few tiles (four with 32 registers, one with 16) are all in registers: then each vector of a plane
 //! multiplies them as soon as it is made. Elements have the same chains of operations as in [`super::convolution`]: which of the two
 //! is taken changes no bit.
 
