@@ -117,6 +117,7 @@ impl<'a> Filter<'a> {
         }
         let buffer = &mut buffer[..TAPS];
         if first + width > self.result {
+            // Never stored, but multiplied: what scratch memory held before may be denormal numbers, which take long.
             buffer.fill(0.0);
         }
         self.copy_taps(level, rows, first..(first + width).min(self.result), MAX_WIDTH, buffer);
