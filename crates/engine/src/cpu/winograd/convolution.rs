@@ -24,10 +24,6 @@ use std::ops::Range;
 const STRETCH: usize = 132;
 /// Tiles of a stretch at least, when more tasks are wanted.
 const SHORT_STRETCH: usize = 24;
-/// What it takes to transform a channel of the filter, and one of a tile, for each channel of the source: in products of a tile and a channel, which
-/// are 36 multiply-adds. As measured with AVX2, where convolutions of 64 and of 128 tiles to 64, 128 and 256 channels are faster with as many stretches as this says.
-const FILTER: usize = 13;
-const TILES: usize = 20;
 /// Channels of the source, and rows of the filter, that are multiplied at a time.
 const PIECE: usize = DEPTH;
 static ZEROS: [f32; MAX_WIDTH] = [0.0; MAX_WIDTH];
@@ -49,14 +45,39 @@ struct Cut {
     zeros: usize,
 }
 
-/// What a convolution of `count` tiles to `channels` channels in so many panels takes with so many stretches: for each channel of its source, in products of a
-/// tile and a channel. Each stretch transforms the filter; a stretch that threads share, each of them transforms.
-fn cost(count: usize, channels: usize, panels: usize, stretches: usize, threads: usize) -> usize {
-    let stretch = count.div_ceil(stretches);
-    let shared = if stretches.is_multiple_of(threads) { 0 } else { threads - 1 };
-    let rounds = (stretches * panels).div_ceil(threads);
-    let products = rounds * threads * stretch * channels / panels;
-    products + FILTER * stretches * channels + TILES * (stretches + shared) * stretch
+/// What transforms take, for each channel of the source: in products of a tile and a channel, which are 36 multiply-adds.
+struct TransformCost {
+    /// Of a channel of the filter.
+    filter: usize,
+    /// Of a tile.
+    tile: usize,
+}
+
+impl TransformCost {
+    /// As measured with convolutions of 64 and of 128 tiles to 64, 128 and 256 channels, on two threads. Where AVX-512 was measured a core has a second-level
+    /// cache of 2 MiB, in which half of the tiles stay and all do not; with AVX2 one of 512 KiB, too small for either.
+    fn of(level: Level) -> Self {
+        match level {
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx512 => Self { filter: 13, tile: 100 },
+            _ => Self { filter: 13, tile: 20 },
+        }
+    }
+
+    /// What a convolution of `count` tiles to `channels` channels in so many panels takes with so many stretches. Each stretch transforms the filter; one that
+    /// threads share, each of them transforms.
+    fn convolution(
+        &self,
+        (count, stretches): (usize, usize),
+        (channels, panels): (usize, usize),
+        threads: usize,
+    ) -> usize {
+        let stretch = count.div_ceil(stretches);
+        let shared = if stretches.is_multiple_of(threads) { 0 } else { threads - 1 };
+        let rounds = (stretches * panels).div_ceil(threads);
+        let products = rounds * threads * stretch * channels / panels;
+        products + self.filter * stretches * channels + self.tile * (stretches + shared) * stretch
+    }
 }
 
 impl Cut {
@@ -68,7 +89,9 @@ impl Cut {
         // With few panels, as many as make enough tasks for all threads; up to as many for each thread.
         let fewest = (TASKS * threads).div_ceil(panels).clamp(least, most);
         let own = fewest.next_multiple_of(threads).min(most);
-        let cost = |&stretches: &usize| cost(count, result.c, panels, stretches, threads);
+        let transforms = TransformCost::of(tiles.level);
+        let cost =
+            |&stretches: &usize| transforms.convolution((count, stretches), (result.c, panels), threads);
         let stretches = (fewest..=own).min_by_key(cost).unwrap_or(fewest);
         let stretch = count.div_ceil(stretches);
         Self {
@@ -309,20 +332,22 @@ mod tests {
     }
 
     #[test]
-    fn threads_share_a_stretch_where_the_filter_is_more_than_its_tiles() {
-        let tiles = Tiles::new(Level::detect());
-        let stretches = |(n, size, c): (usize, usize, usize), threads| {
-            let shape = Shape::new(n, size, size, c);
-            Cut::new(shape, shape, tiles, threads).stretches
-        };
-        for few_tiles in [(1, 32, 256), (1, 32, 128), (8, 16, 256)] {
-            assert_eq!(stretches(few_tiles, 2), 1, "{few_tiles:?}");
+    fn threads_share_a_stretch_where_its_tiles_cost_less_than_the_filter() {
+        for level in Level::available() {
+            let stretches = |(n, size, c): (usize, usize, usize), threads| {
+                let shape = Shape::new(n, size, size, c);
+                Cut::new(shape, shape, Tiles::new(level), threads).stretches
+            };
+            let wide = Tiles::new(level).width == MAX_WIDTH;
+            for few_tiles in [(1, 32, 256), (1, 32, 128), (8, 16, 256)] {
+                assert_eq!(stretches(few_tiles, 2), if wide { 2 } else { 1 }, "{few_tiles:?}, {level:?}");
+            }
+            for few_channels in [(1, 32, 64), (8, 16, 128), (8, 16, 64)] {
+                assert_eq!(stretches(few_channels, 2), 2, "{few_channels:?}, {level:?}");
+            }
+            assert_eq!(stretches((8, 16, 64), 1), 1);
+            // Never more tiles than fit in cache.
+            assert_eq!(stretches((8, 32, 256), 2), 4);
         }
-        for few_channels in [(1, 32, 64), (8, 16, 128), (8, 16, 64)] {
-            assert_eq!(stretches(few_channels, 2), 2, "{few_channels:?}");
-        }
-        // Never more than fit in cache, and none for a single thread to share.
-        assert_eq!(stretches((8, 32, 256), 2), 4);
-        assert_eq!(stretches((8, 16, 64), 1), 1);
     }
 }
