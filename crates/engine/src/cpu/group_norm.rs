@@ -136,8 +136,8 @@ pub(crate) fn forward(
     let group = c / norm.groups;
     let count = (shape.pixels() * group) as f64;
     let (workspace, y, statistics) = (Shared::new(workspace), Shared::new(y), Shared::new(statistics));
-    // SAFETY of what follows: within a pass a stretch's sums and elements are one task's; a sample's sums, coefficients and
-    // statistics are those of the one that finishes it, and only read while another pass is on.
+    // SAFETY of what follows: within a pass a stretch's sums and elements are one task's, and a sample's coefficients are only
+    // read; between passes a sample's sums, coefficients and statistics are those of the one that finishes it.
     let source = |place| {
         let (start, len) = plan.elements(place);
         &x[start..start + len]
@@ -145,10 +145,12 @@ pub(crate) fn forward(
     // SAFETY: see above.
     let sums = |place| unsafe { workspace.slice(plan.sums(place), c) };
     // SAFETY: see above.
-    let coefficients = |n| unsafe { workspace.slice(plan.coefficients(n), 2 * c) }.split_at_mut(c);
+    let coefficients = |n| unsafe { workspace.read(plan.coefficients(n), 2 * c) }.split_at(c);
+    // SAFETY: see above.
+    let set_coefficients = |n| unsafe { workspace.slice(plan.coefficients(n), 2 * c) }.split_at_mut(c);
     // SAFETY: see above.
     let all_sums =
-        |n| &*unsafe { workspace.slice(plan.sums(Place { n, stretch: 0 }), plan.stretches * SUMS * c) };
+        |n| unsafe { workspace.read(plan.sums(Place { n, stretch: 0 }), plan.stretches * SUMS * c) };
     // SAFETY: see above.
     let pair = |n, index| unsafe { statistics.slice(2 * (n * norm.groups + index), 2) };
 
@@ -157,7 +159,7 @@ pub(crate) fn forward(
         sum_pixels(level, source(place), means, sums(place), |x, _| x);
     };
     let finish_mean = |n| {
-        let (totals, (means, _)) = (plan.totals(level, all_sums(n), 0), coefficients(n));
+        let (totals, (means, _)) = (plan.totals(level, all_sums(n), 0), set_coefficients(n));
         for (totals, means) in totals.chunks_exact(group).zip(means.chunks_exact_mut(group)) {
             means.fill((totals.iter().sum::<f64>() / count) as f32);
         }
@@ -167,7 +169,7 @@ pub(crate) fn forward(
         sum_pixels(level, source(place), means, sums(place), |x, mean| (x - mean) * (x - mean));
     };
     let finish_variance = |n| {
-        let (totals, (means, inverses)) = (plan.totals(level, all_sums(n), 0), coefficients(n));
+        let (totals, (means, inverses)) = (plan.totals(level, all_sums(n), 0), set_coefficients(n));
         let groups = totals.chunks_exact(group).zip(inverses.chunks_exact_mut(group));
         for (index, (totals, inverses)) in groups.enumerate() {
             let total: f64 = totals.iter().sum();
@@ -294,11 +296,8 @@ pub(crate) fn gradient(
     // SAFETY of what follows: as forward.
     let coefficients = |n| {
         // SAFETY: see above.
-        let all = unsafe { shared.slice(plan.coefficients(n), COEFFICIENTS * c) };
-        let (means, rest) = all.split_at_mut(c);
-        let (inverses, rest) = rest.split_at_mut(c);
-        let (mean_g, mean_g_hat) = rest.split_at_mut(c);
-        [means, inverses, mean_g, mean_g_hat]
+        let all = unsafe { shared.read(plan.coefficients(n), COEFFICIENTS * c) };
+        [0, 1, 2, 3].map(|index| &all[index * c..][..c])
     };
     // dz is kept in dx until the means are known.
     let backward = |place: Place| {
@@ -320,7 +319,9 @@ pub(crate) fn gradient(
         // SAFETY: see above.
         let sums = unsafe { shared.slice(plan.sums(Place { n, stretch: 0 }), plan.stretches * SUMS * c) };
         let totals = [0, 1].map(|which| plan.totals(level, sums, which));
-        let [_, _, mean_g, mean_g_hat] = coefficients(n);
+        // SAFETY: see above. Means and deviations come first.
+        let means = unsafe { shared.slice(plan.coefficients(n) + 2 * c, 2 * c) };
+        let (mean_g, mean_g_hat) = means.split_at_mut(c);
         for first in (0..c).step_by(group) {
             let channels = first..first + group;
             let mean = |which: usize| {

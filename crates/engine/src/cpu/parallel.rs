@@ -27,7 +27,7 @@ pub(crate) fn run_awake<R: Send>(pool: &ThreadPool, body: impl FnOnce() -> R + S
 /// Runs `body` for all of `0..tasks`.
 pub(crate) fn for_each_task(tasks: usize, body: impl Fn(usize) + Sync + Send) {
     // More than a round may have go several to a task.
-    let several = tasks / MOST_TASKS + 1;
+    let several = tasks.div_ceil(MOST_TASKS - 1).max(1);
     let bodies = |task: usize| (task * several..tasks.min((task + 1) * several)).for_each(&body);
     let rounded = tasks.div_ceil(several);
     if !run_in_team(rounded, thread_index(), &bodies) {
@@ -93,7 +93,7 @@ pub(crate) struct Shared {
     len: usize,
 }
 
-// SAFETY: access goes through `slice` and `pointer`, whose callers promise disjointness.
+// SAFETY: access goes through `slice`, `read` and `pointer`, whose callers promise disjointness.
 unsafe impl Send for Shared {}
 // SAFETY: as above.
 unsafe impl Sync for Shared {}
@@ -111,6 +111,16 @@ impl Shared {
         debug_assert!(start + len <= self.len);
         // SAFETY: in range; the rest is the caller's promise.
         unsafe { std::slice::from_raw_parts_mut(self.data.add(start), len) }
+    }
+
+    /// Elements `start .. start + len`, to be read.
+    ///
+    /// # Safety
+    /// The slice this was made from outlives the result, and no task writes to these elements meanwhile.
+    pub unsafe fn read<'a>(&self, start: usize, len: usize) -> &'a [f32] {
+        debug_assert!(start + len <= self.len);
+        // SAFETY: in range; the rest is the caller's promise.
+        unsafe { std::slice::from_raw_parts(self.data.add(start), len) }
     }
 
     /// A pointer to element `start`.

@@ -3,15 +3,20 @@
 //! Every output element of every kernel is one chain of operations in a fixed order, so a level changes speed, never bits.
 
 /// A set of vector instructions that kernels are compiled for.
+///
+/// Outside this crate only [`Self::detect`] and [`Self::available`] make one with vectors: where there is a value, the
+/// processor has the instructions.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Level {
     /// No vectors: one element at a time, with exactly rounded fused multiply-adds.
     Scalar,
     /// 8 lanes (AVX2 and FMA).
     #[cfg(target_arch = "x86_64")]
+    #[non_exhaustive]
     Avx2,
     /// 16 lanes (AVX-512 F).
     #[cfg(target_arch = "x86_64")]
+    #[non_exhaustive]
     Avx512,
     /// 4 lanes, which every 64-bit ARM processor has.
     #[cfg(target_arch = "aarch64")]
@@ -20,6 +25,10 @@ pub enum Level {
 
 impl Level {
     /// The widest level this processor runs.
+    ///
+    /// ```compile_fail,E0603
+    /// let level = engine::Level::Avx512; // It might not have the instructions.
+    /// ```
     pub fn detect() -> Self {
         #[cfg(target_arch = "x86_64")]
         {

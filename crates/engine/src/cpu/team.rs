@@ -281,15 +281,18 @@ mod tests {
 
     #[test]
     fn tasks_of_tasks_and_more_than_a_round_may_have() {
+        const MANY: [usize; 4] = [MOST_TASKS, 2 * MOST_TASKS - 1, 2 * MOST_TASKS, 2 * MOST_TASKS + 5];
         let sum = AtomicUsize::new(0);
         let add = |number| {
             sum.fetch_add(number, Ordering::Relaxed);
         };
         run_awake(&pool(3), || {
             for_each_task(5, |_| for_each_task(7, add));
-            for_each_task(2 * MOST_TASKS + 5, |_| add(1));
+            for tasks in MANY {
+                for_each_task(tasks, |_| add(1));
+            }
         });
-        assert_eq!(sum.into_inner(), 5 * 21 + 2 * MOST_TASKS + 5);
+        assert_eq!(sum.into_inner(), 5 * 21 + MANY.iter().sum::<usize>());
     }
 
     #[test]
