@@ -3,22 +3,21 @@
 use crate::Global;
 use crate::coding;
 use crate::failure::Failure;
-use crate::image_files::write_whole;
+use crate::image_files::{check_file_place, write_whole};
 use crate::measured;
 use crate::model::{self, ModelArgs};
-use crate::progress::Progress;
+use crate::progress::{self, Progress};
 use crate::report::Report;
 use crate::signals::Signals;
 use codec::progressive::{self, CurvePoint, Limit};
 use codec::{CodecError, lossless};
-use data::{ImageOptions, ImageSource};
+use data::{ImageOptions, SourceSpec};
 use diffusion::Denoiser;
 use diffusion::pixels::{PIXEL_VALUES_PER_UNIT, from_bytes};
 use engine::ImageShape;
 use serde_json::{Value, json};
 use std::num::{NonZeroU64, NonZeroUsize};
-use std::path::PathBuf;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 /// Compress images into one file, with a model that the receiver has too
@@ -40,7 +39,7 @@ pub struct Args {
     #[command(flatten)]
     model: ModelArgs,
 
-    /// Images: files, folders, or sources such as mnist:DIR:test; brought to the model's size
+    /// Images: files, folders, or sources such as mnist:DIR:test; brought to the model's size and channels, which is said
     #[arg(required = true, value_name = "IMG")]
     images: Vec<String>,
 
@@ -51,6 +50,10 @@ pub struct Args {
     /// Images to take of each source, the first of it [default: all]
     #[arg(long, value_name = "COUNT")]
     n: Option<NonZeroU64>,
+
+    /// With --lossless, too, bring image files to the model's size: what is then kept is every pixel of the smaller images
+    #[arg(long, requires = "lossless")]
+    fit: bool,
 
     /// Keep every pixel, at the price of the model's variational bound: by bits-back coding over a chain of some tens of
     /// steps. A few images pay more, so that it suits many in one file
@@ -74,12 +77,22 @@ pub struct Args {
     batch: NonZeroUsize,
 }
 
+/// The kind of source whose images are any size.
+const IMAGE_FILES: &str = "images";
+
 pub fn run(args: &Args, global: &Global) -> Result<Report, Failure> {
+    check_file_place(&args.out, "--out")?;
+    args.curve.iter().try_for_each(|path| check_file_place(path, "--curve"))?;
+    args.check_images_stay()?;
     let signals = Signals::watch().map_err(Failure::work)?;
     let mut opened = model::open(&args.model, args.batch.get(), coding::hardware(global)?)?;
     let process = opened.process()?;
     let image = opened.denoiser.image_shape();
-    let pixels = args.pixels(image, &opened.image_options()?)?;
+    let (pixels, changed) = args.pixels(image, &opened.image_options()?)?;
+    if changed > 0 && !global.quiet {
+        let problem = "images are not of the model's size or channels";
+        progress::say(&format!("note: {changed} {problem} {image}: the file has them cropped and resized"));
+    }
     let count = pixels.len() / image.len();
     let seed = global.seed.unwrap_or(0);
     let limit = match (args.target_rate, args.target_psnr) {
@@ -111,7 +124,7 @@ pub fn run(args: &Args, global: &Global) -> Result<Report, Failure> {
     if let (Some(path), File::Progressive(file)) = (&args.curve, &file) {
         write_whole(path, table(&file.curve, x_start.len()).as_bytes())?;
     }
-    Ok(told(args, &file, count, x_start.len(), start.elapsed().as_secs_f64()))
+    Ok(told(args, &file, [count, changed], x_start.len(), start.elapsed().as_secs_f64()))
 }
 
 enum File {
@@ -143,7 +156,7 @@ fn table(curve: &[CurvePoint], numbers: usize) -> String {
     text
 }
 
-fn told(args: &Args, file: &File, images: usize, numbers: usize, seconds: f64) -> Report {
+fn told(args: &Args, file: &File, [images, changed]: [usize; 2], numbers: usize, seconds: f64) -> Report {
     let bytes = file.bytes().len();
     let rate = 8.0 * bytes as f64 / numbers as f64;
     let (what, more) = match file {
@@ -154,7 +167,8 @@ fn told(args: &Args, file: &File, images: usize, numbers: usize, seconds: f64) -
     let words =
         format!("{out}: {images} images in {bytes} bytes, {rate:.4} bits/dim; {what}; {seconds:.1} s");
     let mut json = json!({
-        "status": "finished", "out": args.out, "images": images, "bytes": bytes, "bits_per_dim": rate, "seconds": seconds,
+        "status": "finished", "out": args.out, "images": images, "changed": changed, "bytes": bytes,
+        "bits_per_dim": rate, "seconds": seconds,
     });
     if let (Some(json), Value::Object(more)) = (json.as_object_mut(), more) {
         json.extend(more);
@@ -197,11 +211,26 @@ fn of_lossless(file: &lossless::Encoded, images: usize, numbers: usize) -> (Stri
 }
 
 impl Args {
-    /// The bytes of all images, in the network's shape.
-    fn pixels(&self, image: ImageShape, options: &ImageOptions) -> Result<Vec<u8>, Failure> {
+    /// Refuses to write over an image that is to be compressed.
+    fn check_images_stay(&self) -> Result<(), Failure> {
+        let Ok(out) = self.out.canonicalize() else {
+            return Ok(());
+        };
+        match self.images.iter().find(|name| Path::new(name).canonicalize().is_ok_and(|path| path == out)) {
+            Some(name) => Err(Failure::input(format!(
+                "{name}: is one of the images; choose another --out for the file"
+            ))),
+            None => Ok(()),
+        }
+    }
+
+    /// The bytes of all images, in the network's shape, and how many were brought to it.
+    fn pixels(&self, image: ImageShape, options: &ImageOptions) -> Result<(Vec<u8>, usize), Failure> {
         let mut pixels = Vec::new();
+        let mut changed = 0;
         for name in &self.images {
-            let source = open(name, options)?;
+            let spec = spec(name)?;
+            let source = data::open(&spec, options).map_err(Failure::input)?;
             let all = if source.is_endless() { u64::MAX } else { source.len() };
             let count = match self.n.map(NonZeroU64::get) {
                 Some(n) if n > all => {
@@ -223,14 +252,47 @@ impl Args {
             for (index, pixels) in (0..).zip(pixels[begin..].chunks_exact_mut(image.len())) {
                 source.read(index, pixels).map_err(Failure::input)?;
             }
+            // Other sources are data sets, prepared as their descriptions say.
+            if spec.kind().name == IMAGE_FILES {
+                let images = pixels[begin..].chunks_exact(image.len());
+                changed += self.count_changed(name, &spec, images, image)?;
+            }
         }
-        Ok(pixels)
+        Ok((pixels, changed))
+    }
+
+    /// How many of a source's images are not as they are stored; an error if all have to be.
+    fn count_changed<'a>(
+        &self,
+        name: &str,
+        spec: &SourceSpec,
+        images: impl Iterator<Item = &'a [u8]>,
+        image: ImageShape,
+    ) -> Result<usize, Failure> {
+        let rgb = ImageOptions { channels: Some(3), ..ImageOptions::default() };
+        let stored = data::open(spec, &rgb).map_err(Failure::input)?;
+        let mut changed = 0;
+        for (index, pixels) in (0..).zip(images) {
+            let (shape, original) = stored.read_as_stored(index).map_err(Failure::input)?;
+            let is_kept = (shape.height, shape.width) == (image.height, image.width)
+                && original.chunks_exact(3).zip(pixels.chunks_exact(image.channels)).all(|(rgb, kept)| {
+                    (0..3).all(|channel| rgb[channel] == kept[channel.min(image.channels - 1)])
+                });
+            if !is_kept && self.lossless && !self.fit {
+                return Err(Failure::input(format!(
+                    "{name}: image {index} is {}x{}, or in colour where the model's images are gray; the model's are \
+                     {image}: --lossless would not keep every pixel; give --fit to crop and resize images first",
+                    shape.height, shape.width
+                )));
+            }
+            changed += usize::from(!is_kept);
+        }
+        Ok(changed)
     }
 }
 
 /// A source, or an image file, or a folder of such.
-fn open(name: &str, options: &ImageOptions) -> Result<Arc<dyn ImageSource>, Failure> {
+fn spec(name: &str) -> Result<SourceSpec, Failure> {
     let spec = measured::source_spec(name).map_err(Failure::input)?;
-    let spec = spec.ok_or_else(|| Failure::input(format!("{name}: is a model, where images are needed")))?;
-    data::open(&spec, options).map_err(Failure::input)
+    spec.ok_or_else(|| Failure::input(format!("{name}: is a model, where images are needed")))
 }

@@ -2,7 +2,7 @@
 
 use crate::Global;
 use crate::failure::Failure;
-use crate::image_files::write_whole;
+use crate::image_files::{check_file_place, write_whole};
 use crate::model::{self, ModelArgs};
 use crate::report::Report;
 use diffusion::Denoiser;
@@ -54,6 +54,7 @@ enum Layout {
 }
 
 pub fn run(args: &Args, global: &Global) -> Result<Report, Failure> {
+    check_file_place(&args.out, "--out")?;
     let x = npy::read(&args.x).map_err(Failure::input)?;
     let count = x.shape.first().copied().unwrap_or(0);
     let mut model = model::open(&args.model, count.clamp(1, BATCH), global.hardware())?;

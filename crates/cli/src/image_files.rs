@@ -104,6 +104,23 @@ pub fn read_image(path: &Path, options: &ImageOptions) -> Result<(ImageShape, Ve
     Ok((source.shape(), pixels))
 }
 
+/// Checks, before the work that fills it, that a file can be written at `path`, and makes the folder that it belongs in.
+///
+/// # Errors
+/// If a folder is there, or the folder it belongs in cannot be made. `option` is the path's, for messages.
+pub fn check_file_place(path: &Path, option: &str) -> Result<(), Failure> {
+    let refuse = |problem: &str| {
+        Err(Failure::input(format!("{}: {problem}; give another path by {option}", path.display())))
+    };
+    if path.is_dir() {
+        return refuse("is a folder, where a file is to be written");
+    }
+    match path.parent().filter(|parent| !parent.as_os_str().is_empty()).map(std::fs::create_dir_all) {
+        Some(Err(error)) => refuse(&format!("cannot make the folder that it belongs in: {error}")),
+        _ => Ok(()),
+    }
+}
+
 /// Writes a file that appears under its name when it is whole.
 ///
 /// # Errors

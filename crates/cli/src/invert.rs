@@ -2,7 +2,7 @@
 
 use crate::Global;
 use crate::failure::Failure;
-use crate::image_files::{read_image, write_whole};
+use crate::image_files::{check_file_place, read_image, write_whole};
 use crate::model::{self, Model, ModelArgs};
 use crate::progress::Progress;
 use crate::report::Report;
@@ -67,6 +67,8 @@ pub fn run(args: &Args, global: &Global) -> Result<Report, Failure> {
         let problem = format!("{}: exists already; choose another --out, or remove it", args.out.display());
         return Err(Failure::input(problem));
     }
+    check_file_place(&args.out, "--out")?;
+    args.grid.iter().try_for_each(|path| check_file_place(path, "--grid"))?;
     let mut model = model::open(&args.model, args.images.len().min(BATCH), global.hardware())?;
     let image = model.denoiser.image_shape();
     let way = Sampling { kind: SamplerKind::Ddim { eta: 0.0 }, steps: Some(args.steps), spacing: None };
@@ -102,7 +104,7 @@ pub fn run(args: &Args, global: &Global) -> Result<Report, Failure> {
         rmse.mean,
         spread(&latents),
     );
-    let each = |(path, (there, back)): (&PathBuf, (&[u8], &[u8]))| json!({ "image": path, "rmse": pixel_rmse(there, back, image.len()).mean });
+    let each = |(path, (there, back)): (&PathBuf, (&[u8], &[u8]))| json!({ "image": path.to_string_lossy(), "rmse": pixel_rmse(there, back, image.len()).mean });
     let pairs = pixels.chunks_exact(image.len()).zip(back.chunks_exact(image.len()));
     let json = json!({
         "status": "finished", "out": args.out, "model": model.facts(), "steps": args.steps, "iterations": args.iterations,

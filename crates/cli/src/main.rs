@@ -1,4 +1,4 @@
-//! `ddpm`: train, sample and inspect denoising diffusion models.
+//! `ddpm`: train denoising diffusion models, sample from them, measure them, compress with them.
 
 #![forbid(unsafe_code)]
 
@@ -234,7 +234,22 @@ fn run(cli: &Cli) -> Result<Report, Failure> {
     }
 }
 
+/// Refuses an argument that is not UTF-8: paths go into JSON and configuration files, which is. Found only there, it would be
+/// after the work.
+fn check_arguments() -> Result<(), Failure> {
+    let Some(argument) = std::env::args_os().skip(1).find(|argument| argument.to_str().is_none()) else {
+        return Ok(());
+    };
+    Err(Failure::input(format!(
+        "{}: this argument is not UTF-8 (shown with � for what is not); rename the file, or reach it by a link",
+        argument.display()
+    )))
+}
+
 fn main() -> ExitCode {
+    if let Err(failure) = check_arguments() {
+        return end(&failure, std::env::args_os().any(|argument| argument == "--json"));
+    }
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => return explain_call(&error),
@@ -246,14 +261,18 @@ fn main() -> ExitCode {
     {
         progress::say(&choice);
     }
-    let failure = match run(&cli).and_then(|report| report.print(cli.global.json)) {
-        Ok(()) => return ExitCode::SUCCESS,
-        Err(failure) => failure,
-    };
+    match run(&cli).and_then(|report| report.print(cli.global.json)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => end(&failure, cli.global.json),
+    }
+}
+
+/// Says why the work ended.
+fn end(failure: &Failure, json: bool) -> ExitCode {
     eprintln!("ddpm: {}", failure.message);
-    if cli.global.json {
+    if json {
         // Standard output carries one object in any case; that it cannot be written matters less than the failure.
-        let _ = Report::new("", failure.json).print(true);
+        let _ = Report::new("", failure.json.clone()).print(true);
     }
     ExitCode::from(failure.status)
 }

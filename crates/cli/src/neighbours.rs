@@ -3,7 +3,7 @@
 use crate::Global;
 use crate::failure::Failure;
 use crate::feature_args::{FeatureArgs, INPUTS, SamplingArgs, SetArgs};
-use crate::image_files::write_whole;
+use crate::image_files::{check_file_place, write_whole};
 use crate::measured::{self, Measuring};
 use crate::report::Report;
 use crate::signals::Signals;
@@ -71,6 +71,7 @@ pub fn run(args: &Args, global: &Global) -> Result<Report, Failure> {
             return Err(Failure::input(format!("{input}: a statistics file; neighbours need the images")));
         }
     }
+    check_file_place(&args.out, "--out")?;
     let signals = Signals::watch().map_err(Failure::work)?;
     let inputs = [args.samples.as_str(), &args.reference];
     let mut measuring =

@@ -1,8 +1,9 @@
 //! Where sampled images go: a folder, an array, or one picture; and how much of them is there already.
 
 use crate::failure::Failure;
-use crate::image_files::{ImageFolder, read_image, write_whole};
+use crate::image_files::{ImageFolder, check_file_place, read_image, write_whole};
 use data::ImageOptions;
+use data::image_folder::{OVERVIEW, SAMPLES_RECORD};
 use engine::ImageShape;
 use serde_json::{Value, json};
 use std::fs::{File, OpenOptions};
@@ -14,8 +15,6 @@ use train::grid;
 pub const GRID_IMAGES: usize = 64;
 /// Settings that a call names itself.
 const ASKED: [&str; 5] = ["weights", "sampler", "steps", "spacing", "seed"];
-/// What a folder's images are, beside them.
-const RECORD: &str = "samples.json";
 
 /// How images are stored, by the ending of `--out`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -33,9 +32,10 @@ pub enum Form {
 }
 
 impl Form {
-    /// The form that a path's ending asks for.
+    /// The form that a path's ending asks for, in small letters or large.
     pub fn of(path: &Path) -> Self {
-        match path.extension().and_then(|extension| extension.to_str()) {
+        let ending = path.extension().and_then(|extension| extension.to_str());
+        match ending.map(str::to_ascii_lowercase).as_deref() {
             Some("npz") => Self::Npz,
             Some("npy") => Self::Npy,
             Some("raw") => Self::Raw,
@@ -83,15 +83,17 @@ enum Sink {
 pub fn check_place(path: &Path, resume: bool) -> Result<(), Failure> {
     let form = Form::of(path);
     if form == Form::Folder {
-        if resume && path.join(RECORD).is_file() {
+        if resume && path.join(SAMPLES_RECORD).is_file() {
             return Ok(());
         }
-        return ImageFolder::check_vacant(path).map_err(|failure| match path.join(RECORD).is_file() {
-            true => Failure::input(format!(
-                "{}: has sampled images; go on with --resume, or choose another --out",
-                path.display()
-            )),
-            false => failure,
+        return ImageFolder::check_vacant(path).map_err(|failure| {
+            match path.join(SAMPLES_RECORD).is_file() {
+                true => Failure::input(format!(
+                    "{}: has sampled images; go on with --resume, or choose another --out",
+                    path.display()
+                )),
+                false => failure,
+            }
         });
     }
     if path.exists() {
@@ -100,6 +102,7 @@ pub fn check_place(path: &Path, resume: bool) -> Result<(), Failure> {
             path.display()
         )));
     }
+    check_file_place(path, "--out")?;
     if resume && form == Form::Grid {
         return Err(Failure::input("one picture cannot be resumed; give a folder or a .npz as --out"));
     }
@@ -122,7 +125,7 @@ impl Output {
         let (sink, written) = match form {
             Form::Folder => {
                 let folder = ImageFolder::create(path, plan.count)?;
-                plan.check_or_write(&path.join(RECORD))?;
+                plan.check_or_write(&path.join(SAMPLES_RECORD))?;
                 let written = (0..plan.count).find(|&index| !folder.has_image(index)).unwrap_or(plan.count);
                 (Sink::Folder(folder), written)
             }
@@ -186,7 +189,7 @@ impl Output {
                 for index in 0..plan.count.min(GRID_IMAGES) {
                     shown.extend(read_written(&folder.image_path(index), image)?);
                 }
-                folder.write_picture("grid.png", &grid::grid(&shown, image))
+                folder.write_picture(OVERVIEW, &grid::grid(&shown, image))
             }
             Sink::Array { form, mut pixels, unfinished, record } => {
                 let failed = |error| cannot_write(&path, error);
@@ -290,6 +293,7 @@ mod tests {
             ("c.npy", Form::Npy),
             ("c.raw", Form::Raw),
             ("c.png", Form::Grid),
+            ("C.PNG", Form::Grid),
             ("v1.5", Form::Folder),
         ] {
             assert_eq!(Form::of(Path::new(path)), form, "{path}");

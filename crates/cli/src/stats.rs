@@ -3,6 +3,7 @@
 use crate::Global;
 use crate::failure::Failure;
 use crate::feature_args::{FeatureArgs, INPUTS, ImagesArgs, SamplingArgs};
+use crate::image_files::check_file_place;
 use crate::measured::{self, Measuring};
 use crate::report::Report;
 use crate::signals::Signals;
@@ -47,6 +48,7 @@ pub fn run(args: &Args, global: &Global) -> Result<Report, Failure> {
     if measured::statistics_file(&args.input)?.is_some() {
         return Err(Failure::input(format!("{}: is a statistics file already; give images", args.input)));
     }
+    check_file_place(&args.out, "--out")?;
     let signals = Signals::watch().map_err(Failure::work)?;
     let mut measuring = Measuring::new(&args.features, &args.sampling, global, &signals)?;
     let set = measuring.measure(args.images.set(&args.input))?;

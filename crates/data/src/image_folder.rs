@@ -6,7 +6,7 @@ use crate::source::check_index;
 use crate::{DataError, ImageOptions, ImageSource, SourceKind, SourceSpec};
 use engine::ImageShape;
 use std::fs::File;
-use std::io::BufReader;
+use std::io::{BufReader, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use walkdir::WalkDir;
@@ -24,6 +24,12 @@ fn open(spec: &SourceSpec, options: &ImageOptions) -> Result<Arc<dyn ImageSource
     Ok(Arc::new(ImageFolder::open(spec.required_path()?, options)?))
 }
 
+/// The picture of all images that `ddpm sample` adds to a folder of samples, and the file that says what they are: where
+/// both lie together, the picture is none of the folder's images.
+pub const OVERVIEW: &str = "grid.png";
+/// See [`OVERVIEW`].
+pub const SAMPLES_RECORD: &str = "samples.json";
+
 /// The image files below a folder, in the order of their paths. Files are read when their image is.
 #[derive(Debug)]
 pub struct ImageFolder {
@@ -36,11 +42,11 @@ pub struct ImageFolder {
 
 impl ImageFolder {
     /// Lists the images in `folder` (or takes the one image that it is). With a size given, images are cropped to the
-    /// square in their middle and resized to it. Without, all must have the size of the first, whose header is read.
-    /// Links are followed; files whose names begin with a dot are ignored.
+    /// square in their middle and resized to it. Without, all must have the size of the first whose header can be read.
+    /// Links are followed; files and folders whose names begin with a dot are ignored, and so is an [`OVERVIEW`].
     ///
     /// # Errors
-    /// If a folder cannot be listed, there is no image, or the first has to be read and cannot.
+    /// If a folder cannot be listed, a link leads nowhere, there is no image, or a size has to be read and none can.
     pub fn open(folder: &Path, options: &ImageOptions) -> Result<Self, DataError> {
         options.validate()?;
         let (files, others) = list(folder)?;
@@ -51,7 +57,10 @@ impl ImageFolder {
             });
         };
         let fit = Fit::new(options, Some(3), || {
-            let (height, width) = picture::stored_size(open_file(first)?, first)?;
+            // A file that cannot be read is refused when its image is, or passed over by those who may.
+            let size_of = |path: &PathBuf| picture::stored_size(open_file(path)?, path);
+            let (height, width) = size_of(first)
+                .or_else(|error| files.iter().skip(1).find_map(|path| size_of(path).ok()).ok_or(error))?;
             Ok(ImageShape::new(height, width, 3))
         })?;
         Ok(Self { folder: folder.into(), others, fit, files })
@@ -96,20 +105,21 @@ impl ImageSource for ImageFolder {
 fn list(folder: &Path) -> Result<(Vec<PathBuf>, usize), DataError> {
     let mut files = Vec::new();
     let mut others = 0;
-    for entry in WalkDir::new(folder).follow_links(true).sort_by_file_name() {
-        let entry = entry.map_err(|error| {
-            let path = error.path().unwrap_or(folder).to_path_buf();
-            let what = error.to_string();
-            DataError::io(
-                path,
-                "listed",
-                error.into_io_error().unwrap_or_else(|| std::io::Error::other(what)),
-            )
-        })?;
-        if !entry.file_type().is_file() || is_hidden(&entry) {
+    let walk = WalkDir::new(folder).follow_links(true).sort_by_file_name();
+    for entry in walk.into_iter().filter_entry(|entry| entry.depth() == 0 || !is_hidden(entry.path())) {
+        let entry = match entry {
+            Ok(entry) => entry,
+            Err(error) if is_harmless(&error) => {
+                others += 1;
+                continue;
+            }
+            Err(error) => return Err(not_listed(folder, error)),
+        };
+        if !entry.file_type().is_file() {
             continue;
         }
-        if has_image_extension(entry.path()) {
+        let is_overview = entry.depth() > 0 && is_overview(entry.path());
+        if has_image_extension(entry.path()) && !is_overview {
             files.push(entry.into_path());
         } else {
             others += 1;
@@ -118,9 +128,32 @@ fn list(folder: &Path) -> Result<(Vec<PathBuf>, usize), DataError> {
     Ok((files, others))
 }
 
-/// Other systems leave such files (`._photo.jpg`) beside images, with the images' extension.
-fn is_hidden(entry: &walkdir::DirEntry) -> bool {
-    entry.depth() > 0 && entry.file_name().as_encoded_bytes().starts_with(b".")
+/// Other systems leave such files (`._photo.jpg`) and folders (`.thumbnails`) beside images, with the images' extension.
+fn is_hidden(path: &Path) -> bool {
+    path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."))
+}
+
+fn is_overview(path: &Path) -> bool {
+    path.file_name().is_some_and(|name| name == OVERVIEW) && path.with_file_name(SAMPLES_RECORD).is_file()
+}
+
+/// A link to a folder that it lies in, which is listed anyway; or a link that leads nowhere and is not called an image
+/// (editors lock files by such).
+fn is_harmless(error: &walkdir::Error) -> bool {
+    let leads_nowhere = error.io_error().is_some_and(|error| error.kind() == ErrorKind::NotFound);
+    let is_ignored = error.path().is_some_and(|path| is_hidden(path) || !has_image_extension(path));
+    error.loop_ancestor().is_some() || error.depth() > 0 && leads_nowhere && is_ignored
+}
+
+fn not_listed(folder: &Path, error: walkdir::Error) -> DataError {
+    let path = error.path().unwrap_or(folder).to_path_buf();
+    let (depth, what) = (error.depth(), error.to_string());
+    match error.into_io_error() {
+        Some(error) if depth > 0 && error.kind() == ErrorKind::NotFound => {
+            DataError::malformed(path, None, "it is a link that leads nowhere", "mend or remove it")
+        }
+        error => DataError::io(path, "listed", error.unwrap_or_else(|| std::io::Error::other(what))),
+    }
 }
 
 pub(crate) fn has_image_extension(path: &Path) -> bool {

@@ -49,8 +49,7 @@ impl Picture {
     ) -> Result<Self, DataError> {
         let (decoder, orientation) = open_decoder(file, path, offset)?;
         let image = DynamicImage::from_decoder(decoder).map_err(|e| image_error(path, offset, e))?;
-        Self::new(image, orientation)
-            .ok_or_else(|| DataError::damaged(path, offset, "the image has no pixels"))
+        Self::new(image, orientation).ok_or_else(|| no_pixels(path, offset))
     }
 
     fn new(mut image: DynamicImage, orientation: Orientation) -> Option<Self> {
@@ -119,8 +118,15 @@ pub(crate) fn stored_size(file: impl BufRead + Seek, path: &Path) -> Result<(usi
             | Orientation::Rotate90FlipH
             | Orientation::Rotate270FlipH
     );
+    if width == 0 || height == 0 {
+        return Err(no_pixels(path, None));
+    }
     let (height, width) = if turned { (width, height) } else { (height, width) };
     Ok((height as usize, width as usize))
+}
+
+fn no_pixels(path: &Path, offset: Option<u64>) -> DataError {
+    DataError::damaged(path, offset, "the image has no pixels")
 }
 
 fn image_error(path: &Path, offset: Option<u64>, error: ImageError) -> DataError {

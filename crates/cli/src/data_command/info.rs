@@ -3,7 +3,7 @@
 use super::SourceArgs;
 use crate::Global;
 use crate::failure::Failure;
-use crate::image_files::write_whole;
+use crate::image_files::{check_file_place, write_whole};
 use crate::progress::Progress;
 use crate::report::Report;
 use crate::signals::Signals;
@@ -42,6 +42,7 @@ pub struct Args {
 pub fn run(args: &Args, global: &Global) -> Result<Report, Failure> {
     let signals = Signals::watch().map_err(Failure::work)?;
     let source = args.source.open()?;
+    args.sheet.iter().try_for_each(|path| check_file_place(path, "--sheet"))?;
     let (len, shape) = (source.len(), source.shape());
     let indices = spread(len, args.sample.get());
     let mut survey = Survey::default();

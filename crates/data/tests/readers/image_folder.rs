@@ -90,9 +90,9 @@ fn resizing_agrees_with_pillow() {
 #[test]
 fn nested_files_come_in_the_order_of_their_paths_and_others_are_counted() {
     let dir = tempfile::tempdir().unwrap();
-    for (level, name) in
-        ["b/2.png", "a.png", "b/10.bmp", "c/d/e.PNG", "b/.hidden.png", "._a.png"].iter().enumerate()
-    {
+    let images = ["b/2.png", "a.png", "b/10.bmp", "c/d/e.PNG"];
+    let hidden = ["b/.hidden.png", "._a.png", ".thumbnails/x.png", "c/.git/y.png"];
+    for (level, name) in images.iter().chain(&hidden).enumerate() {
         solid(&dir.path().join(name), 4, 4, [level as u8; 3]);
     }
     fs::write(dir.path().join("notes.txt"), "x").unwrap();
@@ -128,6 +128,55 @@ fn a_file_that_is_no_image_is_named_when_it_is_read() {
         let text = message(read(&*source, index));
         assert!(text.contains(name) && text.contains("get it again"), "{text}");
     }
+}
+
+#[test]
+fn the_picture_of_all_samples_is_no_sample() {
+    let dir = tempfile::tempdir().unwrap();
+    for (name, size) in [("000000.png", 4), ("000001.png", 4), ("grid.png", 4)] {
+        solid(&dir.path().join(name), size, size, [1; 3]);
+    }
+    let images = format!("images:{}", dir.path().display());
+    assert_eq!(open_as_stored(&images).unwrap().len(), 3);
+    fs::write(dir.path().join("samples.json"), "{}").unwrap();
+    assert_eq!(open_as_stored(&images).unwrap().len(), 2);
+}
+
+#[cfg(unix)]
+#[test]
+fn links_are_followed_once_and_those_that_lead_nowhere_are_named_if_called_images() {
+    use std::os::unix::fs::symlink;
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().join("folder");
+    solid(&folder.join("1.png"), 4, 4, [1; 3]);
+    solid(&dir.path().join("2.png"), 4, 4, [2; 3]);
+    symlink("../2.png", folder.join("link.png")).unwrap();
+    symlink(".", folder.join("loop")).unwrap();
+    symlink("nobody@nowhere", folder.join(".#notes.txt")).unwrap();
+    symlink("nowhere", folder.join("gone.txt")).unwrap();
+    let images = format!("images:{}", folder.display());
+    let source = open_as_stored(&images).unwrap();
+    assert_eq!(source.len(), 2);
+    assert_eq!(read(&*source, 1).unwrap()[0], 2);
+    symlink("nowhere.png", folder.join("gone.png")).unwrap();
+    let text = message(open_as_stored(&images));
+    assert!(text.contains("gone.png") && text.contains("leads nowhere") && text.contains("remove"), "{text}");
+}
+
+#[test]
+fn the_size_is_that_of_the_first_image_that_can_be_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let images = format!("images:{}", dir.path().display());
+    fs::write(dir.path().join("1.png"), "").unwrap();
+    // A logical screen of no pixels.
+    let empty = b"GIF89a\0\0\x08\0\0\0\0,\0\0\0\0\x08\0\x08\0\0";
+    fs::write(dir.path().join("2.gif"), empty).unwrap();
+    let text = message(open_as_stored(&images));
+    assert!(text.contains("1.png"), "{text}");
+    solid(&dir.path().join("3.png"), 6, 4, [1; 3]);
+    let source = open_as_stored(&images).unwrap();
+    assert_eq!(source.shape(), ImageShape::new(4, 6, 3));
+    assert!(read(&*source, 0).is_err() && read(&*source, 1).is_err() && read(&*source, 2).is_ok());
 }
 
 #[test]
