@@ -54,7 +54,7 @@ trait Writer {
 /// Opens a writer at the unfinished path, for this many images of this shape, where it stopped.
 type OpenWriter = fn(&Path, u64, ImageShape) -> Result<Box<dyn Writer + Send + Sync>, DataError>;
 
-/// The kinds that can be written, by the names of their sources, and whether they are folders.
+/// The kinds that can be written, by the names of their sources.
 const WRITERS: [(&str, OpenWriter); 5] = [
     ("images", folder::open),
     ("tar", tar::open),
