@@ -157,9 +157,7 @@ impl Output {
     pub fn push(&mut self, images: &[u8]) -> Result<(), Failure> {
         match &mut self.sink {
             Sink::Folder(folder) => {
-                for (index, pixels) in (self.written..).zip(images.chunks_exact(self.plan.image.len())) {
-                    folder.write_image(index, pixels, self.plan.image)?;
-                }
+                folder.write_images(self.written, images, self.plan.image)?;
             }
             Sink::Array { pixels, unfinished, .. } => {
                 pixels.write_all(images).map_err(|error| cannot_write(unfinished, error))?;
