@@ -1,8 +1,9 @@
 //! Files and directories that appear whole or not at all.
 //!
 //! Everything is written under a temporary name beside its place, brought to the disk, and renamed. An error or a kill
-//! at any moment leaves what stood there before. Temporary names are `.NAME.ddpm-partial`; one that a killed process
-//! left behind is removed by the next write to the same place. One process at a time may write to a place.
+//! at any moment leaves what stood there before, or all of what is new. Temporary names are `.NAME.ddpm-partial`;
+//! one that a killed process left behind is removed by the next write to the same place. One process at a time may
+//! write to a place.
 
 use crate::Error;
 use std::ffi::{OsStr, OsString};
@@ -29,7 +30,9 @@ pub enum Existing {
 /// Writes the file `path` by `fill`, atomically; an existing file is replaced.
 ///
 /// # Errors
-/// Those of `fill`, and those of the file system; the old file is then untouched.
+/// Those of `fill`, and those of the file system. The old file is then untouched, unless what failed was the last
+/// step, bringing the name to the disk: then the new file is in its place, whole, but a loss of power may yet bring
+/// the old one back.
 pub fn write_file(path: &Path, fill: impl FnOnce(&mut dyn Write) -> Result<(), Error>) -> Result<(), Error> {
     let temporary = sibling(path, PARTIAL)?;
     let written = write_and_sync(&temporary, fill)
@@ -104,7 +107,9 @@ impl PendingDirectory {
     /// Brings all files to the disk and puts the directory in its place.
     ///
     /// # Errors
-    /// If the file system refuses; what stood at the place before is then still there.
+    /// If the file system refuses. What stood at the place before is then still there, unless what failed was one of
+    /// the steps after the exchange (bringing the names to the disk, removing the old directory): then the new
+    /// directory is in its place, whole.
     pub fn commit(self) -> Result<(), Error> {
         check_vacant(&self.target, self.existing)?;
         sync_tree(&self.temporary).map_err(Error::write(&self.target))?;

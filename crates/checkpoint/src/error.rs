@@ -18,7 +18,8 @@ pub enum Error {
         /// The system's reason.
         source: io::Error,
     },
-    /// The operating system refused a write (a full disk, no permission). What stood there before is untouched.
+    /// The operating system refused a write (a full disk, no permission). What stood there before is untouched, or
+    /// what is new has wholly taken its place.
     #[error("{}: cannot be written: {source}", path.display())]
     Write {
         /// The file or directory.

@@ -1,6 +1,8 @@
 //! Models that other programs keep in one file, without a word on the network: PyTorch state dictionaries and TensorFlow
 //! checkpoints. The network is told from the tensors.
 
+mod network;
+
 use crate::Error;
 use crate::diffusers::{ParameterMismatch, file_shape, is_shape_of, load_parameter};
 use crate::key_map::{DIFFUSERS, Depth, KeyMap, Order};
@@ -9,13 +11,12 @@ use crate::weights_file::WeightsFile;
 use diffusion::Variance;
 use engine::{ParamLayout, ParamSpec};
 use models::{Conventions, Unet, UnetConfig};
+use network::Stored;
 use std::collections::HashSet;
 use std::path::Path;
 
 /// What TensorFlow's moving averages are called behind the variable's own name.
 const EMA_SUFFIX: &str = "/ExponentialMovingAverage";
-const MAX_LEVELS: usize = 16;
-const MAX_BLOCKS: usize = 64;
 /// Longest table of the time embedding, in numbers.
 const MAX_TABLE: usize = 1 << 22;
 /// What the time embedding goes through first.
@@ -150,22 +151,22 @@ impl ForeignModel {
             WeightsFile::Safetensors(_) | WeightsFile::Torch(_) => None,
         };
         let step = step.and_then(|step| step.try_into().ok());
+        let stored = Stored { path, file: &file, map: &map, affixes: [&prefix, suffix] };
+        let unet = stored.network(options.image_size)?;
+        let unet = match options.heads.unwrap_or(Heads::Number(map.heads())) {
+            Heads::Number(heads) => unet.with_heads(heads.max(1)),
+            Heads::OfChannels(channels) => {
+                let conventions = Conventions { head_channels: Some(channels), ..unet.conventions };
+                UnetConfig { conventions, ..unet }
+            }
+        };
+        unet.validate()
+            .map_err(|error| Error::damaged(path, format!("its tensors make no network: {error}")))?;
+        let layout = Unet::layout(&unet);
+        file.check_holds(layout.len())?;
         let mut model = Self {
             program: map.program,
-            unet: UnetConfig {
-                image_size: 0,
-                image_channels: 3,
-                learned_variance: false,
-                channels: 0,
-                channel_mult: Vec::new(),
-                num_res_blocks: 0,
-                attention_resolutions: Vec::new(),
-                dropout: 0.0,
-                block_size: 1,
-                norm_groups: 32,
-                scale_shift_norm: false,
-                conventions: map.conventions(),
-            },
+            unet,
             weights: weights.or(wanted),
             has_both,
             step,
@@ -180,20 +181,6 @@ impl ForeignModel {
             suffix,
             qkv_order: options.qkv_order,
         };
-        model.unet = model.infer_network(path, options.image_size)?;
-        model.unet = match options.heads.unwrap_or(Heads::Number(model.map.heads())) {
-            Heads::Number(heads) => model.unet.with_heads(heads.max(1)),
-            Heads::OfChannels(channels) => {
-                let conventions = Conventions { head_channels: Some(channels), ..model.unet.conventions };
-                UnetConfig { conventions, ..model.unet }
-            }
-        };
-        model
-            .unet
-            .validate()
-            .map_err(|error| Error::damaged(path, format!("its tensors make no network: {error}")))?;
-        let layout = Unet::layout(&model.unet);
-        model.file.check_holds(layout.len())?;
         let used: HashSet<String> = model.match_names(path, &layout)?.into_iter().collect();
         if let Some(table) = model.time_table() {
             model.timesteps = model.check_time_table(path, &table)?;
@@ -250,7 +237,7 @@ impl ForeignModel {
 
     /// What the parameter `name` is called in the file.
     fn key(&self, name: &str, depth: Depth) -> Option<String> {
-        Some(format!("{}{}{}", self.prefix, self.map.key(name, depth)?, self.suffix))
+        network::key(&self.map, [&self.prefix, self.suffix], name, depth)
     }
 
     /// What the table of the time embedding is called in the file, if the program saves one.
@@ -290,81 +277,6 @@ impl ForeignModel {
             ));
         }
         Ok(Some(steps))
-    }
-
-    fn shape(&self, name: &str, blocks: usize) -> Option<&[usize]> {
-        // Names on the way down do not depend on the number of levels.
-        self.file.shape(&self.key(name, Depth::down(blocks))?)
-    }
-
-    /// (in, out) channels of a convolution on the way down, where there are so many `blocks` a level.
-    fn channels(&self, name: &str, blocks: usize) -> Option<(usize, usize)> {
-        match (self.map.order, self.shape(name, blocks)?) {
-            (Order::Hwio, [_, _, inputs, outputs]) | (Order::Oihw, [outputs, inputs, _, _]) => {
-                Some((*inputs, *outputs))
-            }
-            _ => None,
-        }
-    }
-
-    fn infer_network(&self, path: &Path, image_size: Option<usize>) -> Result<UnetConfig, Error> {
-        let incomplete = |what: &str| Error::damaged(path, format!("its tensors make no network: {what}"));
-        let (inputs, channels) =
-            self.channels("conv_in.weight", 0).ok_or_else(|| incomplete("no first convolution"))?;
-        let (_, outputs) =
-            self.channels("conv_out.weight", 0).ok_or_else(|| incomplete("no last convolution"))?;
-        // Of the first level, names do not depend on the number of blocks.
-        let blocks = (0..MAX_BLOCKS).take_while(|block| {
-            self.channels(&format!("down_blocks.0.resnets.{block}.conv1.weight"), 0).is_some()
-        });
-        let blocks = blocks.count();
-        let width =
-            |level| Some(self.channels(&format!("down_blocks.{level}.resnets.0.conv1.weight"), blocks)?.1);
-        let widths: Vec<usize> = (0..MAX_LEVELS).map_while(width).collect();
-        if channels == 0 || widths.is_empty() || widths.iter().any(|width| width % channels != 0) {
-            return Err(incomplete("the levels' widths are not multiples of the first convolution's"));
-        }
-        let attends = |level: &usize| {
-            self.shape(&format!("down_blocks.{level}.attentions.0.group_norm.weight"), blocks).is_some()
-        };
-        let attention: Vec<usize> = (0..widths.len()).filter(attends).collect();
-        let (image_channels, block_size) = match inputs {
-            1 | 3 => (inputs, 1),
-            12 => (3, 2),
-            48 => (3, 4),
-            _ => return Err(incomplete(&format!("{inputs} input channels are no image"))),
-        };
-        let usual = self.map.attention();
-        let adjoin = attention.windows(2).all(|pair| pair[1] == pair[0] + 1);
-        let sample_size = match (image_size, attention.first()) {
-            (Some(size), _) => size / block_size,
-            (None, Some(level)) if adjoin && attention.len() <= usual.len() => usual[0] << level,
-            (None, _) => {
-                return Err(Error::damaged(
-                    path,
-                    "the size of the images does not follow from the network; give it by --image-size",
-                ));
-            }
-        };
-        let projection = self.shape("down_blocks.0.resnets.0.time_emb_proj.weight", blocks);
-        let projected = projection.and_then(|shape| match self.map.order {
-            Order::Hwio => shape.last(),
-            Order::Oihw => shape.first(),
-        });
-        Ok(UnetConfig {
-            image_size: sample_size * block_size,
-            image_channels,
-            learned_variance: outputs == 2 * inputs,
-            channels,
-            channel_mult: widths.iter().map(|width| width / channels).collect(),
-            num_res_blocks: blocks,
-            attention_resolutions: attention.iter().map(|level| sample_size >> level).collect(),
-            dropout: 0.0,
-            block_size,
-            norm_groups: 32,
-            scale_shift_norm: projected.is_some_and(|&outputs| widths[0].checked_mul(2) == Some(outputs)),
-            conventions: self.map.conventions(),
-        })
     }
 
     /// The name in the file of each parameter, in the layout's order.

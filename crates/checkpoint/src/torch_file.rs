@@ -41,7 +41,13 @@ pub struct TorchFile {
     path: PathBuf,
     tensors: BTreeMap<String, Tensor>,
     storages: Storages,
+    /// The storage that was read last, if the tensor was but a part of it: the next one may be another part, and a file
+    /// of some kilobytes of names can have thousands of parts of one large storage.
+    shared: Option<(StorageId, Vec<f32>)>,
 }
+
+/// What tells a storage, as tensors refer to it, from others: its key, its type and its elements.
+type StorageId = (String, String, usize);
 
 /// One tensor: a view of a storage.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -101,7 +107,7 @@ impl TorchFile {
         let (pickle, _) = read_pickle(path, &bytes)?;
         let tensors = collect_tensors(path, &pickle)?;
         let storages = Storages::Zip { archive: Box::new(archive), folder: folder.to_owned() };
-        Ok(Self { path: path.to_owned(), tensors, storages })
+        Ok(Self { path: path.to_owned(), tensors, storages, shared: None })
     }
 
     /// Pickles of a magic number, a protocol version, the system, the dictionary, and the storages' keys; then for each
@@ -143,7 +149,7 @@ impl TorchFile {
             position = position.saturating_add(8).saturating_add(size);
         }
         let storages = Storages::Legacy { file, starts };
-        Ok(Self { path: path.to_owned(), tensors, storages })
+        Ok(Self { path: path.to_owned(), tensors, storages, shared: None })
     }
 
     /// Where the file lies.
@@ -179,10 +185,18 @@ impl TorchFile {
             let problem = format!("tensor `{name}` is {:?}, not of {} elements", tensor.shape, values.len());
             return Err(Error::damaged(&self.path, problem));
         }
-        let storage = self.storage(name, &tensor)?;
+        let id = (tensor.storage.clone(), tensor.kind.clone(), tensor.storage_elements);
+        // Taken out: where another storage is read, there is room for it before.
+        let storage = match self.shared.take().filter(|(shared, _)| *shared == id) {
+            Some((_, storage)) => storage,
+            None => self.storage(name, &tensor)?,
+        };
         tensor.gather(&storage, values).ok_or_else(|| {
             Error::damaged(&self.path, format!("tensor `{name}` reaches beyond its storage; {REMEDY}"))
         })?;
+        if values.len() < storage.len() {
+            self.shared = Some((id, storage));
+        }
         match first_not_finite(values) {
             None => Ok(()),
             Some((element, value)) => {

@@ -222,6 +222,49 @@ fn networks_of_openai_that_are_others_are_refused_by_name() {
 }
 
 #[test]
+fn a_size_that_cannot_be_parted_into_blocks_is_refused() {
+    let unet = UnetConfig {
+        image_size: 32,
+        image_channels: 3,
+        learned_variance: false,
+        channels: 32,
+        channel_mult: vec![1, 2],
+        num_res_blocks: 1,
+        attention_resolutions: vec![8],
+        dropout: 0.0,
+        block_size: 2,
+        norm_groups: 32,
+        scale_shift_norm: false,
+        conventions: Conventions::default(),
+    };
+    let layout = Unet::layout(&unet);
+    let zeros = vec![0; 4 * layout.len()];
+    let tensors = layout.specs().iter().map(|spec| {
+        let shape = match spec.shape[..] {
+            [height, width, inputs, outputs] => vec![outputs, inputs, height, width],
+            [inputs, outputs] => vec![outputs, inputs],
+            ref shape => shape.to_vec(),
+        };
+        let tensor = TensorView::new(safetensors::Dtype::F32, shape, &zeros[..4 * spec.len()]).unwrap();
+        (spec.name.clone(), tensor)
+    });
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("model.safetensors");
+    std::fs::write(&path, safetensors::serialize(tensors, None).unwrap()).unwrap();
+    let open = |size| {
+        let options = ImportOptions { image_size: Some(size), ..ImportOptions::default() };
+        ForeignModel::open(&path, &options).map(|model| (model.unet.image_size, model.unet.block_size))
+    };
+    assert_eq!(open(32).unwrap(), (32, 2));
+    let error = open(33).unwrap_err();
+    let words = error.to_string();
+    assert!(
+        error.is_input() && words.contains("33 is no multiple of 2") && words.contains("--image-size"),
+        "{words}"
+    );
+}
+
+#[test]
 fn pytorch_ddpm_predicts_what_we_predict() {
     let dir = unpacked();
     let (model, _, parameters) = read(dir.path().join(PYTORCH_DDPM), None).unwrap();

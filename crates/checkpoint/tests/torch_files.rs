@@ -86,6 +86,20 @@ fn both_formats_give_every_tensor() {
 }
 
 #[test]
+fn parts_of_one_storage_are_read_from_the_file_once() {
+    for bytes in [ZIP, LEGACY] {
+        let written = written(bytes);
+        let mut file = TorchFile::open(&written.path).unwrap();
+        let part = read(&mut file, "part").unwrap();
+        // Whatever is read from now on is not from the file.
+        std::fs::OpenOptions::new().write(true).open(&written.path).unwrap().set_len(0).unwrap();
+        assert_eq!(read(&mut file, "part").unwrap(), part);
+        // Of another storage.
+        read(&mut file, "scalar").unwrap_err();
+    }
+}
+
+#[test]
 fn what_would_run_code_is_refused_by_name() {
     // torch.save of an object whose __reduce__ is (os.system, ("…",)), in both formats.
     let call = b"\x80\x02}X\x01\x00\x00\x00wcposix\nsystem\nX\x04\x00\x00\x00true\x85Rs.";

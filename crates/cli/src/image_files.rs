@@ -1,7 +1,7 @@
 //! Image files: one that is read, and a folder of images that appear one by one, each whole.
 
 use crate::failure::Failure;
-use data::{DataError, ImageOptions, ImageSource, image_folder};
+use data::{DataError, ImageOptions, ImageSource, image_folder, whole_files};
 use engine::ImageShape;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -65,6 +65,19 @@ impl ImageFolder {
         format!("{index:0digits$}.png", digits = self.digits)
     }
 
+    /// Writes the images from number `first` on, whose `pixels` lie one after the other, as bytes of height, width and
+    /// channels. Together they come to the disk in a fraction of the time that one by one they would take.
+    ///
+    /// # Errors
+    /// If one cannot be written; nothing is then under its name, and of the others any may be there.
+    pub fn write_images(&self, first: usize, pixels: &[u8], shape: ImageShape) -> Result<(), Failure> {
+        let images = (first..).zip(pixels.chunks_exact(shape.len()));
+        let files = images.map(|(index, pixels)| {
+            Ok((self.image_path(index), grid::png(pixels, shape).map_err(Failure::work)?))
+        });
+        whole_files::write_all(&files.collect::<Result<Vec<_>, Failure>>()?).map_err(Failure::work)
+    }
+
     /// Writes image number `index`.
     ///
     /// # Errors
@@ -121,15 +134,10 @@ pub fn check_file_place(path: &Path, option: &str) -> Result<(), Failure> {
     }
 }
 
-/// Writes a file that appears under its name when it is whole.
+/// Writes a file that appears under its name when it is whole and on the disk.
 ///
 /// # Errors
 /// If it cannot be written; what was there before is then still there.
 pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let partial = path.with_file_name(format!(".{name}.ddpm-partial"));
-    std::fs::write(&partial, bytes).and_then(|()| std::fs::rename(&partial, path)).map_err(|error| {
-        let _ = std::fs::remove_file(&partial);
-        Failure::work(format!("{}: cannot be written: {error}", path.display()))
-    })
+    whole_files::write(path, bytes).map_err(Failure::work)
 }

@@ -160,9 +160,7 @@ impl Output {
     pub fn push(&mut self, images: &[u8]) -> Result<(), Failure> {
         match &mut self.sink {
             Sink::Folder(folder) => {
-                for (index, pixels) in (self.written..).zip(images.chunks_exact(self.plan.image.len())) {
-                    folder.write_image(index, pixels, self.plan.image)?;
-                }
+                folder.write_images(self.written, images, self.plan.image)?;
             }
             Sink::Array { pixels, unfinished, .. } => {
                 pixels.write_all(images).map_err(|error| cannot_write(unfinished, error))?;
@@ -193,6 +191,11 @@ impl Output {
             }
             Sink::Array { form, mut pixels, unfinished, record } => {
                 let failed = |error| cannot_write(&path, error);
+                if form == Form::Raw {
+                    // The file itself is what is wanted. Under a third name in between, a stop would lose it.
+                    pixels.sync_all().and_then(|()| std::fs::rename(&unfinished, &path)).map_err(failed)?;
+                    return remove_if_there(&record);
+                }
                 let partial = with_suffix(&path, ".partial");
                 pixels.seek(SeekFrom::Start(0)).map_err(failed)?;
                 let content = BufReader::with_capacity(1 << 20, pixels);
@@ -200,21 +203,11 @@ impl Output {
                 match form {
                     Form::Npz => data::target::write_npz(&partial, content, plan.count as u64, image, None)
                         .map_err(Failure::work)?,
-                    Form::Npy => write_npy(&partial, content, &shape).map_err(failed)?,
-                    Form::Raw | Form::Folder | Form::Grid => {
-                        std::fs::rename(&unfinished, &partial).map_err(failed)?;
-                    }
+                    _ => write_npy(&partial, content, &shape).map_err(failed)?,
                 }
                 std::fs::rename(&partial, &path).map_err(failed)?;
-                for leftover in [&unfinished, &record] {
-                    match std::fs::remove_file(leftover) {
-                        Err(error) if error.kind() != ErrorKind::NotFound => {
-                            return Err(cannot_write(leftover, error));
-                        }
-                        _ => {}
-                    }
-                }
-                Ok(())
+                remove_if_there(&unfinished)?;
+                remove_if_there(&record)
             }
         }
     }
@@ -254,6 +247,13 @@ impl Plan {
     }
 }
 
+fn remove_if_there(path: &Path) -> Result<(), Failure> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(cannot_write(path, error)),
+        _ => Ok(()),
+    }
+}
+
 fn write_npy(path: &Path, mut pixels: impl Read, shape: &[usize]) -> std::io::Result<()> {
     let mut out = File::create(path)?;
     out.write_all(&numpy::Header::encode(numpy::Element::U8, shape))?;
@@ -283,6 +283,31 @@ fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_array_that_cannot_be_completed_is_completed_by_another_try() {
+        let image = ImageShape::new(1, 2, 3);
+        let plan = || Plan { count: 3, image, identity: json!({ "seed": 1 }) };
+        let images: Vec<u8> = (0..18).collect();
+        for name in ["x.raw", "x.npy", "x.npz"] {
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join(name);
+            let mut output = Output::open(&path, plan()).unwrap();
+            output.push(&images).unwrap();
+            // The last step, giving the output its name, is what fails.
+            std::fs::create_dir_all(path.join("in the way")).unwrap();
+            output.finish().unwrap_err();
+            std::fs::remove_dir_all(&path).unwrap();
+            let again = Output::open(&path, plan()).unwrap();
+            assert_eq!(again.written(), 3, "{name}");
+            again.finish().unwrap();
+            assert!(std::fs::metadata(&path).unwrap().len() >= 18, "{name}");
+            if name == "x.raw" {
+                assert_eq!(std::fs::read(&path).unwrap(), images);
+            }
+            assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1, "{name}");
+        }
+    }
 
     #[test]
     fn the_ending_says_the_form() {

@@ -48,6 +48,7 @@ pub mod survey;
 mod tar_shards;
 pub mod target;
 mod tfrecord;
+pub mod whole_files;
 mod zip_archive;
 
 pub use converted::convert;

@@ -80,6 +80,10 @@ pub struct Loader {
     batches: Option<Receiver<Result<Batch, DataError>>>,
     thread: Option<JoinHandle<()>>,
     stop: Arc<AtomicBool>,
+    /// Asks for a batch again that could not be read. `None` only while dropping.
+    retry: Option<Sender<()>>,
+    /// Whether the last batch could not be read.
+    failed: bool,
     position: u64,
 }
 
@@ -117,22 +121,38 @@ impl Loader {
         let (home, returned) = mpsc::channel();
         let samples = Samples { source, seed: options.seed, flip: options.flip, stop: stop.clone() };
         let order = EpochOrder::new(options.seed, len);
-        let reader = Reader { samples, options, order, buffer_len, home, returned };
+        let (retry, retries) = mpsc::channel();
+        let reader = Reader { samples, options, order, buffer_len, home, returned, retries };
         let thread = thread::Builder::new()
             .name("ddpm-loader".into())
             .spawn(move || reader.run(&sender))
             .map_err(|e| DataError::io("the loader's thread", "started", e))?;
-        Ok(Self { batches: Some(batches), thread: Some(thread), stop, position: options.start })
+        Ok(Self {
+            batches: Some(batches),
+            thread: Some(thread),
+            stop,
+            retry: Some(retry),
+            failed: false,
+            position: options.start,
+        })
     }
 
     /// The next batch, as soon as it is ready.
     ///
     /// # Errors
-    /// What reading an image of the batch met with, naming the file. The batch is not skipped: further calls try it
-    /// again, so that a passing trouble (of a network drive) can be waited out.
+    /// What reading an image of the batch met with, naming the file. The batch is not skipped: the next call tries it
+    /// again, and not before, so that a passing trouble (of a network drive) can be waited out.
     pub fn next_batch(&mut self) -> Result<Batch, DataError> {
+        if self.failed
+            && let Some(retry) = &self.retry
+        {
+            // Refused once the thread has ended, which the next line says.
+            let _ = retry.send(());
+        }
         let stopped = DataError::LoaderStopped { position: self.position };
-        let batch = self.batches.as_ref().and_then(|batches| batches.recv().ok()).ok_or(stopped)??;
+        let result = self.batches.as_ref().and_then(|batches| batches.recv().ok()).ok_or(stopped)?;
+        self.failed = result.is_err();
+        let batch = result?;
         self.position = batch.first_sample.wrapping_add(batch.shape.n as u64);
         Ok(batch)
     }
@@ -146,8 +166,9 @@ impl Loader {
 impl Drop for Loader {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
-        // Wakes a thread that waits for room.
+        // Wakes a thread that waits for room, or for being asked again.
         self.batches = None;
+        self.retry = None;
         if let Some(thread) = self.thread.take() {
             // A panic has been reported by `next_batch` already.
             let _ = thread.join();
@@ -172,6 +193,8 @@ struct Reader {
     buffer_len: usize,
     home: Sender<Vec<f32>>,
     returned: Receiver<Vec<f32>>,
+    /// Has something in it when a batch that could not be read is asked for again.
+    retries: Receiver<()>,
 }
 
 impl Reader {
@@ -180,10 +203,14 @@ impl Reader {
         let mut indices = Vec::new();
         while !self.samples.stop.load(Ordering::Relaxed) {
             let result = self.read_batch(position, &mut indices);
-            if result.is_ok() {
-                position = position.wrapping_add(self.options.batch_size as u64);
-            }
+            let failed = result.is_err();
             if batches.send(result).is_err() {
+                return;
+            }
+            if !failed {
+                position = position.wrapping_add(self.options.batch_size as u64);
+            } else if self.retries.recv().is_err() {
+                // Tried at once, the channel would be full of errors from before the trouble had passed.
                 return;
             }
         }

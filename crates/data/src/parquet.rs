@@ -222,10 +222,7 @@ impl PictureSet for ParquetImages {
 
     fn description(&self) -> String {
         let first = self.shards.first().map_or(Path::new(""), Shard::path);
-        let more = match self.shards.len() {
-            0 | 1 => String::new(),
-            count => format!(" and {} more files", count - 1),
-        };
+        let more = shards::and_more(self.shards.len(), "files");
         format!("{} images from {}{more}, {DECODING}", PictureSet::len(self), first.display())
     }
 }

@@ -48,6 +48,14 @@ fn has_word(name: &str, word: &str) -> bool {
     name.split(|c: char| !c.is_ascii_alphanumeric()).any(|part| part.eq_ignore_ascii_case(word))
 }
 
+/// What a description says behind the first of `count` shards, which are called `what`.
+pub(crate) fn and_more(count: usize, what: &str) -> String {
+    match count {
+        0 | 1 => String::new(),
+        count => format!(" and {} more {what}", count - 1),
+    }
+}
+
 /// The shard that image `index` is in, and its number there; `ends` are the running totals of images.
 pub(crate) fn locate(ends: &[u64], index: u64) -> (usize, u64) {
     let shard = ends.partition_point(|&end| end <= index);

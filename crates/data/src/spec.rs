@@ -115,7 +115,7 @@ impl SourceSpec {
         vec![self.with_split(Split::Train), self.with_split(Split::Test)]
     }
 
-    /// This source's other part, whatever was named; of kinds without splits, the same source.
+    /// This source with the split `split`, whatever was named; of kinds without splits, the same source.
     pub fn with_split(&self, split: Split) -> Self {
         let split = if self.kind.takes_split { Some(split) } else { None };
         Self { split, ..self.clone() }

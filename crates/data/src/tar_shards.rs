@@ -82,10 +82,7 @@ impl PictureSet for TarShards {
 
     fn description(&self) -> String {
         let first = self.shards.first().map_or(Path::new(""), |shard| shard.path());
-        let more = match self.shards.len() {
-            0 | 1 => String::new(),
-            count => format!(" and {} more shards", count - 1),
-        };
+        let more = shards::and_more(self.shards.len(), "shards");
         format!("{} images from {}{more}, {DECODING}", self.members.len(), first.display())
     }
 }

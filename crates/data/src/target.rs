@@ -12,7 +12,7 @@ mod tfrecord;
 
 pub use npz::write_npz;
 
-use crate::{DataError, ImageSource, SourceSpec};
+use crate::{DataError, ImageSource, SourceSpec, whole_files};
 use engine::ImageShape;
 use image::codecs::png::PngEncoder;
 use image::{ExtendedColorType, ImageEncoder};
@@ -44,7 +44,7 @@ trait Writer {
     /// Adds the next image, as encoded.
     fn push(&mut self, item: &Item<'_>, encoded: Vec<u8>) -> Result<(), DataError>;
 
-    /// Sees to it that what was added survives the program's end.
+    /// Sees to it that what was added survives the program's end; called after every few images.
     fn flush(&mut self) -> Result<(), DataError>;
 
     /// Completes what lies in `NAME.unfinished`; `source` is asked for labels.
@@ -54,7 +54,7 @@ trait Writer {
 /// Opens a writer at the unfinished path, for this many images of this shape, where it stopped.
 type OpenWriter = fn(&Path, u64, ImageShape) -> Result<Box<dyn Writer + Send + Sync>, DataError>;
 
-/// The kinds that can be written, by the names of their sources, and whether they are folders.
+/// The kinds that can be written, by the names of their sources.
 const WRITERS: [(&str, OpenWriter); 5] = [
     ("images", folder::open),
     ("tar", tar::open),
@@ -115,7 +115,7 @@ impl Conversion {
                 if let Some(parent) = path.parent() {
                     std::fs::create_dir_all(parent).map_err(|e| DataError::io(parent, "made", e))?;
                 }
-                std::fs::write(&record, content).map_err(|e| DataError::io(&record, "written", e))?;
+                whole_files::write(&record, content.as_bytes())?;
             }
         }
         let writer = open(&unfinished, source.len(), source.shape())?;

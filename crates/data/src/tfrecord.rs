@@ -226,10 +226,7 @@ impl PictureSet for TfRecords {
 
     fn description(&self) -> String {
         let first = self.shards.first().map_or(Path::new(""), PositionedFile::path);
-        let more = match self.shards.len() {
-            0 | 1 => String::new(),
-            count => format!(" and {} more shards", count - 1),
-        };
+        let more = shards::and_more(self.shards.len(), "shards");
         let decoding = if self.is_raw().unwrap_or(false) { String::new() } else { format!(", {DECODING}") };
         format!("{} images from {}{more} (TFRecord){decoding}", self.offsets.len(), first.display())
     }

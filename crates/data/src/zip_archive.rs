@@ -91,7 +91,7 @@ impl<'de> Visitor<'de> for LabelVisitor {
     }
 }
 
-/// The image files in a zip, in the order of their names.
+/// The image files in a zip, in the order of their names; those whose own names begin with a dot are ignored.
 #[derive(Debug)]
 struct ZippedImages {
     archive: ZipArchive<FileCursor>,
@@ -109,7 +109,7 @@ impl ZippedImages {
         for number in 0..archive.len() {
             let Some(name) = archive.name_for_index(number) else { continue };
             let name = name.map_err(|e| zip_error(path, e))?;
-            if has_image_extension(Path::new(&*name)) {
+            if has_image_extension(Path::new(&*name)) && !is_hidden(&name) {
                 named.push((name.into_owned(), number));
             }
         }
@@ -160,6 +160,12 @@ impl PictureSet for ZippedImages {
     fn description(&self) -> String {
         format!("{} images from {}, {DECODING}", self.entries.len(), self.path.display())
     }
+}
+
+/// Whether the file's own name begins with a dot: macOS's archiver puts such a member (`__MACOSX/._photo.png`) beside
+/// every image, with the image's extension and something else in it.
+fn is_hidden(name: &str) -> bool {
+    name.rsplit(['/', '\\']).next().is_some_and(|own| own.starts_with('.'))
 }
 
 /// Unpacks an entry; its checksum is checked on the way.

@@ -206,10 +206,20 @@ fn an_error_names_the_file_and_the_batch_is_tried_again() {
     let text = loader.next_batch().unwrap_err().to_string();
     assert!(text.contains("image") && text.contains(".png: gone; look for it"), "{text}");
     assert_eq!(loader.position(), start);
+    // Long enough for a thread that does not wait to try again and again.
+    std::thread::sleep(Duration::from_millis(100));
+    let reads = source.reads.load(Ordering::Relaxed);
+    assert!(reads <= 10, "{reads} images were read for one batch");
+    loader.next_batch().unwrap_err();
     source.broken.store(false, Ordering::Relaxed);
-    // What was tried before the repair is still in the channel.
-    let batch = (0..10).find_map(|_| loader.next_batch().ok()).unwrap();
-    assert_eq!(batch.first_sample(), start);
+    // The first call after the repair sees it.
+    assert_eq!(loader.next_batch().unwrap().first_sample(), start);
+    assert_eq!(loader.next_batch().unwrap().first_sample(), start + 10);
+    // A loader that waits for being asked again ends, too.
+    source.broken.store(true, Ordering::Relaxed);
+    let mut loader = Loader::new(source.clone(), options(10, 1, start)).unwrap();
+    loader.next_batch().unwrap_err();
+    drop(loader);
 }
 
 #[test]

@@ -75,6 +75,10 @@ impl<'a> Fields<'a> {
         let mut value = 0;
         for shift in (0..64).step_by(7) {
             let byte = self.take(1)?[0];
+            // Of the tenth byte one bit is left of 64.
+            if shift == 63 && byte > 1 {
+                break;
+            }
             value |= u64::from(byte & 0x7f) << shift;
             if byte & 0x80 == 0 {
                 return Ok(value);
@@ -143,6 +147,15 @@ mod tests {
         let expected = 0xe306_9283u32.rotate_right(15).wrapping_add(0xa282_ead8);
         assert_eq!(masked_crc(&[b"123456789"]), expected);
         assert_eq!(masked_crc(&[b"1234", b"", b"56789"]), expected);
+    }
+
+    #[test]
+    fn a_number_of_more_than_64_bits_is_an_error() {
+        let tenth = |last: &[u8]| Fields::new(&[&[0xff; 9][..], last].concat()).varint();
+        assert_eq!(tenth(&[0x01]), Ok(u64::MAX));
+        for last in [&[0x02][..], &[0x7f], &[0x81, 0x00], &[0x80, 0x01]] {
+            assert_eq!(tenth(last), Err("a number of more than 64 bits"), "{last:x?}");
+        }
     }
 
     proptest! {

@@ -13,6 +13,9 @@ use ureq::http::{StatusCode, header};
 /// How often a connection that breaks is taken up again while it brings nothing new.
 const TRIES: u32 = 5;
 const WAIT: Duration = Duration::from_millis(500);
+/// How long a server may send nothing before the connection counts as broken; so long a stop by the user waits,
+/// too. Tests have less time.
+const STALL: Duration = if cfg!(test) { Duration::from_millis(300) } else { Duration::from_secs(20) };
 const CHUNK: usize = 1 << 16;
 
 /// Why a download ended early.
@@ -57,6 +60,7 @@ pub fn download(
     let agent = ureq::Agent::new_with_config(
         ureq::Agent::config_builder()
             .timeout_connect(Some(Duration::from_secs(30)))
+            .timeout_per_read(Some(STALL))
             .http_status_as_error(false)
             .build(),
     );
@@ -70,6 +74,9 @@ pub fn download(
             Received::All => break,
             Received::Part(problem) => {
                 let now = out.seek(SeekFrom::End(0)).map_err(|error| cannot_write(&partial, error))?;
+                if watch(now) {
+                    return Err(Interruption::Stopped);
+                }
                 tries = if now > have { 0 } else { tries + 1 };
                 if tries >= TRIES {
                     let message =
@@ -217,6 +224,10 @@ mod tests {
         /// Sends all, whatever was asked for.
         NoRanges,
         Other(&'static [u8]),
+        /// Sends so many bytes of what was asked for, and then nothing, without hanging up.
+        Stall(usize),
+        /// Takes the request and answers nothing.
+        Silence,
         Status(&'static str),
     }
 
@@ -225,6 +236,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let base = format!("http://{}/", listener.local_addr().unwrap());
         std::thread::spawn(move || {
+            let mut stalled = Vec::new();
             for answer in answers {
                 let (mut stream, _) = listener.accept().unwrap();
                 let mut start = 0;
@@ -239,7 +251,13 @@ mod tests {
                 }
                 let rest = &CONTENT[start..];
                 let (status, promised, body) = match answer {
-                    Answer::Cut(len) => ("206 Partial Content", rest.len(), &rest[..len.min(rest.len())]),
+                    Answer::Silence => {
+                        stalled.push(stream);
+                        continue;
+                    }
+                    Answer::Cut(len) | Answer::Stall(len) => {
+                        ("206 Partial Content", rest.len(), &rest[..len.min(rest.len())])
+                    }
                     Answer::Whole => ("206 Partial Content", rest.len(), rest),
                     Answer::NoRanges => ("200 OK", CONTENT.len(), CONTENT),
                     Answer::Other(other) => ("200 OK", other.len(), other),
@@ -252,6 +270,13 @@ mod tests {
                 )
                 .unwrap();
                 stream.write_all(body).unwrap();
+                if matches!(answer, Answer::Stall(_)) {
+                    stalled.push(stream);
+                }
+            }
+            // Until the client has given them up.
+            for mut stream in stalled {
+                let _ = stream.read(&mut [0]);
             }
         });
         base
@@ -309,6 +334,21 @@ mod tests {
         let (result, files) = fetch(answers, None);
         assert!(result.unwrap_err().contains("10 bytes have come"));
         assert_eq!(files, ["fox.txt.partial"]);
+    }
+
+    #[test]
+    fn a_server_that_falls_silent_is_asked_again() {
+        let (result, files) =
+            fetch(vec![Answer::Stall(10), Answer::Silence, Answer::Stall(0), Answer::Whole], None);
+        assert_eq!((result.as_deref(), files), (Ok(CONTENT), vec!["fox.txt".to_owned()]));
+        // A stop is seen between two tries, even where nothing has come.
+        let (dir, mut asked) = (tempfile::tempdir().unwrap(), 0);
+        let stop = |_| {
+            asked += 1;
+            true
+        };
+        let result = download(&FILE, &serve(vec![Answer::Silence]), dir.path(), stop);
+        assert!(matches!(result, Err(Interruption::Stopped)) && asked == 1);
     }
 
     #[test]

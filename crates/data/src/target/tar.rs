@@ -69,7 +69,9 @@ impl Writer for Shards {
             self.current = Some(tar);
             return Ok(());
         }
-        tar.into_inner().and_then(|out| out.into_inner().map_err(Into::into)).map_err(failed)?;
+        let file = tar.into_inner().and_then(|out| out.into_inner().map_err(Into::into)).map_err(failed)?;
+        // A shard with its name is taken for whole.
+        file.sync_all().map_err(failed)?;
         let shard = (self.written - 1) / SHARD;
         std::fs::rename(&partial, self.folder.join(name(shard))).map_err(failed)
     }

@@ -3,6 +3,8 @@
 use crate::files::{fixtures, message, open_as_stored, open_with, read};
 use data::{ImageOptions, ImageSource, ResizeFilter, Survey};
 use engine::ImageShape;
+use image::ImageEncoder;
+use std::io::Write;
 
 /// Which image of the fixtures these pixels are; every one is checked.
 fn number_of(pixels: &[u8], shape: ImageShape) -> u64 {
@@ -73,6 +75,35 @@ fn tfds_records() {
 #[test]
 fn zip_as_stylegan_writes_it() {
     in_order("zip", "dataset.zip", LARGE, true, 0..5);
+}
+
+#[test]
+fn hidden_members_of_a_zip_are_ignored() {
+    let pixels: Vec<u8> = vec![7; 12];
+    let mut png = Vec::new();
+    let encoder = image::codecs::png::PngEncoder::new(&mut png);
+    encoder.write_image(&pixels, 2, 2, image::ExtendedColorType::Rgb8).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("set.zip");
+    let mut archive = zip::ZipWriter::new(std::fs::File::create(&path).unwrap());
+    let stored = zip::write::SimpleFileOptions::default().compression_method(zip::CompressionMethod::Stored);
+    let members: [(&str, &[u8]); 5] = [
+        ("photos/a.png", &png),
+        ("__MACOSX/photos/._a.png", b"no image"),
+        (".b.png", b"no image"),
+        ("photos\\.c.png", b"no image"),
+        ("./d.png", &png),
+    ];
+    for (name, content) in members {
+        archive.start_file(name, stored).unwrap();
+        archive.write_all(content).unwrap();
+    }
+    archive.finish().unwrap();
+    let source = open_as_stored(&format!("zip:{}", path.display())).unwrap();
+    assert_eq!(source.len(), 2);
+    for index in 0..2 {
+        assert_eq!(read(&*source, index).unwrap(), pixels);
+    }
 }
 
 #[test]
