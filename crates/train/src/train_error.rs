@@ -15,6 +15,9 @@ use std::path::{Path, PathBuf};
 /// Why a run did not begin, or did not go on.
 #[derive(Debug, thiserror::Error)]
 pub enum TrainError {
+    /// The configuration.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
     /// The directory.
     #[error(transparent)]
     Run(#[from] RunError),
@@ -137,7 +140,8 @@ impl TrainError {
     /// Whether the call or the input was wrong (exit status 2), as opposed to work that failed (exit status 1).
     pub fn is_input(&self) -> bool {
         match self {
-            Self::Data(_) | Self::NoEvaluator { .. } | Self::Resume { .. } | Self::OtherModel { .. } => true,
+            Self::Config(_) | Self::Data(_) | Self::NoEvaluator { .. } => true,
+            Self::Resume { .. } | Self::OtherModel { .. } => true,
             Self::Setup(SetupError::Diffusion(_)) => true,
             Self::Metrics(MetricsError::Damaged { .. }) => true,
             Self::Run(error) => error.is_input(),

@@ -53,7 +53,8 @@ pub struct Outcome {
 /// Trains a run until it has all its updates, or `stop` is set; then it saves where it is.
 ///
 /// # Errors
-/// [`TrainError`]; what had been saved before is untouched.
+/// [`TrainError`]: [`TrainError::Config`] before anything is written if a value of the configuration is out of range. What
+/// had been saved before is untouched.
 pub fn train(job: &Job, stop: &AtomicBool, observer: &mut dyn Observer) -> Result<Outcome, TrainError> {
     train_evaluated(job, stop, observer, None)
 }
@@ -70,8 +71,10 @@ pub fn train_on(
     observer: &mut dyn Observer,
 ) -> Result<Outcome, TrainError> {
     let options = job.config.data.image_options();
-    options.validate()?;
-    run(job, stop, observer, None, || Ok(data::convert(images, &options)))
+    run(job, stop, observer, None, || {
+        options.validate()?;
+        Ok(data::convert(images, &options))
+    })
 }
 
 /// [`train`], with what scores the averaged weights every `log.evaluate_every` updates and at the end.
@@ -95,6 +98,8 @@ fn run<'a>(
     open_images: impl FnOnce() -> Result<Arc<dyn ImageSource>, DataError>,
 ) -> Result<Outcome, TrainError> {
     let config = &job.config;
+    // Its fields are public: it need not come from a text that was checked.
+    config_text::check(config, "the job's configuration")?;
     if config.log.evaluate_every > 0 && evaluator.is_none() {
         return Err(TrainError::NoEvaluator { every: config.log.evaluate_every });
     }
