@@ -297,12 +297,14 @@ impl Trainer<'_> {
         // Told to stop: the weights are scored when the run goes on.
         let Some(scores) = scores else { return Ok(()) };
         let evaluation = Evaluation { step: self.completed, scores };
-        let best = self.logs.evaluated(&evaluation)?;
+        let best = self.logs.is_best(&evaluation);
+        // First the weights, then the line: what has a line is not evaluated again after a kill between the two.
         if best {
             let weights = LabelledWeights { parameters: &ema, weights: Weights::Ema, step: self.completed };
             let directory = training_run::best_path(self.run.path());
             replace_export(&directory, &self.description, self.step.layout(), weights)?;
         }
+        self.logs.evaluated(&evaluation)?;
         self.observer.evaluated(&evaluation, best);
         Ok(())
     }
