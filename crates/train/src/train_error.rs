@@ -98,9 +98,12 @@ pub enum StopCause {
     /// A grid of samples.
     #[error(transparent)]
     Encode(#[from] EncodeError),
-    /// A checkpoint or a grid that cannot be written.
+    /// A checkpoint that cannot be written.
     #[error(transparent)]
     Checkpoint(#[from] checkpoint::Error),
+    /// A grid of samples, or the best weights, that cannot be written.
+    #[error(transparent)]
+    Output(checkpoint::Error),
     /// The configuration that goes with a checkpoint.
     #[error(transparent)]
     Config(#[from] ConfigError),
@@ -110,6 +113,20 @@ pub enum StopCause {
     /// TensorBoard's files.
     #[error(transparent)]
     Tensorboard(#[from] TensorboardError),
+}
+
+impl StopCause {
+    /// Whether the weights are as good as before, and worth a checkpoint that the run can go on from: not
+    /// when training has diverged, when the device failed that holds them, or when it was a checkpoint that
+    /// could not be written.
+    pub(crate) fn leaves_good_weights(&self) -> bool {
+        match self {
+            Self::NotFinite(_) | Self::Sample(DiffusionError::NonFiniteOutput { .. }) => false,
+            Self::Backend(_) | Self::Checkpoint(_) | Self::Config(_) => false,
+            Self::Data(_) | Self::Sample(_) | Self::Evaluation(_) => true,
+            Self::Encode(_) | Self::Output(_) | Self::Metrics(_) | Self::Tensorboard(_) => true,
+        }
+    }
 }
 
 impl From<StepError> for StopCause {

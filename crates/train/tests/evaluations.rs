@@ -145,16 +145,22 @@ fn weights_that_are_the_best_are_kept_before_it_is_written_that_they_are() {
 }
 
 #[test]
-fn an_evaluation_that_fails_loses_no_update_that_was_saved() {
+fn an_evaluation_that_fails_loses_no_update() {
     let dir = tempfile::tempdir().unwrap();
+    let (whole, failed) = (dir.path().join("whole"), dir.path().join("failed"));
+    run(&whole, &config(&[]), &mut Judge::default()).0.unwrap();
     let mut judge = Judge { fail_at: Some(8), ..Judge::default() };
-    let error = run(dir.path(), &config(&[]), &mut judge).0.unwrap_err();
+    let error = run(&failed, &config(&[]), &mut judge).0.unwrap_err();
     let TrainError::Stopped { source, completed: 8, .. } = &error else { panic!("{error}") };
     assert!(matches!(**source, StopCause::Evaluation(_)));
     assert!(
-        error.to_string().contains("the judge is ill") && error.to_string().contains("step-00000006"),
+        error.to_string().contains("the judge is ill") && error.to_string().contains("step-00000008"),
         "{error}"
     );
+    let mut judge = Judge::default();
+    run(&failed, &config(&[]), &mut judge).0.unwrap();
+    assert_eq!(judge.asked, [8, 11], "what failed is tried again");
+    assert!(left(&failed) == left(&whole));
 }
 
 #[test]

@@ -248,6 +248,28 @@ fn a_damaged_checkpoint_is_named_with_the_one_before_it() {
 }
 
 #[test]
+fn samples_that_cannot_be_written_lose_no_update() {
+    let dir = tempfile::tempdir().unwrap();
+    let (whole, failed) = (dir.path().join("whole"), dir.path().join("failed"));
+    // One checkpoint is kept regularly; what is saved in need removes none.
+    let config = config(&["train.checkpoint_every=4", "train.keep_checkpoints=1"]);
+    run(&whole, &config, false, None).0.unwrap();
+    run(&failed, &config, false, Some(1)).0.unwrap();
+    std::fs::write(failed.join("samples"), "in the way").unwrap();
+    let error = run(&failed, &config, true, None).0.unwrap_err();
+    let TrainError::Stopped { source, completed: 6, checkpoint, .. } = &error else { panic!("{error}") };
+    assert!(matches!(**source, StopCause::Output(_)), "{error}");
+    assert_eq!(*checkpoint, Some(failed.join("checkpoints/step-00000006")));
+    assert!(failed.join("checkpoints/step-00000004").is_dir());
+    std::fs::remove_file(failed.join("samples")).unwrap();
+    let (outcome, told) = run(&failed, &config, true, None);
+    assert_eq!((outcome.unwrap().completed, told.started_at), (13, Some(6)));
+    assert!(files(&failed.join("checkpoints")) == files(&whole.join("checkpoints")));
+    assert_eq!(metrics(&failed), metrics(&whole));
+    assert_eq!(files(&failed.join("samples")), files(&whole.join("samples")));
+}
+
+#[test]
 fn a_configuration_put_together_in_code_is_checked_before_anything_is_written() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("run");
