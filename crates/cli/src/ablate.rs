@@ -3,35 +3,41 @@
 use crate::Global;
 use crate::failure::Failure;
 use crate::image_files::write_whole;
-use crate::likelihood::{Measured, measure};
+use crate::likelihood::{self, Measured, measure};
 use crate::measured;
 use crate::model::{self, Model};
 use crate::model_samples::NetworkSamples;
 use crate::progress::{self, Progress};
 use crate::report::Report;
-use crate::sample_quality::{Features, QualityProbe, score_names};
+use crate::sample_quality::{Features, QualityProbe, score_names, tap};
 use crate::signals::Signals;
 use crate::train::{Teller, train_failure};
 use clap::ValueEnum;
 use data::{SourceSpec, Split};
 use diffusion::{BetaSchedule, DiffusionError, NormalCdf, Prediction};
 use eval::MeasureError;
-use eval::ablation::{AblationTable, Budget, Objective, Outcome, QualityScore, Variant, VariantResult};
+use eval::ablation::{
+    AblationTable, Budget, Measure, Objective, Outcome, QualityScore, SampleMeasure, Variant, VariantResult,
+};
 use eval::image_set::{ImageSet, SourceImages, Unreadable};
+use eval::inception_weights::{self, InceptionWeights};
 use eval::likelihood::{ImageGroup, LikelihoodJob};
 use models::Unet;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
+use std::fmt::Display;
+use std::io::ErrorKind;
 use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
 use train::{Config, Job, StopCause, TrainError, config_text};
 
 /// Train what the paper compares, and compare it (Table 2)
 ///
-/// Trains one model for each combination of what the network predicts (x_{t-1}'s mean, or ε), what it is trained on (the
-/// bound with a learned or a fixed variance, or the squared error), the noise schedule and the seed, all with the same
-/// configuration and number of updates, and puts their likelihood side by side. A training whose loss or gradient stops being
-/// finite is reported as unstable. Stopped, it goes on when called again.
+/// Trains one model for each combination of what the network predicts (x_{t-1}'s mean, or ε), what it is
+/// trained on (the bound with a learned or a fixed variance, or the squared error), the noise schedule and
+/// the seed, all with the same configuration and number of updates, and puts their likelihood side by side. A
+/// training whose loss or gradient stops being finite is reported as unstable. Stopped, it goes on when
+/// called again; called to measure in another way, it measures again what is trained.
 ///
 /// Writes DIR/ablation.md, .csv and .json, and each training's run into DIR/NAME.
 #[derive(clap::Args, Debug)]
@@ -134,7 +140,7 @@ struct Ablation<'a> {
     base: Config,
     out: PathBuf,
     test: ImageGroup,
-    terms: usize,
+    measure: Measure,
     signals: Signals,
     /// Opened when the first samples are to be judged.
     probe: Option<QualityProbe>,
@@ -151,10 +157,13 @@ pub fn run(args: &Args, global: &Global) -> Result<Report, Failure> {
         let name = Path::new(&args.config).file_stem().unwrap_or_default().to_string_lossy();
         Path::new("runs").join(format!("ablate-{name}"))
     });
-    if args.samples == 1 {
-        return Err(Failure::input("--samples 1: a FID needs at least 2"));
-    }
-    let mut ablation = Ablation { args, global, base, out, test, terms, signals, probe: None };
+    let measure = Measure {
+        test_data: test.source.description(),
+        images: test.images,
+        terms,
+        samples: args.sample_measure(&base)?,
+    };
+    let mut ablation = Ablation { args, global, base, out, test, measure, signals, probe: None };
     let table = ablation.run_all()?;
     let mut json = serde_json::to_value(&table).map_err(Failure::work)?;
     json["status"] = json!("finished");
@@ -187,6 +196,33 @@ impl Args {
         }
         Ok(ImageGroup { name: spec.split_name().unwrap_or("data").into(), source, images })
     }
+
+    /// What samples are to be judged by, if any are; the weights file is looked at for that, so that it is
+    /// found to be missing before the first training.
+    fn sample_measure(&self, base: &Config) -> Result<Option<SampleMeasure>, Failure> {
+        match self.samples {
+            0 => return Ok(None),
+            1 => return Err(Failure::input("--samples 1: a FID needs at least 2")),
+            _ => tap(self.dims)?,
+        };
+        let path = inception_weights::locate(self.inception.as_deref()).map_err(measured::failure)?;
+        let weights = InceptionWeights::open(&path).map_err(measured::failure)?;
+        let reference = self.reference(base)?;
+        Ok(Some(SampleMeasure {
+            count: self.samples,
+            dims: self.dims,
+            inception_sha256: weights.sha256().to_owned(),
+            reference: reference.description(),
+            reference_images: reference.len(),
+        }))
+    }
+
+    /// The images that samples are compared with.
+    fn reference(&self, base: &Config) -> Result<SourceImages, Failure> {
+        let spec: SourceSpec = base.data.source.parse().map_err(Failure::input)?;
+        let source = base.data.open(&spec).map_err(Failure::input)?;
+        Ok(SourceImages::new(source, self.reference_n.map(NonZeroU64::get), Unreadable::Refuse))
+    }
 }
 
 impl Ablation<'_> {
@@ -206,13 +242,6 @@ impl Ablation<'_> {
                 self.say(&format!("{variant} is unstable: {reason} (after {step} updates)"));
             }
             table.results.push(result);
-            if let Some(probe) = &self.probe {
-                table.budget.quality = format!(
-                    "{} by the ancestral sampler in all T steps, {}",
-                    self.args.samples,
-                    probe.words()
-                );
-            }
             table.write(&self.out).map_err(Failure::work)?;
         }
         Ok(table)
@@ -242,20 +271,17 @@ impl Ablation<'_> {
     fn budget(&self) -> Result<Budget, Failure> {
         let spec: SourceSpec = self.base.data.source.parse().map_err(Failure::input)?;
         let Config { train, diffusion, .. } = &self.base;
-        // Known before the first samples are judged if some were in an earlier call.
-        let before = AblationTable::read(&self.out).map_err(Failure::input)?;
-        let quality =
-            before.filter(|_| self.args.samples > 0).map_or_else(String::new, |table| table.budget.quality);
+        let measure = &self.measure;
         Ok(Budget {
             data: self.base.data.open(&spec).map_err(Failure::input)?.description(),
-            test_data: self.test.source.description(),
+            test_data: measure.test_data.clone(),
             parameters: Unet::layout(&self.base.unet()).len(),
             steps: train.steps,
             batch_size: train.batch_size,
             timesteps: diffusion.timesteps,
-            likelihood_images: self.test.images,
-            terms: self.terms,
-            quality,
+            likelihood_images: measure.images,
+            terms: measure.terms,
+            quality: measure.samples.as_ref().map(SampleMeasure::words).unwrap_or_default(),
         })
     }
 
@@ -266,29 +292,27 @@ impl Ablation<'_> {
     /// The result of a variant that was trained and measured before in the same way.
     fn stored_result(&self, variant: &Variant, config: &Config) -> Result<Option<VariantResult>, Failure> {
         let path = self.folder(variant).join(RESULT_FILE);
-        let Ok(text) = std::fs::read_to_string(&path) else { return Ok(None) };
-        let result: VariantResult = serde_json::from_str(&text).map_err(|error| {
+        let unusable = |error: &dyn Display| {
             Failure::input(format!("{}: {error}; remove it to measure again", path.display()))
-        })?;
-        let known = result.config == config_text::render(config).map_err(Failure::work)?;
-        let same_measure = match &result.outcome {
-            Outcome::Unstable { .. } => true,
-            Outcome::Finished { bits_per_dim, .. } => bits_per_dim.count == self.test.images,
         };
-        let same_measure = same_measure && self.has_quality(&result.outcome);
-        // Else the trainer says what differs, or goes on for longer; the likelihood is measured again.
-        Ok((known && same_measure).then_some(result))
-    }
-
-    /// Whether the outcome has the scores of sample quality that are asked for.
-    fn has_quality(&self, outcome: &Outcome) -> bool {
-        match outcome {
-            Outcome::Finished { quality, .. } => match self.args.samples {
-                0 => quality.is_empty(),
-                _ => quality.iter().map(|score| &score.name).eq(&self.score_names()),
-            },
-            Outcome::Unstable { .. } => true,
+        let text = match std::fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+            // What may be the result of hours is not silently made anew.
+            Err(error) => return Err(unusable(&error)),
+        };
+        let result: VariantResult = serde_json::from_str(&text).map_err(|error| unusable(&error))?;
+        if result.config != config_text::render(config).map_err(Failure::work)? {
+            // The trainer says what differs, or goes on for longer.
+            return Ok(None);
         }
+        if !result.is_by(&self.measure) {
+            self.say(&format!(
+                "{variant} is trained, but was not measured in this way: it is measured again"
+            ));
+            return Ok(None);
+        }
+        Ok(Some(result))
     }
 
     /// The scores of sample quality that are asked for, with what tells them from others.
@@ -309,16 +333,19 @@ impl Ablation<'_> {
         let mut teller = Teller::new(self.global.quiet);
         let trained = train::train(&job, self.signals.stop(), &mut teller);
         teller.finish();
-        let outcome = match trained {
+        let (outcome, measure) = match trained {
             Ok(trained) if trained.completed < trained.steps => return Err(self.stopped(variant)),
-            Ok(trained) => self.measure(variant, config, trained.last.map_or(f64::NAN, |last| last.loss))?,
+            Ok(trained) => {
+                let loss = trained.last.map_or(f64::NAN, |last| last.loss);
+                (self.measure(variant, config, loss)?, Some(self.measure.clone()))
+            }
             Err(error) => match divergence(&error) {
-                Some(outcome) => outcome,
+                Some(outcome) => (outcome, None),
                 None => return Err(train_failure(error)),
             },
         };
         let config = config_text::render(config).map_err(Failure::work)?;
-        let result = VariantResult { variant: *variant, outcome, config };
+        let result = VariantResult { variant: *variant, outcome, config, measure };
         let text = serde_json::to_string_pretty(&result).map_err(Failure::work)?;
         write_whole(&directory.join(RESULT_FILE), text.as_bytes())?;
         Ok(result)
@@ -331,14 +358,21 @@ impl Ablation<'_> {
         let job = LikelihoodJob {
             model: model.facts(),
             diffusion: config.diffusion.clone(),
-            terms: Some(self.terms),
+            terms: Some(self.measure.terms),
             decoder_cdf: NormalCdf::Tanh,
             seed: 0,
             convolutions: self.global.convolutions().into(),
             batch,
         };
-        let out = directory.join("likelihood").join(model.weights_slug());
         let sets = std::slice::from_ref(&self.test);
+        // Terms that were measured in another way stay where they are, to be gone on with when they are asked
+        // for again.
+        let folder = directory.join("likelihood");
+        let (mut out, mut number) = (folder.join(model.weights_slug()), 1);
+        while !job.can_use(&model.denoiser, sets, &out).map_err(likelihood::failure)? {
+            number += 1;
+            out = folder.join(format!("{}-{number}", model.weights_slug()));
+        }
         match measure(&job, &mut model.denoiser, sets, &out, &self.signals, self.global.quiet)? {
             Measured::All(report) => {
                 let summary = &report.sets[0].summary;
@@ -398,10 +432,7 @@ impl Ablation<'_> {
         if self.probe.is_some() {
             return Ok(());
         }
-        let spec: SourceSpec = self.base.data.source.parse().map_err(Failure::input)?;
-        let limit = self.args.reference_n.map(NonZeroU64::get);
-        let mut reference =
-            SourceImages::new(self.base.data.open(&spec).map_err(Failure::input)?, limit, Unreadable::Refuse);
+        let mut reference = self.args.reference(&self.base)?;
         let features = Features {
             inception: self.args.inception.as_deref(),
             dims: self.args.dims,

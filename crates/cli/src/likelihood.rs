@@ -9,7 +9,7 @@ use crate::signals::Signals;
 use clap::ValueEnum;
 use data::SourceSpec;
 use diffusion::{Denoiser, NormalCdf};
-use eval::likelihood::{ImageGroup, LikelihoodJob, LikelihoodReport};
+use eval::likelihood::{ImageGroup, LikelihoodError, LikelihoodJob, LikelihoodReport};
 use serde_json::json;
 use std::num::{NonZeroU64, NonZeroUsize};
 use std::path::{Path, PathBuf};
@@ -154,8 +154,15 @@ pub fn measure(
             Ok(Measured::Stopped { set, images, of })
         }
         Err(error) if error.is_divergence() => Ok(Measured::Diverged(error.to_string())),
-        Err(error) if error.is_input() => Err(Failure::input(error)),
-        Err(error) => Err(Failure::work(error)),
+        Err(error) => Err(failure(error)),
+    }
+}
+
+/// What a command ends with when likelihood cannot be measured.
+pub fn failure(error: LikelihoodError) -> Failure {
+    match error.is_input() {
+        true => Failure::input(error),
+        false => Failure::work(error),
     }
 }
 

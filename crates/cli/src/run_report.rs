@@ -8,6 +8,7 @@ use eval::likelihood::LikelihoodReport;
 use eval::run_report::{Pictures, QualityLine, RunReport, ScoreLine};
 use models::Unet;
 use serde_json::json;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use train::metrics::{Record, read_lines};
 use train::{Config, Evaluation, config_text, training_run};
@@ -151,12 +152,23 @@ fn setup(config: &Config) -> Vec<(String, String)> {
     ]
 }
 
+/// What is in `folder`; nothing if there is no such folder.
+fn entries(folder: &Path) -> Result<Vec<PathBuf>, Failure> {
+    let unreadable = |error| {
+        let problem = "cannot be read, so that what is in it would be missing from the report";
+        Failure::input(format!("{}: {problem}: {error}; make it a folder that can be read", folder.display()))
+    };
+    match std::fs::read_dir(folder) {
+        Ok(entries) => entries.map(|entry| entry.map(|entry| entry.path()).map_err(unreadable)).collect(),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(Vec::new()),
+        Err(error) => Err(unreadable(error)),
+    }
+}
+
 /// The last grid of samples.
 fn samples(run: &Path, config: &Config) -> Result<Option<Pictures>, Failure> {
-    let folder = run.join("samples");
-    let Ok(entries) = std::fs::read_dir(&folder) else { return Ok(None) };
-    let mut grids: Vec<PathBuf> = entries
-        .filter_map(|entry| entry.ok().map(|entry| entry.path()))
+    let mut grids: Vec<PathBuf> = entries(&run.join("samples"))?
+        .into_iter()
         .filter(|path| path.extension().is_some_and(|extension| extension == "png"))
         .filter(|path| path.file_stem().is_some_and(|stem| stem.to_string_lossy().starts_with("step-")))
         .collect();
@@ -176,10 +188,9 @@ fn samples(run: &Path, config: &Config) -> Result<Option<Pictures>, Failure> {
 
 /// The evaluation of the latest weights in the run's own folder.
 fn quality(run: &Path) -> Result<Vec<QualityLine>, Failure> {
-    let Ok(entries) = std::fs::read_dir(run.join("evaluation")) else { return Ok(Vec::new()) };
     let mut latest: Option<EvaluationReport> = None;
-    for entry in entries.filter_map(Result::ok) {
-        let Some(found) = EvaluationReport::read(&entry.path()).map_err(Failure::input)? else { continue };
+    for entry in entries(&run.join("evaluation"))? {
+        let Some(found) = EvaluationReport::read(&entry).map_err(Failure::input)? else { continue };
         if latest.as_ref().is_none_or(|latest| found.model.step >= latest.model.step) {
             latest = Some(found);
         }
@@ -194,10 +205,9 @@ fn quality(run: &Path) -> Result<Vec<QualityLine>, Failure> {
 
 /// Measurements in the run's own folder, those of the latest weights first.
 fn likelihood(run: &Path) -> Result<Vec<LikelihoodReport>, Failure> {
-    let Ok(entries) = std::fs::read_dir(run.join("likelihood")) else { return Ok(Vec::new()) };
     let mut reports = Vec::new();
-    for entry in entries.filter_map(Result::ok) {
-        reports.extend(LikelihoodReport::read(&entry.path()).map_err(Failure::input)?);
+    for entry in entries(&run.join("likelihood"))? {
+        reports.extend(LikelihoodReport::read(&entry).map_err(Failure::input)?);
     }
     // Of equal weights, the one with more images.
     let rank = |report: &LikelihoodReport| {

@@ -29,15 +29,20 @@ pub fn score_names(dims: usize, samples: u64) -> Vec<String> {
     }
 }
 
+/// Where in the Inception network `dims` features are.
+///
+/// # Errors
+/// If nowhere.
+pub fn tap(dims: usize) -> Result<Tap, Failure> {
+    Tap::with_dims(dims).ok_or_else(|| Failure::input(format!("{dims} features: give 64, 192, 768 or 2048")))
+}
+
 /// How scores against one reference are computed.
 pub struct QualityProbe {
     extractor: FeatureExtractor,
     /// For the Inception Score; there if the features are those that it is made from.
     classifier: Option<Classifier>,
     reference: Statistics,
-    reference_images: u64,
-    reference_words: String,
-    inception_sha256: String,
 }
 
 /// Features before anything is measured: which network, how deep.
@@ -66,9 +71,7 @@ impl QualityProbe {
     ) -> Result<Option<Self>, Failure> {
         let path = inception_weights::locate(features.inception).map_err(failure)?;
         let mut weights = InceptionWeights::open(&path).map_err(failure)?;
-        let tap = Tap::with_dims(features.dims).ok_or_else(|| {
-            Failure::input(format!("{} features: give 64, 192, 768 or 2048", features.dims))
-        })?;
+        let tap = tap(features.dims)?;
         let mode = ResizeMode::PytorchFid;
         let backend = || features.hardware.open().map_err(Failure::work);
         let mut extractor =
@@ -103,14 +106,7 @@ impl QualityProbe {
         }
         let images = reference.len();
         let statistics = store.statistics(images, &reference.description()).map_err(failure)?;
-        Ok(Some(Self {
-            extractor,
-            classifier,
-            reference: statistics,
-            reference_images: images,
-            reference_words: reference.description(),
-            inception_sha256: sha256,
-        }))
+        Ok(Some(Self { extractor, classifier, reference: statistics }))
     }
 
     /// The FID of `samples` against the reference; from 2048 features of 10 samples or more, the Inception Score as well.
@@ -137,17 +133,5 @@ impl QualityProbe {
         }
         let scores = names.into_iter().zip(scores);
         Ok(scores.map(|(name, (value, deviation))| QualityScore { name, value, deviation }).collect())
-    }
-
-    /// All that its numbers depend on but for the samples.
-    pub fn words(&self) -> String {
-        format!(
-            "{} Inception features ({} resize, weights {}) against {} images of {}",
-            self.reference.dims(),
-            ResizeMode::PytorchFid,
-            &self.inception_sha256[..self.inception_sha256.len().min(8)],
-            self.reference_images,
-            self.reference_words
-        )
     }
 }

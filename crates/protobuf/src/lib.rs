@@ -4,11 +4,10 @@
 //! not changed since 2015: a generator of code would be more than the code.
 //!
 //! ```
-//! use protobuf::{Fields, Value, push_bytes, push_varint};
+//! use protobuf::{Fields, Value, push_bytes, push_number};
 //! let mut message = Vec::new();
 //! push_bytes(&mut message, 1, b"name");
-//! push_varint(&mut message, 2 << 3);
-//! push_varint(&mut message, 300);
+//! push_number(&mut message, 2, 300);
 //! let mut fields = Fields::new(&message);
 //! assert_eq!(fields.next_field(), Ok(Some((1, Value::Bytes(b"name")))));
 //! assert_eq!(fields.next_field(), Ok(Some((2, Value::Varint(300)))));
@@ -120,7 +119,25 @@ pub fn push_bytes(message: &mut Vec<u8>, number: u64, bytes: &[u8]) {
     message.extend_from_slice(bytes);
 }
 
-/// Appends a number.
+/// Appends field `number` with a whole number, a truth value or an enum's.
+pub fn push_number(message: &mut Vec<u8>, number: u64, value: u64) {
+    push_varint(message, number << 3);
+    push_varint(message, value);
+}
+
+/// Appends field `number` with a `float`.
+pub fn push_f32(message: &mut Vec<u8>, number: u64, value: f32) {
+    push_varint(message, number << 3 | 5);
+    message.extend_from_slice(&value.to_le_bytes());
+}
+
+/// Appends field `number` with a `double`.
+pub fn push_f64(message: &mut Vec<u8>, number: u64, value: f64) {
+    push_varint(message, number << 3 | 1);
+    message.extend_from_slice(&value.to_le_bytes());
+}
+
+/// Appends a number, 7 bits a byte, the lowest first; no field's key stands before it.
 pub fn push_varint(message: &mut Vec<u8>, mut value: u64) {
     while value >= 0x80 {
         message.push(value as u8 | 0x80);
@@ -134,6 +151,17 @@ pub fn push_varint(message: &mut Vec<u8>, mut value: u64) {
 pub fn masked_crc(parts: &[&[u8]]) -> u32 {
     let crc = parts.iter().fold(0, |crc, part| crc32c::crc32c_append(crc, part));
     crc.rotate_right(15).wrapping_add(0xa282_ead8)
+}
+
+/// Appends a record of a TFRecord file with `content`: its length in bytes (8 bytes, little-endian), their
+/// masked CRC, `content` and its masked CRC.
+pub fn push_record(file: &mut Vec<u8>, content: &[u8]) {
+    let length = (content.len() as u64).to_le_bytes();
+    file.reserve(content.len() + 16);
+    file.extend_from_slice(&length);
+    file.extend_from_slice(&masked_crc(&[&length]).to_le_bytes());
+    file.extend_from_slice(content);
+    file.extend_from_slice(&masked_crc(&[content]).to_le_bytes());
 }
 
 #[cfg(test)]
@@ -156,6 +184,32 @@ mod tests {
         for last in [&[0x02][..], &[0x7f], &[0x81, 0x00], &[0x80, 0x01]] {
             assert_eq!(tenth(last), Err("a number of more than 64 bits"), "{last:x?}");
         }
+    }
+
+    #[test]
+    fn records_are_framed_as_tensorflow_frames_them() {
+        // What tensorboard 2.21's `RecordWriter` writes for the `Event` that an event file begins with.
+        let mut event = Vec::new();
+        push_f64(&mut event, 1, 1234.5);
+        push_number(&mut event, 2, 301);
+        push_bytes(&mut event, 7, &[8, 1]);
+        let mut file = b"before".to_vec();
+        push_record(&mut file, &event);
+        let hex: String = file[6..].iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!(hex, "100000000000000095fbfe180900000000004a934010ad023a020801c02893a5");
+    }
+
+    #[test]
+    fn what_is_appended_is_read_again() {
+        let mut message = Vec::new();
+        push_f32(&mut message, 2, 0.125);
+        push_f64(&mut message, 300, -1.5);
+        push_number(&mut message, 3, u64::MAX);
+        let mut fields = Fields::new(&message);
+        assert_eq!(fields.next_field(), Ok(Some((2, Value::Fixed32(0.125f32.to_bits())))));
+        assert_eq!(fields.next_field(), Ok(Some((300, Value::Fixed64((-1.5f64).to_bits())))));
+        assert_eq!(fields.next_field(), Ok(Some((3, Value::Varint(u64::MAX)))));
+        assert_eq!(fields.next_field(), Ok(None));
     }
 
     proptest! {

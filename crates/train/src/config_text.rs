@@ -140,8 +140,17 @@ pub fn parse(text: &str, origin: &str, overrides: &[String]) -> Result<Config, C
     for text in overrides {
         config = apply_override(&mut table, text)?;
     }
-    check(&config).map_err(|mistake| mistake.explain(origin, overrides))?;
+    find_mistake(&config).map_err(|mistake| mistake.explain(origin, overrides))?;
     Ok(config)
+}
+
+/// Checks every value of a configuration that was put together in code, as [`parse`] checks one from text;
+/// `origin` is what its mistakes are said to be in.
+///
+/// # Errors
+/// [`ConfigError::Invalid`], `Source`, `Diffusion` or `Preview`.
+pub fn check(config: &Config, origin: &str) -> Result<(), ConfigError> {
+    find_mistake(config).map_err(|mistake| mistake.explain(origin, &[]))
 }
 
 /// Renders a configuration as TOML, every key written out.
@@ -158,7 +167,7 @@ enum Mistake {
     Preview(diffusion::DiffusionError),
 }
 
-fn check(config: &Config) -> Result<(), Mistake> {
+fn find_mistake(config: &Config) -> Result<(), Mistake> {
     validate(config).map_err(Mistake::Value)?;
     config.data.source.parse::<data::SourceSpec>().map_err(Mistake::Source)?;
     let process = diffusion::GaussianDiffusion::new(&config.diffusion).map_err(Mistake::Diffusion)?;

@@ -84,12 +84,17 @@ impl EvaluationLog {
         self.lines.iter().any(|line| line.step == step)
     }
 
-    /// Adds a line; returns whether it is the best so far.
-    pub fn add(&mut self, line: Evaluation) -> Result<bool, MetricsError> {
+    /// Whether `line` would be the best so far.
+    pub fn is_best(&self, line: &Evaluation) -> bool {
+        !line.deciding().is_nan()
+            && best(&self.lines).is_none_or(|best| line.deciding().total_cmp(&best.deciding()).is_lt())
+    }
+
+    /// Adds a line.
+    pub fn add(&mut self, line: Evaluation) -> Result<(), MetricsError> {
         self.log.append(&line)?;
-        let step = line.step;
         self.lines.push(line);
-        Ok(best(&self.lines).is_some_and(|best| best.step == step))
+        Ok(())
     }
 
     /// Waits until the lines are on the disk.
@@ -106,6 +111,14 @@ mod tests {
         Evaluation { step, scores: vec![Score { name: "FID".into(), value: fid }] }
     }
 
+    /// Adds a line; returns whether it was the best so far, which must be what all lines say.
+    fn add(log: &mut EvaluationLog, line: Evaluation) -> bool {
+        let (step, is_best) = (line.step, log.is_best(&line));
+        log.add(line).unwrap();
+        assert_eq!(best(&log.lines).is_some_and(|best| best.step == step), is_best);
+        is_best
+    }
+
     #[test]
     fn the_first_of_the_least_is_the_best() {
         let lines = [line(1, f64::NAN), line(2, 5.0), line(3, 4.0), line(4, 4.0), line(5, 9.0)];
@@ -119,15 +132,15 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("evaluations.jsonl");
         let mut log = EvaluationLog::open(&path, 0).unwrap();
-        let added: Vec<_> = [line(2, 5.0), line(4, 3.0), line(6, 4.0), line(8, 1.0)]
-            .map(|line| log.add(line).unwrap())
-            .to_vec();
+        let added: Vec<_> =
+            [line(2, 5.0), line(4, 3.0), line(6, 4.0), line(8, 1.0)].map(|line| add(&mut log, line)).to_vec();
         assert_eq!(added, [true, true, false, true]);
         drop(log);
         let mut log = EvaluationLog::open(&path, 6).unwrap();
         assert!(log.has(6) && !log.has(8));
-        assert!(!log.add(line(8, 3.5)).unwrap());
-        assert!(log.add(line(10, 2.0)).unwrap());
+        assert!(!add(&mut log, line(8, 3.0)));
+        assert!(!log.is_best(&line(9, f64::NAN)));
+        assert!(add(&mut log, line(10, 2.0)));
         assert_eq!(std::fs::read_to_string(&path).unwrap().lines().count(), 5);
     }
 }

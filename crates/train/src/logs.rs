@@ -72,11 +72,16 @@ impl Logs {
         self.evaluations.as_ref().is_some_and(|evaluations| evaluations.has(step))
     }
 
-    /// Writes an evaluation; returns whether it is the best so far.
+    /// Whether an evaluation that is not written yet is the best so far.
+    pub fn is_best(&self, evaluation: &Evaluation) -> bool {
+        self.evaluations.as_ref().is_some_and(|evaluations| evaluations.is_best(evaluation))
+    }
+
+    /// Writes an evaluation.
     ///
     /// # Errors
     /// If the system does not take it.
-    pub fn evaluated(&mut self, evaluation: &Evaluation) -> Result<bool, StopCause> {
+    pub fn evaluated(&mut self, evaluation: &Evaluation) -> Result<(), StopCause> {
         if let Some(events) = &mut self.events {
             let names = evaluation.scores.iter().map(|score| format!("evaluation/{}", score.name));
             let names: Vec<_> = names.collect();
@@ -86,7 +91,7 @@ impl Logs {
         }
         match &mut self.evaluations {
             Some(evaluations) => Ok(evaluations.add(evaluation.clone())?),
-            None => Ok(false),
+            None => Ok(()),
         }
     }
 

@@ -15,6 +15,9 @@ use std::path::{Path, PathBuf};
 /// Why a run did not begin, or did not go on.
 #[derive(Debug, thiserror::Error)]
 pub enum TrainError {
+    /// The configuration.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
     /// The directory.
     #[error(transparent)]
     Run(#[from] RunError),
@@ -95,9 +98,12 @@ pub enum StopCause {
     /// A grid of samples.
     #[error(transparent)]
     Encode(#[from] EncodeError),
-    /// A checkpoint or a grid that cannot be written.
+    /// A checkpoint that cannot be written.
     #[error(transparent)]
     Checkpoint(#[from] checkpoint::Error),
+    /// A grid of samples, or the best weights, that cannot be written.
+    #[error(transparent)]
+    Output(checkpoint::Error),
     /// The configuration that goes with a checkpoint.
     #[error(transparent)]
     Config(#[from] ConfigError),
@@ -107,6 +113,20 @@ pub enum StopCause {
     /// TensorBoard's files.
     #[error(transparent)]
     Tensorboard(#[from] TensorboardError),
+}
+
+impl StopCause {
+    /// Whether the weights are as good as before, and worth a checkpoint that the run can go on from: not
+    /// when training has diverged, when the device failed that holds them, or when it was a checkpoint that
+    /// could not be written.
+    pub(crate) fn leaves_good_weights(&self) -> bool {
+        match self {
+            Self::NotFinite(_) | Self::Sample(DiffusionError::NonFiniteOutput { .. }) => false,
+            Self::Backend(_) | Self::Checkpoint(_) | Self::Config(_) => false,
+            Self::Data(_) | Self::Sample(_) | Self::Evaluation(_) => true,
+            Self::Encode(_) | Self::Output(_) | Self::Metrics(_) | Self::Tensorboard(_) => true,
+        }
+    }
 }
 
 impl From<StepError> for StopCause {
@@ -137,7 +157,8 @@ impl TrainError {
     /// Whether the call or the input was wrong (exit status 2), as opposed to work that failed (exit status 1).
     pub fn is_input(&self) -> bool {
         match self {
-            Self::Data(_) | Self::NoEvaluator { .. } | Self::Resume { .. } | Self::OtherModel { .. } => true,
+            Self::Config(_) | Self::Data(_) | Self::NoEvaluator { .. } => true,
+            Self::Resume { .. } | Self::OtherModel { .. } => true,
             Self::Setup(SetupError::Diffusion(_)) => true,
             Self::Metrics(MetricsError::Damaged { .. }) => true,
             Self::Run(error) => error.is_input(),

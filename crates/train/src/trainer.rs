@@ -53,7 +53,8 @@ pub struct Outcome {
 /// Trains a run until it has all its updates, or `stop` is set; then it saves where it is.
 ///
 /// # Errors
-/// [`TrainError`]; what had been saved before is untouched.
+/// [`TrainError`]: [`TrainError::Config`] before anything is written if a value of the configuration is out
+/// of range. What had been saved before is untouched.
 pub fn train(job: &Job, stop: &AtomicBool, observer: &mut dyn Observer) -> Result<Outcome, TrainError> {
     train_evaluated(job, stop, observer, None)
 }
@@ -70,8 +71,10 @@ pub fn train_on(
     observer: &mut dyn Observer,
 ) -> Result<Outcome, TrainError> {
     let options = job.config.data.image_options();
-    options.validate()?;
-    run(job, stop, observer, None, || Ok(data::convert(images, &options)))
+    run(job, stop, observer, None, || {
+        options.validate()?;
+        Ok(data::convert(images, &options))
+    })
 }
 
 /// [`train`], with what scores the averaged weights every `log.evaluate_every` updates and at the end.
@@ -95,6 +98,8 @@ fn run<'a>(
     open_images: impl FnOnce() -> Result<Arc<dyn ImageSource>, DataError>,
 ) -> Result<Outcome, TrainError> {
     let config = &job.config;
+    // Its fields are public: it need not come from a text that was checked.
+    config_text::check(config, "the job's configuration")?;
     if config.log.evaluate_every > 0 && evaluator.is_none() {
         return Err(TrainError::NoEvaluator { every: config.log.evaluate_every });
     }
@@ -174,9 +179,8 @@ impl Trainer<'_> {
     fn run_to_the_end(mut self, source: Arc<dyn ImageSource>) -> Result<Outcome, TrainError> {
         let steps = self.config.train.steps;
         if let Err(source) = self.train(source) {
-            if matches!(source, StopCause::Data(_)) {
-                // The weights are good, and images may be readable again tomorrow. The error to report is the first.
-                let _ = self.save();
+            if source.leaves_good_weights() {
+                self.rescue();
             }
             let checkpoint = self.saved.map(|checkpoint| checkpoint.directory);
             let source = Box::new(source);
@@ -274,10 +278,11 @@ impl Trainer<'_> {
         let path = self.run.sample_grid(self.completed);
         let write_error = |source| checkpoint::Error::Write { path: path.clone(), source };
         if let Some(folder) = path.parent() {
-            std::fs::create_dir_all(folder).map_err(write_error)?;
+            std::fs::create_dir_all(folder).map_err(write_error).map_err(StopCause::Output)?;
         }
         let png = picture.to_png()?;
-        checkpoint::atomic::write_file(&path, |out| out.write_all(&png).map_err(write_error))?;
+        checkpoint::atomic::write_file(&path, |out| out.write_all(&png).map_err(write_error))
+            .map_err(StopCause::Output)?;
         if let Some(events) = &mut self.logs.events {
             events.image(self.completed, "samples", &picture)?;
         }
@@ -292,12 +297,16 @@ impl Trainer<'_> {
         // Told to stop: the weights are scored when the run goes on.
         let Some(scores) = scores else { return Ok(()) };
         let evaluation = Evaluation { step: self.completed, scores };
-        let best = self.logs.evaluated(&evaluation)?;
+        let best = self.logs.is_best(&evaluation);
+        // First the weights, then the line: what has a line is not evaluated again after a kill between the
+        // two.
         if best {
             let weights = LabelledWeights { parameters: &ema, weights: Weights::Ema, step: self.completed };
             let directory = training_run::best_path(self.run.path());
-            replace_export(&directory, &self.description, self.step.layout(), weights)?;
+            replace_export(&directory, &self.description, self.step.layout(), weights)
+                .map_err(StopCause::Output)?;
         }
+        self.logs.evaluated(&evaluation)?;
         self.observer.evaluated(&evaluation, best);
         Ok(())
     }
@@ -308,6 +317,24 @@ impl Trainer<'_> {
             return Ok(());
         }
         self.logs.keep()?;
+        self.write_checkpoint()?;
+        self.checkpoints.prune(self.completed, self.config.train.keep_checkpoints)?;
+        Ok(())
+    }
+
+    /// Saves what there is when the run ends by an error that the weights have no part in. The error to
+    /// report is that one, not what goes wrong here. No older checkpoint is removed: should the weights be to
+    /// blame after all, there is one from before.
+    fn rescue(&mut self) {
+        if self.saved.as_ref().is_some_and(|checkpoint| checkpoint.step == self.completed) {
+            return;
+        }
+        // A line of metrics that is lost is less than the updates since the last checkpoint.
+        let _ = self.logs.keep();
+        let _ = self.write_checkpoint();
+    }
+
+    fn write_checkpoint(&mut self) -> Result<(), StopCause> {
         let train = &self.config.train;
         let buffer = |slot| self.step.buffer(slot);
         let (raw, ema) = (buffer(Slot::Params)?, buffer(Slot::Ema)?);
@@ -323,7 +350,6 @@ impl Trainer<'_> {
             save_checkpoint(&self.checkpoints, &self.description, self.step.layout(), buffers, &progress)?;
         self.observer.saved(self.completed, &directory);
         self.saved = Some(Checkpoint { step: self.completed, directory });
-        self.checkpoints.prune(self.completed, train.keep_checkpoints)?;
         Ok(())
     }
 }

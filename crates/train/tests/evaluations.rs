@@ -128,16 +128,39 @@ fn stopped_while_scoring_a_run_goes_on_as_if_it_had_not() {
 }
 
 #[test]
-fn an_evaluation_that_fails_loses_no_update_that_was_saved() {
+fn weights_that_are_the_best_are_kept_before_it_is_written_that_they_are() {
     let dir = tempfile::tempdir().unwrap();
+    let (whole, hindered) = (dir.path().join("whole"), dir.path().join("hindered"));
+    run(&whole, &config(&["train.steps=4"]), &mut Judge::default()).0.unwrap();
+    // Stopped in the first evaluation, then again by something in the place of the best weights.
+    let config = config(&["train.steps=4"]);
+    run(&hindered, &config, &mut Judge { stop_at: Some(4), ..Judge::default() }).0.unwrap();
+    std::fs::write(hindered.join("best"), "in the way").unwrap();
+    let error = run(&hindered, &config, &mut Judge::default()).0.unwrap_err();
+    assert!(error.to_string().contains("best"), "{error}");
+    assert_eq!(std::fs::read_to_string(hindered.join("evaluations.jsonl")).unwrap(), "");
+    std::fs::remove_file(hindered.join("best")).unwrap();
+    run(&hindered, &config, &mut Judge::default()).0.unwrap();
+    assert!(left(&hindered) == left(&whole));
+}
+
+#[test]
+fn an_evaluation_that_fails_loses_no_update() {
+    let dir = tempfile::tempdir().unwrap();
+    let (whole, failed) = (dir.path().join("whole"), dir.path().join("failed"));
+    run(&whole, &config(&[]), &mut Judge::default()).0.unwrap();
     let mut judge = Judge { fail_at: Some(8), ..Judge::default() };
-    let error = run(dir.path(), &config(&[]), &mut judge).0.unwrap_err();
+    let error = run(&failed, &config(&[]), &mut judge).0.unwrap_err();
     let TrainError::Stopped { source, completed: 8, .. } = &error else { panic!("{error}") };
     assert!(matches!(**source, StopCause::Evaluation(_)));
     assert!(
-        error.to_string().contains("the judge is ill") && error.to_string().contains("step-00000006"),
+        error.to_string().contains("the judge is ill") && error.to_string().contains("step-00000008"),
         "{error}"
     );
+    let mut judge = Judge::default();
+    run(&failed, &config(&[]), &mut judge).0.unwrap();
+    assert_eq!(judge.asked, [8, 11], "what failed is tried again");
+    assert!(left(&failed) == left(&whole));
 }
 
 #[test]

@@ -199,17 +199,26 @@ fn a_finished_run_can_go_on_for_longer() {
 #[test]
 fn divergence_names_the_update_and_the_last_good_checkpoint() {
     let dir = tempfile::tempdir().unwrap();
-    let mut config = config(&["train.checkpoint_every=1", "train.warmup_steps=0", "log.sample_every=0"]);
-    // Beyond what a configuration file may ask for: the second update sees weights near the end of f32.
-    config.train.learning_rate = 1e37;
+    // With steps as large as the weights, a learned log variance soon is a number whose exponential is
+    // infinite.
+    let config = config(&[
+        "train.steps=60",
+        "train.checkpoint_every=1",
+        "train.warmup_steps=0",
+        "train.learning_rate=1",
+        "diffusion.loss=kl",
+        "diffusion.variance=learned",
+        "log.sample_every=0",
+    ]);
     let path = dir.path().join("run");
     let error = run(&path, &config, false, None).0.unwrap_err();
     let TrainError::Stopped { source, completed, checkpoint, .. } = &error else { panic!("{error}") };
     assert!(matches!(**source, StopCause::NotFinite(_)), "{error}");
-    assert_eq!(*completed, 1);
-    assert_eq!(*checkpoint, Some(path.join("checkpoints/step-00000001")));
+    let last = path.join(format!("checkpoints/step-{completed:08}"));
+    assert_eq!(checkpoint.as_ref(), Some(&last));
+    let (update, after) = (format!("update {}", completed + 1), format!("stopped after {completed} of 60"));
     let message = error.to_string();
-    for word in ["update 2", "step-00000001", "train.learning_rate", "stopped after 1 of 13"] {
+    for word in [&update, last.to_str().unwrap(), "train.learning_rate", &after] {
         assert!(message.contains(word), "{word} is missing in: {message}");
     }
     assert!(!error.is_input());
@@ -236,6 +245,49 @@ fn a_damaged_checkpoint_is_named_with_the_one_before_it() {
     assert!(changed.iter().all(|(name, _)| name.ends_with("config.toml")), "{:?}", changed[0].0);
     std::fs::remove_dir_all(last).unwrap();
     assert_eq!(run(&path, &config(&[]), true, None).1.started_at, Some(10));
+}
+
+#[test]
+fn samples_that_cannot_be_written_lose_no_update() {
+    let dir = tempfile::tempdir().unwrap();
+    let (whole, failed) = (dir.path().join("whole"), dir.path().join("failed"));
+    // One checkpoint is kept regularly; what is saved in need removes none.
+    let config = config(&["train.checkpoint_every=4", "train.keep_checkpoints=1"]);
+    run(&whole, &config, false, None).0.unwrap();
+    run(&failed, &config, false, Some(1)).0.unwrap();
+    std::fs::write(failed.join("samples"), "in the way").unwrap();
+    let error = run(&failed, &config, true, None).0.unwrap_err();
+    let TrainError::Stopped { source, completed: 6, checkpoint, .. } = &error else { panic!("{error}") };
+    assert!(matches!(**source, StopCause::Output(_)), "{error}");
+    assert_eq!(*checkpoint, Some(failed.join("checkpoints/step-00000006")));
+    assert!(failed.join("checkpoints/step-00000004").is_dir());
+    std::fs::remove_file(failed.join("samples")).unwrap();
+    let (outcome, told) = run(&failed, &config, true, None);
+    assert_eq!((outcome.unwrap().completed, told.started_at), (13, Some(6)));
+    assert!(files(&failed.join("checkpoints")) == files(&whole.join("checkpoints")));
+    assert_eq!(metrics(&failed), metrics(&whole));
+    assert_eq!(files(&failed.join("samples")), files(&whole.join("samples")));
+}
+
+#[test]
+fn a_configuration_put_together_in_code_is_checked_before_anything_is_written() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("run");
+    let changes: [(fn(&mut Config), &str); 5] = [
+        (|config| config.train.micro_batch = 3, "train.micro_batch = 3: must divide train.batch_size = 4"),
+        (|config| config.train.learning_rate = 1e37, "train.learning_rate"),
+        (|config| config.model.channel_mult = vec![], "model.channel_mult"),
+        (|config| config.diffusion.timesteps = 0, "timesteps"),
+        (|config| config.log.sample_steps = 21, "log.sample_steps"),
+    ];
+    for (change, word) in changes {
+        let mut config = config(&[]);
+        change(&mut config);
+        let error = run(&path, &config, false, None).0.unwrap_err();
+        assert!(matches!(error, TrainError::Config(_)) && error.is_input(), "{error}");
+        assert!(error.to_string().contains(word), "{word} is missing in: {error}");
+        assert!(!path.exists(), "{word}");
+    }
 }
 
 #[test]

@@ -6,8 +6,12 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 fn ablate(out: &Path, sets: &[&str], arguments: &[&str]) -> Command {
-    let mut command = ddpm(&["ablate", "shapes32", "--n", "3", "--terms", "6", "--out"]);
-    command.arg(out).args(arguments);
+    measured_by(&["--n", "3", "--terms", "6"], out, sets, arguments)
+}
+
+fn measured_by(measure: &[&str], out: &Path, sets: &[&str], arguments: &[&str]) -> Command {
+    let mut command = ddpm(&["ablate", "shapes32"]);
+    command.args(measure).arg("--out").arg(out).args(arguments);
     for set in tiny_sets().iter().chain(sets) {
         command.args(["--set", set]);
     }
@@ -54,6 +58,62 @@ fn the_papers_table_comes_out_and_is_not_computed_twice() {
     assert!(out.join("linear-eps-mse-seed0/checkpoints/step-00000003").is_dir());
     // Anything else is another ablation.
     fail(&mut ablate(&out, &["train.steps=2", "train.batch_size=2"], &[]), 2, &["train.batch_size", "--out"]);
+}
+
+#[test]
+fn what_was_measured_in_another_way_is_measured_again_without_training() {
+    let dir = tempfile::tempdir().unwrap();
+    let (out, other) = (dir.path().join("table"), dir.path().join("other"));
+    let images = dir.path().join("images");
+    std::fs::create_dir(&images).unwrap();
+    for number in 0..3u8 {
+        let image =
+            image::RgbImage::from_fn(8, 8, |x, y| image::Rgb([number * 80, (x * y) as u8, y as u8 * 9]));
+        image.save(images.join(format!("{number}.png"))).unwrap();
+    }
+    let images = format!("images:{}", images.display());
+    let measures: [&[&str]; 3] = [
+        &["--n", "3", "--terms", "6"],
+        &["--n", "3", "--terms", "12"],
+        &["--n", "3", "--terms", "6", "--test-data", &images],
+    ];
+    let (sets, arguments) = (["train.steps=2"], ["--json", "--predictions", "eps", "--objectives", "mse"]);
+    let told = |measure: &[&str], out: &Path| {
+        let output = measured_by(measure, out, &sets, &arguments).output().unwrap();
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        let again = text(&output.stderr).contains("it is measured again");
+        (object(&output), again)
+    };
+    let run = out.join("linear-eps-mse-seed0");
+    let (first, _) = told(measures[0], &out);
+    let trained = (files(&run.join("checkpoints")), std::fs::read(run.join("metrics.jsonl")).unwrap());
+    let mut bits = vec![first["results"][0]["bits_per_dim"].clone()];
+    for measure in &measures[1..] {
+        let (table, again) = told(measure, &out);
+        assert!(again, "{measure:?}");
+        assert!(!bits.contains(&table["results"][0]["bits_per_dim"]), "{measure:?}: {table}");
+        bits.push(table["results"][0]["bits_per_dim"].clone());
+        assert_eq!(table["results"][0]["measure"]["terms"], table["budget"]["terms"]);
+        assert_eq!(table["results"][0]["measure"]["test_data"], table["budget"]["test_data"]);
+    }
+    assert_eq!(told(measures[1], &other).0["results"][0]["bits_per_dim"], bits[1]);
+    assert_eq!(told(measures[0], &out), (first.clone(), true));
+    assert_eq!(told(measures[0], &out), (first.clone(), false));
+
+    // Earlier versions did not write what they had measured by.
+    let path = run.join("result.json");
+    let mut result: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    result.as_object_mut().unwrap().remove("measure").unwrap();
+    result["bits_per_dim"]["mean"] = 1.into();
+    std::fs::write(&path, result.to_string()).unwrap();
+    assert_eq!(told(measures[0], &out), (first, true));
+    let now = (files(&run.join("checkpoints")), std::fs::read(run.join("metrics.jsonl")).unwrap());
+    assert!(now == trained);
+
+    // What cannot be read may be the result of hours: it is not made anew without a word.
+    std::fs::remove_file(&path).unwrap();
+    std::fs::create_dir(&path).unwrap();
+    fail(&mut ablate(&out, &sets, &arguments), 2, &["result.json", "remove it to measure again"]);
 }
 
 #[test]

@@ -55,6 +55,21 @@ fn a_run_becomes_a_page() {
     fail(ddpm(&["report"]).arg(dir.path()), 2, &["no run"]);
     fail(ddpm(&["report", "--ablation"]).arg(dir.path()).arg(&run), 2, &["ablation.json"]);
     look_at(&page, dir.path());
+
+    // What is there but cannot be read is not left out without a word.
+    for folder in ["samples", "likelihood", "evaluation"] {
+        let (folder, aside) = (run.join(folder), run.join("aside"));
+        let there = folder.exists();
+        if there {
+            std::fs::rename(&folder, &aside).unwrap();
+        }
+        std::fs::write(&folder, "no folder").unwrap();
+        fail(ddpm(&["report"]).arg(&run), 2, &[folder.to_str().unwrap(), "cannot be read"]);
+        std::fs::remove_file(&folder).unwrap();
+        if there {
+            std::fs::rename(&aside, &folder).unwrap();
+        }
+    }
 }
 
 /// What a browser finds wrong with the page; needs `DDPM_TEST_CHROMIUM`, a Chromium.

@@ -213,4 +213,19 @@ fn samples_are_judged_by_fid_while_training_and_in_an_ablation() {
         "{words}"
     );
     assert_eq!(object(&ablate.output().unwrap()), table);
+
+    // Samples are judged again by another reference, or by other weights; where those are missing, before any
+    // training.
+    let fewer = object(&ablate.args(["--reference-n", "3"]).output().unwrap());
+    let quality = &fewer["results"][0]["quality"][0];
+    assert_ne!(quality["value"], table["results"][0]["quality"][0]["value"], "{fewer}");
+    assert!(fewer["budget"]["quality"].as_str().unwrap().contains("against 3 images"), "{fewer}");
+    let sha256 = &fewer["results"][0]["measure"]["samples"]["inception_sha256"];
+    assert_eq!(sha256.as_str().map(str::len), Some(64), "{fewer}");
+    let nowhere = dir.path().join("nowhere");
+    let mut without = ddpm(&["ablate"]);
+    without.arg(run.join("config.toml")).arg("--out").arg(&nowhere);
+    without.args(["--n", "4", "--terms", "5", "--samples", "5", "--inception", "nowhere.pth"]);
+    fail(&mut without, 2, &["nowhere.pth"]);
+    assert!(!nowhere.exists());
 }

@@ -7,7 +7,7 @@ use crate::positioned::PositionedFile;
 use crate::tfrecord::whole_records;
 use crate::{DataError, ImageSource};
 use engine::ImageShape;
-use protobuf::masked_crc;
+use protobuf::push_record;
 use std::fs::{File, OpenOptions};
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
@@ -42,20 +42,13 @@ impl Writer for Records {
         if let Some(label) = item.label {
             features.push(("label", Feature::Integers(vec![label.into()])));
         }
-        Ok(encode_example(&features))
+        let mut record = Vec::new();
+        push_record(&mut record, &encode_example(&features));
+        Ok(record)
     }
 
-    fn push(&mut self, _: &Item<'_>, content: Vec<u8>) -> Result<(), DataError> {
-        let length = (content.len() as u64).to_le_bytes();
-        let parts = [
-            &length[..],
-            &masked_crc(&[&length]).to_le_bytes(),
-            &content,
-            &masked_crc(&[&content]).to_le_bytes(),
-        ];
-        for part in parts {
-            self.out.write_all(part).map_err(|e| DataError::io(&self.path, "written", e))?;
-        }
+    fn push(&mut self, _: &Item<'_>, record: Vec<u8>) -> Result<(), DataError> {
+        self.out.write_all(&record).map_err(|e| DataError::io(&self.path, "written", e))?;
         self.written += 1;
         Ok(())
     }

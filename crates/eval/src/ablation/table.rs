@@ -299,6 +299,7 @@ mod tests {
             variant: variants[variant],
             outcome: outcome.clone(),
             config: String::new(),
+            measure: None,
         };
         AblationTable {
             budget: Budget {

@@ -1,5 +1,6 @@
 //! One cell of the table, and what came of it.
 
+use super::measure::Measure;
 use crate::estimate::Estimate;
 use diffusion::{BetaSchedule, DiffusionConfig, Loss, Prediction, Variance};
 use serde::{Deserialize, Serialize};
@@ -158,10 +159,26 @@ pub struct VariantResult {
     pub outcome: Outcome,
     /// The whole configuration, as TOML.
     pub config: String,
+    /// What it was measured by. `None` if the training diverged, and in files of versions that did not write
+    /// it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub measure: Option<Measure>,
+}
+
+impl VariantResult {
+    /// Whether this is what comes of measuring by `measure`. Of a training that diverged there is nothing to
+    /// measure; of numbers that nothing is written of, nobody knows what they are.
+    pub fn is_by(&self, measure: &Measure) -> bool {
+        match &self.measure {
+            Some(by) => by == measure,
+            None => matches!(self.outcome, Outcome::Unstable { .. }),
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::measure::SampleMeasure;
     use super::*;
 
     #[test]
@@ -207,9 +224,65 @@ mod tests {
             seed: 3,
         };
         let outcome = Outcome::Unstable { step: 12, reason: "the loss of update 13 is inf".into() };
-        let result = VariantResult { variant, outcome, config: "[data]".into() };
+        let result = VariantResult { variant, outcome, config: "[data]".into(), measure: None };
         let text = serde_json::to_string(&result).unwrap();
         assert!(text.contains("\"status\":\"unstable\",\"step\":12"), "{text}");
         assert_eq!(serde_json::from_str::<VariantResult>(&text).unwrap(), result);
+    }
+
+    #[test]
+    fn numbers_are_those_of_one_measure() {
+        let estimate = Estimate { mean: 3.5, standard_error: None, low: None, high: None, count: 9 };
+        let outcome = Outcome::Finished {
+            loss: 0.1,
+            bits_per_dim: estimate,
+            rate: estimate,
+            distortion: estimate,
+            quality: Vec::new(),
+        };
+        let samples = SampleMeasure {
+            count: 9,
+            dims: 64,
+            inception_sha256: "0123456789".into(),
+            reference: "digits".into(),
+            reference_images: 60,
+        };
+        let measure =
+            Measure { test_data: "digits".into(), images: 9, terms: 50, samples: Some(samples.clone()) };
+        let variant = Variant {
+            schedule: BetaSchedule::Linear,
+            prediction: Prediction::Eps,
+            objective: Objective::Mse,
+            seed: 0,
+        };
+        let mut result =
+            VariantResult { variant, outcome, config: "[data]".into(), measure: Some(measure.clone()) };
+        let text = serde_json::to_string(&result).unwrap();
+        assert_eq!(serde_json::from_str::<VariantResult>(&text).unwrap(), result);
+        assert!(result.is_by(&measure));
+        for other in [
+            Measure { test_data: "letters".into(), ..measure.clone() },
+            Measure { images: 10, ..measure.clone() },
+            Measure { terms: 1000, ..measure.clone() },
+            Measure { samples: None, ..measure.clone() },
+            Measure {
+                samples: Some(SampleMeasure { reference_images: 59, ..samples.clone() }),
+                ..measure.clone()
+            },
+            Measure {
+                samples: Some(SampleMeasure { inception_sha256: "9876543210".into(), ..samples }),
+                ..measure.clone()
+            },
+        ] {
+            assert!(!result.is_by(&other), "{other:?}");
+        }
+        // As earlier versions wrote it.
+        result.measure = None;
+        let text = serde_json::to_string(&result).unwrap();
+        assert!(!text.contains("measure"), "{text}");
+        let mut earlier: VariantResult = serde_json::from_str(&text).unwrap();
+        assert!(!earlier.is_by(&measure));
+        earlier.outcome = Outcome::Unstable { step: 12, reason: "the loss is inf".into() };
+        assert!(earlier.is_by(&measure));
     }
 }

@@ -10,7 +10,7 @@ use crate::model_facts::ModelFacts;
 use crate::whole_file::write_whole;
 use data::ImageSource;
 use diffusion::{Denoiser, DiffusionConfig, DiffusionError, GaussianDiffusion, NormalCdf};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
@@ -111,7 +111,33 @@ impl LikelihoodError {
     }
 }
 
+/// Where the terms of `set` are in the folder `out`.
+fn terms_path(out: &Path, set: &ImageGroup) -> PathBuf {
+    out.join(format!("{}.terms", set.name))
+}
+
 impl LikelihoodJob {
+    /// Whether [`Self::run`] would go on in the folder `out` or begin there, rather than refuse it for
+    /// holding the terms of something else.
+    ///
+    /// # Errors
+    /// [`LikelihoodError`] of the process, the terms or the files that are there.
+    pub fn can_use(
+        &self,
+        denoiser: &dyn Denoiser,
+        sets: &[ImageGroup],
+        out: &Path,
+    ) -> Result<bool, LikelihoodError> {
+        let process = GaussianDiffusion::new(&self.diffusion)?;
+        let strata = Strata::new(&process, self.terms.unwrap_or(process.timesteps()))?;
+        for set in sets {
+            if !TermFile::is_of(&terms_path(out, set), &self.identity(set, &strata, denoiser))? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
     /// Measures `sets` (train before test) into the folder `out`, going on with what is there, and writes the report.
     /// `None` if `stop` was set: what is measured is kept.
     ///
@@ -139,10 +165,7 @@ impl LikelihoodJob {
             .map_err(|source| ReportError::from(checkpoint::Error::Write { path: out.to_owned(), source }))?;
         let mut opened = Vec::new();
         for (set, measurement) in prepared {
-            let file = TermFile::open(
-                &out.join(format!("{}.terms", set.name)),
-                &self.identity(set, &strata, denoiser),
-            )?;
+            let file = TermFile::open(&terms_path(out, set), &self.identity(set, &strata, denoiser))?;
             opened.push((set, measurement, file));
         }
         let mut reports = Vec::new();

@@ -117,6 +117,26 @@ pub struct TermFile {
 }
 
 impl TermFile {
+    /// Whether [`Self::open`] would go on with the file at `path` or begin it, rather than refuse it for
+    /// being another `identity`'s.
+    ///
+    /// # Errors
+    /// If the file is damaged, or cannot be read.
+    pub fn is_of(path: &Path, identity: &Identity) -> Result<bool, TermFileError> {
+        let io = |source| TermFileError::Io { path: path.to_owned(), action: "cannot be opened", source };
+        let file = match File::open(path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(true),
+            Err(error) => return Err(io(error)),
+        };
+        let wanted = serde_json::to_value(identity).map_err(|error| io(error.into()))?;
+        match check_header(path, &file, &wanted) {
+            Ok(_) => Ok(true),
+            Err(TermFileError::Changed { .. }) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Opens the file to go on with it, or begins it.
     ///
     /// # Errors
@@ -402,7 +422,9 @@ mod tests {
     fn terms_of_something_else_are_not_mixed_in() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("terms");
+        assert!(TermFile::is_of(&path, &identity()).unwrap(), "what is not there can be anybody's");
         drop(TermFile::open(&path, &identity()).unwrap());
+        assert!(TermFile::is_of(&path, &identity()).unwrap());
         let mut other = identity();
         other.diffusion.timesteps = 500;
         let error = TermFile::open(&path, &other).unwrap_err().to_string();
@@ -417,6 +439,7 @@ mod tests {
             let mut other = identity();
             change(&mut other);
             assert!(matches!(TermFile::open(&path, &other), Err(TermFileError::Changed { .. })));
+            assert!(!TermFile::is_of(&path, &other).unwrap());
         }
     }
 
