@@ -22,7 +22,7 @@ use crate::schedule::Schedule;
 /// No network is asked before the file has been checked.
 pub fn decode(model: &mut Model, bytes: &[u8], watch: Watch, take: Take<u8>) -> Result<usize, CodecError> {
     let mut cursor = Cursor { bytes, position: 0 };
-    let header = Header::expect(&mut cursor, Kind::Lossless, model.identity)?;
+    let header = Header::expect(&mut cursor, Kind::Lossless, model)?;
     if !header::is_intact(bytes) {
         return Err(CodecError::Checksum);
     }

@@ -113,7 +113,7 @@ struct Contents {
 impl Contents {
     fn read(model: &Model, bytes: &[u8], extent: Extent) -> Result<Self, CodecError> {
         let mut cursor = Cursor { bytes, position: 0 };
-        let header = Header::expect(&mut cursor, Kind::Progressive, model.identity)?;
+        let header = Header::expect(&mut cursor, Kind::Progressive, model)?;
         let curve = cursor.curve()?;
         let all_steps = cursor.varint()?;
         let mut schedule = Schedule::new(model.process, &curve, model.image_len());

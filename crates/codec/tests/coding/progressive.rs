@@ -194,6 +194,31 @@ fn damage_is_refused_with_its_reason() {
     });
 }
 
+#[test]
+fn a_file_of_a_model_computed_another_way_is_refused() {
+    let image = ImageShape::new(2, 2, 1);
+    let x_start = coins::images(1, image.len());
+    let pixels = diffusion::pixels::to_bytes(&x_start);
+    let watch = || |_: u64, _: u64| ControlFlow::Continue(());
+    let process = coins::process();
+    let mut denoiser = coins::Coins::new(&process, image);
+    let mut model = Model::new(&process, &mut denoiser, "coins", 5).unwrap();
+    let file = encoded(&mut model, &x_start, Limit::None).bytes;
+    let lossless = codec::lossless::encode(&mut model, &pixels, 0, &mut watch()).unwrap().bytes;
+    decoded(&mut model, &file, Extent::Whole).unwrap();
+    coins::with_model(image, |other| {
+        let refused = |error: CodecError| {
+            let expected = matches!(error, CodecError::OtherVariant { in_file: 5, given: 0 });
+            assert!(expected && error.is_input(), "{error:?}");
+        };
+        for extent in [Extent::Whole, Extent::Prefix] {
+            refused(decoded(other, &file, extent).unwrap_err());
+        }
+        let take = &mut |_: usize, _: &[u8]| Ok(());
+        refused(codec::lossless::decode(other, &lossless, &mut watch(), take).unwrap_err());
+    });
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
 
