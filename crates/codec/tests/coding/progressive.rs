@@ -3,6 +3,7 @@
 use crate::coins;
 use codec::progressive::{Encoded, Extent, Limit, Reconstruction, decode, encode};
 use codec::{CodecError, Model};
+use diffusion::Prediction;
 use engine::ImageShape;
 use proptest::prelude::*;
 use std::ops::ControlFlow;
@@ -99,6 +100,18 @@ fn the_bitstream_is_what_it_was() {
         let hex: String = file.bytes.iter().map(|byte| format!("{byte:02x}")).collect();
         assert_eq!(hex, GOLDEN);
     });
+}
+
+/// The identity is in every file: another one, and no file that exists would be read.
+#[test]
+fn identities_are_what_they_were() {
+    let identity = |prediction| {
+        let process = coins::process_of(prediction);
+        let mut denoiser = coins::Coins::new(&process, IMAGE);
+        Model::new(&process, &mut denoiser, "coins", 0).unwrap().identity()
+    };
+    assert_eq!(format!("{:08x}", identity(Prediction::Eps)), "06783238");
+    assert_eq!(format!("{:08x}", identity(Prediction::Xstart)), "979279fe");
 }
 
 #[test]
