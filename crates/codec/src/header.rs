@@ -39,7 +39,7 @@ pub struct Header {
     pub images: usize,
 }
 
-/// A header's bytes, and where the checksum goes in them.
+/// The bytes of a whole file: this header, what `more` its kind has there, and the `body`; with the checksum of all that.
 pub(crate) fn write(header: &Header, more: &[u8], body: &[u8]) -> Vec<u8> {
     let lossless = u8::from(header.kind == Kind::Lossless);
     let seeded = u8::from(header.seed != 0);
