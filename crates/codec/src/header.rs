@@ -39,7 +39,8 @@ pub struct Header {
     pub images: usize,
 }
 
-/// The bytes of a whole file: this header, what `more` its kind has there, and the `body`; with the checksum of all that.
+/// The bytes of a whole file: this header, what `more` its kind has there, and the `body`; with the checksum
+/// of all that.
 pub(crate) fn write(header: &Header, more: &[u8], body: &[u8]) -> Vec<u8> {
     let lossless = u8::from(header.kind == Kind::Lossless);
     let seeded = u8::from(header.seed != 0);
@@ -79,10 +80,12 @@ impl Header {
         Self::parse(&mut Cursor { bytes, position: 0 })
     }
 
-    /// Reads the fixed part of the header of a file of this kind, made with this model, computed the same way.
+    /// Reads the fixed part of the header of a file of this kind, made with this model, computed the same
+    /// way.
     ///
     /// # Errors
-    /// As [`Self::read`]; [`CodecError::OtherKind`], [`CodecError::WrongModel`], [`CodecError::OtherVariant`].
+    /// As [`Self::read`]; [`CodecError::OtherKind`], [`CodecError::WrongModel`],
+    /// [`CodecError::OtherVariant`].
     pub(crate) fn expect(cursor: &mut Cursor, kind: Kind, model: &Model) -> Result<Self, CodecError> {
         let header = Self::parse(cursor)?;
         if header.kind != kind {

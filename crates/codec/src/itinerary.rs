@@ -118,8 +118,8 @@ impl Event {
         }
     }
 
-    /// Reads the next event of an image at `place`, which goes to its end; none if the bits end before. Not for an image
-    /// at t = 0.
+    /// Reads the next event of an image at `place`, which goes to its end; none if the bits end before. Not
+    /// for an image at t = 0.
     pub fn read(reader: &mut BitReader, place: &mut Place, schedule: &mut Schedule) -> Option<Self> {
         let change = match place.gear_is_due() {
             true => Some(read_change(reader)?),
@@ -134,7 +134,8 @@ impl Event {
     }
 }
 
-/// The events of one image, as bits: a file's worth of them takes the memory of the file, however short their steps are.
+/// The events of one image, as bits: a file's worth of them takes the memory of the file, however short their
+/// steps are.
 #[derive(Clone, Default, Debug)]
 pub(crate) struct ImageEvents {
     bits: BitWriter,
@@ -187,8 +188,8 @@ pub(crate) struct Found {
     pub arrived: usize,
 }
 
-/// Reads at most so many events, and shows each to `visit` with the number of its image; fewer if the bits end or all images
-/// are at t = 0.
+/// Reads at most so many events, and shows each to `visit` with the number of its image; fewer if the bits
+/// end or all images are at t = 0.
 pub(crate) fn read_events(
     reader: &mut BitReader,
     schedule: &mut Schedule,

@@ -100,8 +100,8 @@ impl<'a> Model<'a> {
     }
 }
 
-/// What the identity has of a prediction. Part of the format: files that exist have these names in theirs, whatever the
-/// program calls the predictions.
+/// What the identity has of a prediction. Part of the format: files that exist have these names in theirs,
+/// whatever the program calls the predictions.
 fn name_in_identity(prediction: Prediction) -> &'static str {
     match prediction {
         Prediction::Eps => "Eps",

@@ -1,10 +1,11 @@
 //! Features on disk: appended as they are computed, so that a long run that was stopped goes on where it was, and kept under
 //! a key of everything they depend on, so that they are computed once.
 //!
-//! A file is a header (`ddpm features 2`, the dimensions, the key) and records: first image, images, rows, checksum, then the
-//! rows as little-endian `f32`. The checksum is of the numbers before it and of the rows. A record that a killed process left
-//! half-written is cut off, and so is what follows a damaged one. In files of version 1 the checksum said nothing of the
-//! numbers: they begin anew, so that their features are computed once more.
+//! A file is a header (`ddpm features 2`, the dimensions, the key) and records: first image, images, rows,
+//! checksum, then the rows as little-endian `f32`. The checksum is of the numbers before it and of the rows.
+//! A record that a killed process left half-written is cut off, and so is what follows a damaged one. In
+//! files of version 1 the checksum said nothing of the numbers: they begin anew, so that their features are
+//! computed once more.
 
 use crate::moments::FeatureMoments;
 use crate::{MeasureError, ResizeMode, Statistics};
@@ -206,8 +207,8 @@ impl FeatureStore {
     /// Calls `visit` with the rows of the first `images` images, in order, some at a time.
     ///
     /// # Errors
-    /// If the file cannot be read; [`MeasureError::Features`] if the last of the images lies amid some that were appended
-    /// together and not all of which could be read: which rows are whose is then not known.
+    /// If the file cannot be read; [`MeasureError::Features`] if the last of the images lies amid some that
+    /// were appended together and not all of which could be read: which rows are whose is then not known.
     ///
     /// # Panics
     /// If there are not as many images.

@@ -84,8 +84,8 @@ fn sample_quality(report: &RunReport, scores: Option<&str>) -> String {
     html
 }
 
-/// The first line of those with the least deciding number, as `train::evaluation::best` says it of the weights in `best/`:
-/// NaN is never the best.
+/// The first line of those with the least deciding number, as `train::evaluation::best` says it of the
+/// weights in `best/`: NaN is never the best.
 fn best(lines: &[ScoreLine]) -> Option<&ScoreLine> {
     let deciding = |line: &ScoreLine| line.scores.first().map_or(f64::INFINITY, |(_, value)| *value);
     let numbers = lines.iter().filter(|line| !deciding(line).is_nan());
