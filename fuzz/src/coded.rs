@@ -50,14 +50,14 @@ pub fn patience() -> impl FnMut(u64, u64) -> ControlFlow<()> {
     }
 }
 
-/// The file with the format's two bytes, version, kind, model and checksum put right.
+/// The file with the format's two bytes, version, variant, kind, model and checksum put right.
 pub fn repair(bytes: &[u8], identity: u32, lossless: bool) -> Vec<u8> {
     let mut bytes = bytes.to_vec();
     if bytes.len() < 11 {
         return bytes;
     }
     bytes[..2].copy_from_slice(&[0xdd, b'p']);
-    bytes[2] = 1 << 5 | bytes[2] & 0b0001_1110 | u8::from(lossless);
+    bytes[2] = 1 << 5 | bytes[2] & 0b0000_0010 | u8::from(lossless);
     bytes[7..11].copy_from_slice(&identity.to_le_bytes());
     let mut checksum = crc32fast::Hasher::new();
     checksum.update(&bytes[..3]);

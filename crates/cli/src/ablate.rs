@@ -2,6 +2,7 @@
 
 use crate::Global;
 use crate::failure::Failure;
+use crate::image_count;
 use crate::image_files::write_whole;
 use crate::likelihood::{self, Measured, measure};
 use crate::measured;
@@ -190,10 +191,7 @@ impl Args {
             None => base.data.source.parse::<SourceSpec>().map_err(Failure::input)?.with_split(Split::Test),
         };
         let source = base.data.open(&spec).map_err(Failure::input)?;
-        let (images, all) = (self.n.get(), source.len());
-        if images > all && !source.is_endless() {
-            return Err(Failure::input(format!("--n {images}: {spec} has only {all} images")));
-        }
+        let images = image_count::at_most("--n", self.n.get(), &spec, &*source)?;
         Ok(ImageGroup { name: spec.split_name().unwrap_or("data").into(), source, images })
     }
 

@@ -3,6 +3,7 @@
 use crate::Global;
 use crate::coding;
 use crate::failure::Failure;
+use crate::image_count;
 use crate::image_files::{check_file_place, write_whole};
 use crate::measured;
 use crate::model::{self, ModelArgs};
@@ -231,16 +232,7 @@ impl Args {
         for name in &self.images {
             let spec = spec(name)?;
             let source = data::open(&spec, options).map_err(Failure::input)?;
-            let all = if source.is_endless() { u64::MAX } else { source.len() };
-            let count = match self.n.map(NonZeroU64::get) {
-                Some(n) if n > all => {
-                    return Err(Failure::input(format!("--n {n}: {name} has only {all} images")));
-                }
-                None if source.is_endless() => {
-                    return Err(Failure::input(format!("{name} has no end: say how many images by --n")));
-                }
-                n => n.unwrap_or(all),
-            };
+            let count = image_count::or_all("--n", self.n.map(NonZeroU64::get), name, &*source)?;
             let begin = pixels.len();
             let so_far = (begin / image.len()) as u64;
             if so_far.saturating_add(count) > codec::header::MAX_IMAGES as u64 {

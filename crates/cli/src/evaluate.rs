@@ -3,6 +3,7 @@
 use crate::Global;
 use crate::failure::Failure;
 use crate::feature_args::{FeatureArgs, SamplingArgs, SetArgs};
+use crate::image_count;
 use crate::likelihood::{Measured, measure};
 use crate::measured::{self, Measuring};
 use crate::model;
@@ -143,12 +144,9 @@ pub fn run(args: &Args, global: &Global) -> Result<Report, Failure> {
     let options = model.image_options()?;
     for spec in &specs {
         let source = data::open(spec, &options).map_err(Failure::input)?;
-        let all = (!source.is_endless()).then(|| source.len());
+        let all = image_count::available(&*source);
         let images = args.likelihood_n.map_or_else(|| args.protocol.likelihood_images(all), NonZeroU64::get);
-        if all.is_some_and(|all| images > all) {
-            let problem = format!("--likelihood-n {images}: {spec} has only {} images", source.len());
-            return Err(Failure::input(problem));
-        }
+        let images = image_count::at_most("--likelihood-n", images, spec, &*source)?;
         sets.push(ImageGroup { name: spec.split_name().unwrap_or("data").into(), source, images });
     }
 

@@ -1,6 +1,7 @@
 //! Pairs of images named on the command line: two files, or members of a data source.
 
 use crate::failure::Failure;
+use crate::image_count;
 use crate::image_files::read_image;
 use data::{ImageOptions, SourceSpec};
 use engine::ImageShape;
@@ -103,9 +104,8 @@ impl PairArgs {
         }
         let source = data::open(spec, options).map_err(Failure::input)?;
         let read = |number: u64| {
-            if number >= source.len() && !source.is_endless() {
-                let problem =
-                    format!("{spec} has no image {number}: its {} are counted from 0", source.len());
+            if let Some(all) = image_count::available(&*source).filter(|&all| number >= all) {
+                let problem = format!("{spec} has no image {number}: its {all} are counted from 0");
                 return Err(Failure::input(problem));
             }
             let mut pixels = vec![0; source.shape().len()];

@@ -2,6 +2,7 @@
 
 use crate::Global;
 use crate::failure::Failure;
+use crate::image_count;
 use crate::model::{self, Model, ModelArgs};
 use crate::progress::Progress;
 use crate::report::Report;
@@ -201,17 +202,7 @@ impl Args {
     fn set(&self, name: &str, spec: &SourceSpec, model: &Model) -> Result<ImageGroup, Failure> {
         let options = model.image_options()?;
         let source = data::open(spec, &options).map_err(Failure::input)?;
-        let images = match (self.n.map(NonZeroU64::get), source.is_endless()) {
-            (Some(n), false) if n > source.len() => {
-                let problem = format!("--n {n}: {spec} has only {} images", source.len());
-                return Err(Failure::input(problem));
-            }
-            (Some(n), _) => n,
-            (None, false) => source.len(),
-            (None, true) => {
-                return Err(Failure::input(format!("{spec} has no end: say how many images by --n")));
-            }
-        };
+        let images = image_count::or_all("--n", self.n.map(NonZeroU64::get), spec, &*source)?;
         Ok(ImageGroup { name: name.into(), source, images })
     }
 

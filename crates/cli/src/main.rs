@@ -15,6 +15,7 @@ mod export;
 mod failure;
 mod feature_args;
 mod fid;
+mod image_count;
 mod image_files;
 mod image_pairs;
 mod import;

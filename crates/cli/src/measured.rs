@@ -283,6 +283,9 @@ impl<'a> Measuring<'a> {
             }
             _ => FeatureStore::temporary(dims).map_err(failure)?,
         };
+        if store.replaces_earlier() && !self.global.quiet {
+            progress::say("features that an earlier version kept are computed again");
+        }
         let first = store.images();
         let start = Instant::now();
         let mut shown = Progress::new("features", first.min(total), total, self.global.quiet);
@@ -295,6 +298,8 @@ impl<'a> Measuring<'a> {
         });
         shown.finish();
         filled.map_err(|error| self.failure(error))?;
+        // Another set may be the same images.
+        store.release().map_err(failure)?;
         if let Some(profile) = self.extractor.profile() {
             progress::say(&profile.table(start.elapsed()));
         }

@@ -3,7 +3,7 @@
 use crate::failure::Failure;
 use crate::model::Model;
 use diffusion::pixels::to_bytes;
-use diffusion::{Denoiser, GaussianDiffusion, SamplerKind, Sampling};
+use diffusion::{Denoiser, GaussianDiffusion, Sampling};
 use engine::ImageShape;
 use eval::MeasureError;
 use eval::image_set::{ImageBatch, ImageSet};
@@ -45,11 +45,8 @@ impl<'a> ModelSamples<'a> {
             model: self.model.facts(),
             sampler: self.sampling.kind.name().to_owned(),
             steps: self.sampling.steps(&self.process),
-            spacing: format!("{:?}", self.sampling.spacing()).to_lowercase(),
-            eta: match self.sampling.kind {
-                SamplerKind::Ddim { eta } => Some(eta),
-                SamplerKind::Ancestral | SamplerKind::DpmSolver => None,
-            },
+            spacing: self.sampling.spacing().name().to_owned(),
+            eta: self.sampling.kind.eta(),
             seed: self.seed,
         }
     }
@@ -85,10 +82,7 @@ impl ImageSet for ModelSamples<'_> {
         let facts = self.facts();
         let process = serde_json::to_string(&self.model.stored.diffusion)
             .map_err(|error| MeasureError::Sampling { reason: error.to_string() })?;
-        Ok(format!(
-            "samples {} {process} {} {} {} {:?} {}",
-            facts.model.fingerprint, facts.sampler, facts.steps, facts.spacing, facts.eta, facts.seed
-        ))
+        Ok(samples_key(&facts, &process))
     }
 
     fn read(&mut self, first: u64, count: usize) -> Result<ImageBatch, MeasureError> {
@@ -96,6 +90,15 @@ impl ImageSet for ModelSamples<'_> {
         let (denoiser, sampling) = (&mut model.denoiser, *sampling);
         NetworkSamples { denoiser, process, sampling, seed: *seed, count: *total, stop }.read(first, count)
     }
+}
+
+/// What features of such samples are kept under. Other words, and all would be computed again.
+fn samples_key(facts: &Samples, process: &str) -> String {
+    let eta = facts.eta.map_or_else(|| "None".to_owned(), |eta| format!("Some({eta:?})"));
+    format!(
+        "samples {} {process} {} {} {} {eta} {}",
+        facts.model.fingerprint, facts.sampler, facts.steps, facts.spacing, facts.seed
+    )
 }
 
 /// Samples number 0, 1, … of a seed and a network in memory.
@@ -152,5 +155,29 @@ impl ImageSet for NetworkSamples<'_> {
             }
         }
         Ok(ImageBatch { pixels: to_bytes(sampler.chain().x_t()), unreadable: Vec::new() })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use diffusion::Spacing;
+    use eval::ModelFacts;
+
+    #[test]
+    fn keys_are_what_they_were() {
+        let model = ModelFacts { path: "m".into(), weights: None, step: None, fingerprint: "f".into() };
+        let mut facts = Samples {
+            model,
+            sampler: "ddim".into(),
+            steps: 20,
+            spacing: Spacing::Leading.name().to_owned(),
+            eta: Some(0.0),
+            seed: 3,
+        };
+        assert_eq!(samples_key(&facts, "{}"), "samples f {} ddim 20 leading Some(0.0) 3");
+        facts.eta = None;
+        facts.spacing = Spacing::Linspace.name().to_owned();
+        assert_eq!(samples_key(&facts, "{}"), "samples f {} ddim 20 linspace None 3");
     }
 }

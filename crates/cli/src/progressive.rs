@@ -4,6 +4,7 @@ use crate::Global;
 use crate::animation::animated_png;
 use crate::failure::Failure;
 use crate::feature_args::{FeatureArgs, SamplingArgs, SetArgs};
+use crate::image_count;
 use crate::image_files::{ImageFolder, write_whole};
 use crate::measured::{self, Measuring};
 use crate::model::{self, Model};
@@ -300,12 +301,9 @@ impl<'a> Work<'a> {
 
     fn open_source(&self, spec: &SourceSpec, model: &Model) -> Result<Arc<dyn ImageSource>, Failure> {
         let source = data::open(spec, &model.image_options()?).map_err(Failure::input)?;
-        if !source.is_endless() && source.len() < self.args.n.get() as u64 {
-            let problem = format!("{spec} has only {} images: give fewer by --n", source.len());
-            return Err(Failure::input(problem));
-        }
-        if source.is_endless() && self.args.fid && self.args.reference_n.is_none() {
-            return Err(Failure::input(format!("{spec} has no end: say how many images by --reference-n")));
+        image_count::at_most("--n", self.args.n.get() as u64, spec, &*source)?;
+        if self.args.fid && self.args.reference_n.is_none() {
+            image_count::or_all("--reference-n", None, spec, &*source)?;
         }
         Ok(source)
     }

@@ -2,6 +2,7 @@
 
 use crate::Global;
 use crate::failure::Failure;
+use crate::image_count;
 use crate::model_samples::NetworkSamples;
 use crate::progress::Progress;
 use crate::sample_quality::{Features, QualityProbe};
@@ -81,10 +82,7 @@ impl TrainingEvaluation {
             images => {
                 let spec = spec.with_split(Split::Test);
                 let source = config.data.open(&spec).map_err(Failure::input)?;
-                if images > source.len() && !source.is_endless() {
-                    let problem = format!("log.evaluate_images = {images}: {spec} has only {}", source.len());
-                    return Err(Failure::input(problem));
-                }
+                let images = image_count::at_most("log.evaluate_images =", images, &spec, &*source)?;
                 Some(ImageGroup { name: spec.split_name().unwrap_or("data").into(), source, images })
             }
         };

@@ -21,6 +21,11 @@ impl BitWriter {
         }
     }
 
+    /// The bytes so far.
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
     /// The bytes.
     pub fn into_bytes(self) -> Vec<u8> {
         self.bytes

@@ -65,6 +65,17 @@ pub enum CodecError {
         /// That of the model at hand.
         given: u32,
     },
+    /// The file was made with this model, computed another way, whose last bits differ.
+    #[error(
+        "the file was made with the model computed in way {in_file}, here it is in way {given}: no image could be decoded; \
+         make the model in the way that `Header::read` finds in the file"
+    )]
+    OtherVariant {
+        /// [`Header::variant`](crate::Header::variant) in the file.
+        in_file: u8,
+        /// That of the model at hand.
+        given: u8,
+    },
     /// The model cannot be used for coding.
     #[error("{0}")]
     Model(String),

@@ -2,6 +2,7 @@
 
 use crate::error::CodecError;
 use crate::error_curve::ErrorCurve;
+use crate::model::Model;
 
 /// The first two bytes of every file.
 const MAGIC: [u8; 2] = [0xDD, b'p'];
@@ -38,7 +39,8 @@ pub struct Header {
     pub images: usize,
 }
 
-/// A header's bytes, and where the checksum goes in them.
+/// The bytes of a whole file: this header, what `more` its kind has there, and the `body`; with the checksum
+/// of all that.
 pub(crate) fn write(header: &Header, more: &[u8], body: &[u8]) -> Vec<u8> {
     let lossless = u8::from(header.kind == Kind::Lossless);
     let seeded = u8::from(header.seed != 0);
@@ -78,17 +80,22 @@ impl Header {
         Self::parse(&mut Cursor { bytes, position: 0 })
     }
 
-    /// Reads the fixed part of the header of a file of this kind, made with the model of this identity.
+    /// Reads the fixed part of the header of a file of this kind, made with this model, computed the same
+    /// way.
     ///
     /// # Errors
-    /// As [`Self::read`]; [`CodecError::OtherKind`], [`CodecError::WrongModel`].
-    pub(crate) fn expect(cursor: &mut Cursor, kind: Kind, model: u32) -> Result<Self, CodecError> {
+    /// As [`Self::read`]; [`CodecError::OtherKind`], [`CodecError::WrongModel`],
+    /// [`CodecError::OtherVariant`].
+    pub(crate) fn expect(cursor: &mut Cursor, kind: Kind, model: &Model) -> Result<Self, CodecError> {
         let header = Self::parse(cursor)?;
         if header.kind != kind {
             return Err(CodecError::OtherKind);
         }
-        if header.model != model {
-            return Err(CodecError::WrongModel { in_file: header.model, given: model });
+        if header.model != model.identity {
+            return Err(CodecError::WrongModel { in_file: header.model, given: model.identity });
+        }
+        if header.variant != model.variant {
+            return Err(CodecError::OtherVariant { in_file: header.variant, given: model.variant });
         }
         Ok(header)
     }

@@ -118,7 +118,8 @@ impl Event {
         }
     }
 
-    /// Reads the next event of an image at `place`, which goes to its end; none if the bits end before.
+    /// Reads the next event of an image at `place`, which goes to its end; none if the bits end before. Not
+    /// for an image at t = 0.
     pub fn read(reader: &mut BitReader, place: &mut Place, schedule: &mut Schedule) -> Option<Self> {
         let change = match place.gear_is_due() {
             true => Some(read_change(reader)?),
@@ -131,6 +132,84 @@ impl Event {
         let indices = (0..coded.chunks).map(|_| reader.next(coded.bits)).collect::<Option<_>>()?;
         Some(Self { change, indices, coded })
     }
+}
+
+/// The events of one image, as bits: a file's worth of them takes the memory of the file, however short their
+/// steps are.
+#[derive(Clone, Default, Debug)]
+pub(crate) struct ImageEvents {
+    bits: BitWriter,
+    count: usize,
+}
+
+impl ImageEvents {
+    /// Adds the image's next event.
+    pub fn push(&mut self, event: &Event) {
+        event.write(&mut self.bits);
+        self.count += 1;
+    }
+
+    /// The events, each with its coded step planned anew, from the first.
+    pub fn walk(&self, schedule: &Schedule) -> EventReader<'_> {
+        EventReader {
+            reader: BitReader::new(self.bits.bytes()),
+            place: Place::new(schedule),
+            left: self.count,
+        }
+    }
+}
+
+/// Where somebody is in an image's events.
+pub(crate) struct EventReader<'a> {
+    reader: BitReader<'a>,
+    place: Place,
+    left: usize,
+}
+
+impl EventReader<'_> {
+    /// Whether an event follows.
+    pub fn has_next(&self) -> bool {
+        self.left > 0
+    }
+
+    /// The next event, if one follows.
+    pub fn next(&mut self, schedule: &mut Schedule) -> Option<Event> {
+        self.left = self.left.checked_sub(1)?;
+        Event::read(&mut self.reader, &mut self.place, schedule)
+    }
+}
+
+/// What [`read_events`] found.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Found {
+    /// Events.
+    pub events: usize,
+    /// Images that came to t = 0.
+    pub arrived: usize,
+}
+
+/// Reads at most so many events, and shows each to `visit` with the number of its image; fewer if the bits
+/// end or all images are at t = 0.
+pub(crate) fn read_events(
+    reader: &mut BitReader,
+    schedule: &mut Schedule,
+    images: usize,
+    most: usize,
+    mut visit: impl FnMut(usize, &Event),
+) -> Found {
+    let mut order = Order::new(images, schedule.first_t());
+    let mut places = vec![Place::new(schedule); images];
+    let mut found = Found { events: 0, arrived: 0 };
+    while found.events < most
+        && let Some(image) = order.next()
+        && let Some(event) = Event::read(reader, &mut places[image], schedule)
+    {
+        order.moved(image, event.coded.to);
+        visit(image, &event);
+        found.events += 1;
+        found.arrived += usize::from(event.coded.to == 0);
+    }
+    found
 }
 
 fn change_bits(change: i32) -> usize {

@@ -9,7 +9,7 @@
 #![forbid(unsafe_code)]
 
 mod bits;
-pub mod candidates;
+mod candidates;
 mod chain;
 pub mod error;
 mod error_curve;

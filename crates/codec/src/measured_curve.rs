@@ -6,6 +6,9 @@ use crate::jump::snr;
 use crate::model::Model;
 use diffusion::{GaussianDiffusion, noise};
 
+/// Images whose errors a file's steps are planned from, at most.
+pub(crate) const MEASURED_IMAGES: usize = 32;
+
 /// The curve of images `x_start`, as the network sees them when they are noised afresh.
 pub(crate) fn measure(
     model: &mut Model,

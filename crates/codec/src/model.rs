@@ -45,7 +45,7 @@ impl<'a> Model<'a> {
         }
         let mut digest = crate::header::CRC.digest();
         digest.update(fingerprint.as_bytes());
-        digest.update(format!("{:?}", process.prediction()).as_bytes());
+        digest.update(name_in_identity(process.prediction()).as_bytes());
         for alpha in &process.tables().alphas_cumprod {
             digest.update(&alpha.to_le_bytes());
         }
@@ -97,6 +97,16 @@ impl<'a> Model<'a> {
         let eps = self.process.predict_eps(&output.prediction, &x_start, x_t, t);
         x_start.iter_mut().for_each(|x| *x = x.clamp(-1.0, 1.0));
         Ok(Predicted { x_start, eps })
+    }
+}
+
+/// What the identity has of a prediction. Part of the format: files that exist have these names in theirs,
+/// whatever the program calls the predictions.
+fn name_in_identity(prediction: Prediction) -> &'static str {
+    match prediction {
+        Prediction::Eps => "Eps",
+        Prediction::Xstart => "Xstart",
+        Prediction::Xprev => "Xprev",
     }
 }
 

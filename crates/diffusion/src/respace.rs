@@ -26,6 +26,15 @@ pub enum Spacing {
 }
 
 impl Spacing {
+    /// Its name in files and keys of caches, the one that serde gives it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Leading => "leading",
+            Self::Trailing => "trailing",
+            Self::Linspace => "linspace",
+        }
+    }
+
     /// The kept steps of 0, …, `timesteps`-1, ascending and all different.
     ///
     /// # Errors
@@ -146,6 +155,13 @@ impl GaussianDiffusion {
 mod tests {
     use super::*;
     use crate::config::DiffusionConfig;
+
+    #[test]
+    fn names_are_those_in_files() {
+        for spacing in [Spacing::Leading, Spacing::Trailing, Spacing::Linspace] {
+            assert_eq!(serde_json::to_value(spacing).unwrap(), spacing.name());
+        }
+    }
 
     #[test]
     fn spacings_are_those_of_diffusers() {

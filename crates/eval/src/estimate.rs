@@ -35,6 +35,14 @@ impl Estimate {
         Some((self.high? - self.low?) / 2.0)
     }
 
+    /// The mean and, where it is known, half the width of the interval, with so many digits: `3.75 ± 0.02`.
+    pub fn with_interval(&self, digits: usize) -> String {
+        match self.half_width() {
+            Some(half) => format!("{:.digits$} ± {half:.digits$}", self.mean),
+            None => format!("{:.digits$}", self.mean),
+        }
+    }
+
     /// This estimate less an independent other one (Welch's interval).
     pub fn minus(&self, other: &Self) -> Self {
         let mean = self.mean - other.mean;
@@ -142,6 +150,14 @@ fn t_quantile(degrees: f64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn words_have_the_interval_where_it_is_known() {
+        let known =
+            Estimate { mean: 2.0, standard_error: Some(0.5), low: Some(1.0), high: Some(3.0), count: 4 };
+        assert_eq!(known.with_interval(2), "2.00 ± 1.00");
+        assert_eq!(Estimate { low: None, high: None, ..known }.with_interval(1), "2.0");
+    }
 
     fn running_mean(values: &[f64]) -> RunningMean {
         let mut sums = RunningMean::default();

@@ -1,17 +1,21 @@
 //! Features on disk: appended as they are computed, so that a long run that was stopped goes on where it was, and kept under
 //! a key of everything they depend on, so that they are computed once.
 //!
-//! A file is a header (`ddpm features 1`, the dimensions, the key) and records: first image, images, rows, checksum, then the
-//! rows as little-endian `f32`. A record that a killed process left half-written is cut off.
+//! A file is a header (`ddpm features 2`, the dimensions, the key) and records: first image, images, rows,
+//! checksum, then the rows as little-endian `f32`. The checksum is of the numbers before it and of the rows.
+//! A record that a killed process left half-written is cut off, and so is what follows a damaged one. In
+//! files of version 1 the checksum said nothing of the numbers: they begin anew, so that their features are
+//! computed once more.
 
 use crate::moments::FeatureMoments;
 use crate::{MeasureError, ResizeMode, Statistics};
 use std::fs::{self, File, TryLockError};
 use std::io::{BufReader, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
-use xxhash_rust::xxh3::{xxh3_64, xxh3_128};
+use xxhash_rust::xxh3::{Xxh3, xxh3_128};
 
-const MAGIC: &[u8; 16] = b"ddpm features 1\n";
+const MAGIC: &[u8; 16] = b"ddpm features 2\n";
+const EARLIER_MAGIC: &[u8; 16] = b"ddpm features 1\n";
 const HEADER_BYTES: u64 = 16 + 8 + 16;
 const RECORD_BYTES: usize = 32;
 
@@ -34,6 +38,7 @@ pub struct FeatureStore {
     file: File,
     dims: usize,
     records: Vec<Record>,
+    replaces_earlier: bool,
     /// The file goes when the store does.
     _temporary: Option<tempfile::TempDir>,
 }
@@ -41,11 +46,23 @@ pub struct FeatureStore {
 /// Rows that were appended together.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Record {
+    /// Images of the records before.
+    first: u64,
     images: u64,
     rows: u64,
     checksum: u64,
     /// Where the rows begin.
     start: u64,
+}
+
+/// The checksum of a record's numbers and of its rows' bytes.
+fn checksum(first: u64, images: u64, rows: u64, payload: &[u8]) -> u64 {
+    let mut hash = Xxh3::new();
+    for number in [first, images, rows] {
+        hash.update(&number.to_le_bytes());
+    }
+    hash.update(payload);
+    hash.digest()
 }
 
 impl FeatureStore {
@@ -82,7 +99,8 @@ impl FeatureStore {
             Err(TryLockError::WouldBlock) => return Err(MeasureError::Busy { path }),
             Err(TryLockError::Error(error)) => return Err(MeasureError::io(&path, "written")(error)),
         }
-        let mut store = Self { path, file, dims, records: Vec::new(), _temporary: temporary };
+        let (records, replaces_earlier) = (Vec::new(), false);
+        let mut store = Self { path, file, dims, records, replaces_earlier, _temporary: temporary };
         store.recover(key)?;
         Ok(store)
     }
@@ -92,11 +110,13 @@ impl FeatureStore {
         let mut header = MAGIC.to_vec();
         header.extend((self.dims as u64).to_le_bytes());
         header.extend(xxh3_128(key.as_bytes()).to_le_bytes());
-        let (records, end) = {
+        let found = {
             let read = MeasureError::io(&self.path, "read");
             scan(&self.file, &header, self.dims).map_err(read)?
         };
+        let Scanned { records, end, is_earlier } = found;
         self.records = records;
+        self.replaces_earlier = is_earlier;
         let write = |error| MeasureError::io(&self.path, "written")(error);
         let end = match end {
             0 => {
@@ -122,9 +142,15 @@ impl FeatureStore {
         self.dims
     }
 
+    /// Whether the file was one of an earlier version, whose features are to be computed once more.
+    pub fn replaces_earlier(&self) -> bool {
+        self.replaces_earlier
+    }
+
     /// Images that are done, whether they gave a row or could not be read.
     pub fn images(&self) -> u64 {
-        self.records.iter().map(|record| record.images).sum()
+        // No overflow: neither a file nor `append` adds a record beyond 2^64 images.
+        self.records.last().map_or(0, |record| record.first + record.images)
     }
 
     /// Rows: images that could be read.
@@ -135,7 +161,7 @@ impl FeatureStore {
     /// Mean and covariance of the rows of the first `images` images, in f64, without holding them all; `what` says what they are.
     ///
     /// # Errors
-    /// [`MeasureError::TooFew`] of fewer than two rows; or if the file cannot be read.
+    /// [`MeasureError::TooFew`] of fewer than two rows; and as [`Self::for_each_rows`].
     ///
     /// # Panics
     /// As [`Self::for_each_rows`].
@@ -148,10 +174,10 @@ impl FeatureStore {
         Ok(Statistics { mu, sigma, about: None })
     }
 
-    /// Appends the rows of the next `images` images, at most as many.
+    /// Appends the rows of the next `images` images, at most as many. Not after [`Self::release`].
     ///
     /// # Errors
-    /// If the file cannot be written.
+    /// If the file cannot be written; [`MeasureError::Features`] if there would be 2^64 images or more.
     ///
     /// # Panics
     /// If `rows` is not a whole number of rows, at most `images`.
@@ -159,26 +185,33 @@ impl FeatureStore {
         let count = (rows.len() / self.dims) as u64;
         assert!(rows.len().is_multiple_of(self.dims) && count <= images);
         let payload: Vec<u8> = rows.iter().flat_map(|value| value.to_le_bytes()).collect();
-        let checksum = xxh3_64(&payload);
+        let first = self.images();
+        if first.checked_add(images).is_none() {
+            let problem = format!("{images} images after {first} are more than can be counted");
+            return Err(self.unusable(problem));
+        }
+        let checksum = checksum(first, images, count, &payload);
         let mut bytes = Vec::with_capacity(RECORD_BYTES + payload.len());
-        for number in [self.images(), images, count, checksum] {
+        for number in [first, images, count, checksum] {
             bytes.extend(number.to_le_bytes());
         }
         bytes.extend(payload);
         let write = |error| MeasureError::io(&self.path, "written")(error);
         let start = self.file.stream_position().map_err(write)?;
         self.file.write_all(&bytes).map_err(write)?;
-        self.records.push(Record { images, rows: count, checksum, start: start + RECORD_BYTES as u64 });
+        let start = start + RECORD_BYTES as u64;
+        self.records.push(Record { first, images, rows: count, checksum, start });
         Ok(())
     }
 
     /// Calls `visit` with the rows of the first `images` images, in order, some at a time.
     ///
     /// # Errors
-    /// If the file cannot be read.
+    /// If the file cannot be read; [`MeasureError::Features`] if the last of the images lies amid some that
+    /// were appended together and not all of which could be read: which rows are whose is then not known.
     ///
     /// # Panics
-    /// If there are not as many images, or the last of them lies amid some of which not all could be read.
+    /// If there are not as many images.
     pub fn for_each_rows(&self, images: u64, mut visit: impl FnMut(&[f32])) -> Result<(), MeasureError> {
         assert!(images <= self.images());
         let read = |error| MeasureError::io(&self.path, "read")(error);
@@ -191,14 +224,20 @@ impl FeatureStore {
             file.seek(SeekFrom::Start(record.start)).map_err(read)?;
             let mut bytes = vec![0; record.rows as usize * self.dims * 4];
             file.read_exact(&mut bytes).map_err(read)?;
-            if xxh3_64(&bytes) != record.checksum {
+            if checksum(record.first, record.images, record.rows, &bytes) != record.checksum {
                 let changed = std::io::Error::other("it was changed while it was in use; run again");
                 return Err(MeasureError::io(&self.path, "read")(changed));
             }
             let mut rows: Vec<f32> =
                 bytes.as_chunks().0.iter().map(|&word| f32::from_le_bytes(word)).collect();
             if left < record.images {
-                assert_eq!(record.rows, record.images);
+                if record.rows != record.images {
+                    let (first, last) = (record.first, record.first + record.images - 1);
+                    let problem =
+                        format!("of the first {images} images the last is one of {first} to {last}, ");
+                    let problem = problem + "not all of which could be read, so that its row is not known";
+                    return Err(self.unusable(problem));
+                }
                 rows.truncate(left as usize * self.dims);
             }
             left = left.saturating_sub(record.images);
@@ -207,10 +246,22 @@ impl FeatureStore {
         Ok(())
     }
 
+    /// Lets others fill the store on, this process too: from here on it is only read.
+    ///
+    /// # Errors
+    /// If the file system refuses.
+    pub fn release(&self) -> Result<(), MeasureError> {
+        self.file.unlock().map_err(MeasureError::io(&self.path, "written"))
+    }
+
+    fn unusable(&self, problem: String) -> MeasureError {
+        MeasureError::Features { path: self.path.clone(), problem }
+    }
+
     /// All rows of the first `images` images, `[rows, dims]`. Takes `4 · dims` bytes an image.
     ///
     /// # Errors
-    /// If the file cannot be read.
+    /// As [`Self::for_each_rows`].
     ///
     /// # Panics
     /// As [`Self::for_each_rows`].
@@ -221,20 +272,31 @@ impl FeatureStore {
     }
 }
 
-/// The whole records of a file with this header, and where they end; 0 if the header is another.
-fn scan(file: &File, header: &[u8], dims: usize) -> std::io::Result<(Vec<Record>, u64)> {
+/// What a file holds.
+struct Scanned {
+    /// The whole records from its beginning on.
+    records: Vec<Record>,
+    /// Where they end; 0 if the header is another.
+    end: u64,
+    /// Whether the header is that of an earlier version.
+    is_earlier: bool,
+}
+
+/// Reads a file that should have this header.
+fn scan(file: &File, header: &[u8], dims: usize) -> std::io::Result<Scanned> {
+    let foreign = |is_earlier| Ok(Scanned { records: Vec::new(), end: 0, is_earlier });
     let len = file.metadata()?.len();
     let mut reader = BufReader::with_capacity(1 << 20, file);
     reader.rewind()?;
     let mut start = vec![0; header.len()];
     if len < HEADER_BYTES {
-        return Ok((Vec::new(), 0));
+        return foreign(false);
     }
     reader.read_exact(&mut start)?;
     if start != header {
-        return Ok((Vec::new(), 0));
+        return foreign(start.starts_with(EARLIER_MAGIC));
     }
-    let (mut records, mut at, mut images) = (Vec::new(), HEADER_BYTES, 0);
+    let (mut records, mut at, mut images) = (Vec::new(), HEADER_BYTES, 0u64);
     while len - at >= RECORD_BYTES as u64 {
         let mut numbers = [0; RECORD_BYTES];
         reader.read_exact(&mut numbers)?;
@@ -243,20 +305,25 @@ fn scan(file: &File, header: &[u8], dims: usize) -> std::io::Result<(Vec<Record>
             word.copy_from_slice(&numbers[8 * index..][..8]);
             u64::from_le_bytes(word)
         };
-        let (first, count, rows, checksum) = (number(0), number(1), number(2), number(3));
+        let (first, count, rows, expected) = (number(0), number(1), number(2), number(3));
         let bytes =
             rows.checked_mul(4 * dims as u64).filter(|&bytes| bytes <= len - at - RECORD_BYTES as u64);
-        let (Some(bytes), true) = (bytes, first == images && rows <= count) else { break };
+        let (Some(bytes), Some(after), true) =
+            (bytes, images.checked_add(count), first == images && rows <= count)
+        else {
+            break;
+        };
         let mut payload = vec![0; bytes as usize];
         reader.read_exact(&mut payload)?;
-        if xxh3_64(&payload) != checksum {
+        if checksum(first, count, rows, &payload) != expected {
             break;
         }
-        records.push(Record { images: count, rows, checksum, start: at + RECORD_BYTES as u64 });
-        at += RECORD_BYTES as u64 + bytes;
-        images += count;
+        let start = at + RECORD_BYTES as u64;
+        records.push(Record { first, images: count, rows, checksum: expected, start });
+        at = start + bytes;
+        images = after;
     }
-    Ok((records, at))
+    Ok(Scanned { records, end: at, is_earlier: false })
 }
 
 #[cfg(test)]
@@ -275,6 +342,13 @@ mod tests {
         // Of three images one could not be read.
         store.append(3, &rows(4, 2)).unwrap();
         assert!(matches!(FeatureStore::open(dir.path(), "key", 3), Err(MeasureError::Busy { .. })));
+        // Of two sets that are the same images the first is read while the second is filled.
+        let read = store.images();
+        store.release().unwrap();
+        let mut other = FeatureStore::open(dir.path(), "key", 3).unwrap();
+        other.append(1, &[7.0; 3]).unwrap();
+        assert_eq!(store.read_rows(read).unwrap(), other.read_rows(read).unwrap());
+        drop(other);
         let path = store.path().to_owned();
         drop(store);
         let mut store = FeatureStore::open(dir.path(), "key", 3).unwrap();
@@ -298,6 +372,86 @@ mod tests {
         changed[last] ^= 1;
         fs::write(&path, &changed).unwrap();
         assert_eq!(FeatureStore::open(dir.path(), "key", 3).unwrap().images(), 7);
+    }
+
+    #[test]
+    fn no_byte_can_change_unnoticed() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut store = FeatureStore::open(dir.path(), "key", 3).unwrap();
+        store.append(2, &rows(0, 2)).unwrap();
+        // One of the images could not be read.
+        store.append(3, &rows(2, 2)).unwrap();
+        store.append(1, &rows(4, 1)).unwrap();
+        let path = store.path().to_owned();
+        drop(store);
+        let whole = fs::read(&path).unwrap();
+        for at in 0..whole.len() {
+            for change in [1, 0x80, 0xff] {
+                let mut damaged = whole.clone();
+                damaged[at] ^= change;
+                fs::write(&path, &damaged).unwrap();
+                let store = FeatureStore::open(dir.path(), "key", 3).unwrap();
+                // What is before the damaged record is there; the rest is as if it had not been computed.
+                let (images, kept) = match at {
+                    0..96 => (0, 0),
+                    96..152 => (2, 2),
+                    _ => (5, 4),
+                };
+                assert_eq!((store.images(), store.rows()), (images, kept), "byte {at}");
+                assert_eq!(store.read_rows(images).unwrap(), rows(0, kept as usize));
+            }
+        }
+    }
+
+    /// A file whose checksums hold, with records of so many images and rows.
+    fn forged(records: &[(u64, u64)]) -> (tempfile::TempDir, FeatureStore) {
+        let dir = tempfile::tempdir().unwrap();
+        let path = FeatureStore::open(dir.path(), "key", 3).unwrap().path().to_owned();
+        let mut bytes = fs::read(&path).unwrap();
+        let mut first = 0u64;
+        for &(images, count) in records {
+            let payload: Vec<u8> = rows(0, count as usize).iter().flat_map(|x| x.to_le_bytes()).collect();
+            let checksum = checksum(first, images, count, &payload);
+            [first, images, count, checksum].iter().for_each(|number| bytes.extend(number.to_le_bytes()));
+            bytes.extend(payload);
+            first = first.wrapping_add(images);
+        }
+        fs::write(&path, bytes).unwrap();
+        let store = FeatureStore::open(dir.path(), "key", 3).unwrap();
+        (dir, store)
+    }
+
+    #[test]
+    fn more_images_than_can_be_counted_are_refused() {
+        let (_dir, mut store) = forged(&[(u64::MAX, 1), (u64::MAX, 1)]);
+        assert_eq!((store.images(), store.rows()), (u64::MAX, 1));
+        let error = store.append(1, &rows(1, 1)).unwrap_err();
+        assert!(matches!(error, MeasureError::Features { .. }), "{error}");
+    }
+
+    #[test]
+    fn images_amid_some_that_could_not_be_read_are_refused() {
+        let (_dir, store) = forged(&[(2, 2), (1000, 3)]);
+        assert_eq!(store.read_rows(2).unwrap(), rows(0, 2));
+        let error = store.read_rows(7).unwrap_err();
+        assert!(error.is_input() && error.to_string().contains("2 to 1001"), "{error}");
+        assert!(matches!(store.statistics(7, "images"), Err(MeasureError::Features { .. })));
+    }
+
+    #[test]
+    fn a_file_of_the_earlier_version_begins_anew() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut store = FeatureStore::open(dir.path(), "key", 3).unwrap();
+        store.append(2, &rows(0, 2)).unwrap();
+        let path = store.path().to_owned();
+        drop(store);
+        let mut earlier = fs::read(&path).unwrap();
+        earlier[..EARLIER_MAGIC.len()].copy_from_slice(EARLIER_MAGIC);
+        fs::write(&path, earlier).unwrap();
+        let store = FeatureStore::open(dir.path(), "key", 3).unwrap();
+        assert!(store.replaces_earlier() && store.images() == 0);
+        drop(store);
+        assert!(!FeatureStore::open(dir.path(), "key", 3).unwrap().replaces_earlier());
     }
 
     #[test]

@@ -139,6 +139,14 @@ pub enum MeasureError {
         /// The system's answer.
         source: io::Error,
     },
+    /// A features file does not hold what is asked of it.
+    #[error("{}: {problem}; delete the file, and its features are computed again", path.display())]
+    Features {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        problem: String,
+    },
     /// Another process computes the same features.
     #[error("{}: another process is computing these features; wait for it, or give another cache folder", path.display())]
     Busy {

@@ -60,10 +60,7 @@ impl ProgressiveQuality {
         let line = |name: &str, value: &dyn Fn(&Moment) -> Option<Estimate>| {
             let estimates: Option<Vec<_>> =
                 self.moments.iter().map(|m| Some((steps(m), value(m)?))).collect();
-            let estimates = estimates?;
-            let band = estimates.iter().filter_map(|(_, e)| Some((e.low?, e.high?))).collect();
-            let points = estimates.iter().map(|(x, e)| (*x, e.mean)).collect();
-            Some(Series { name: name.into(), points, band, dots: true })
+            Some(Series::estimates(name, &estimates?, true))
         };
         let lines = [
             line("to the final sample", &|moment| Some(moment.rmse_to_final)),

@@ -31,8 +31,8 @@ impl Reconstructions {
     pub fn words(&self) -> String {
         let words = |what: String, distance: &Distance| {
             let features = distance.feature_distance;
-            let features = features.map_or(String::new(), |e| format!(", features {}", with_interval(&e)));
-            format!("  {what:>10}  RMSE {}{features}\n", with_interval(&distance.rmse))
+            let features = features.map_or(String::new(), |e| format!(", features {}", e.with_interval(2)));
+            format!("  {what:>10}  RMSE {}{features}\n", distance.rmse.with_interval(2))
         };
         let mut text =
             format!("from {} originals to their reconstructions, on the 0-255 scale:\n", self.images);
@@ -65,12 +65,6 @@ impl Reconstructions {
     /// A panel for pixels and, if they were measured, one for features; shaded: 95 % confidence intervals.
     pub fn figure(&self) -> Figure {
         let panel = |title: &str, label: &str, value: &dyn Fn(&Distance) -> Option<Estimate>| {
-            let line = |name: &str, estimates: &[(f64, Estimate)], dots: bool| Series {
-                name: name.into(),
-                points: estimates.iter().map(|(t, e)| (*t, e.mean)).collect(),
-                band: estimates.iter().filter_map(|(_, e)| Some((e.low?, e.high?))).collect(),
-                dots,
-            };
             let by_t: Option<Vec<(f64, Estimate)>> =
                 self.by_t.iter().map(|(t, distance)| Some((*t as f64, value(distance)?))).collect();
             let by_t = by_t?;
@@ -80,7 +74,10 @@ impl Reconstructions {
                 title: title.into(),
                 x: Axis { label: "diffusion steps t".into(), scale: Scale::Linear, from_zero: true },
                 y: Axis { label: label.into(), scale: Scale::Linear, from_zero: true },
-                series: vec![line("reconstruction", &by_t, true), line("another image", &ends, false)],
+                series: vec![
+                    Series::estimates("reconstruction", &by_t, true),
+                    Series::estimates("another image", &ends, false),
+                ],
             })
         };
         let charts = [
@@ -90,11 +87,6 @@ impl Reconstructions {
         let charts: Vec<Chart> = charts.into_iter().flatten().collect();
         Figure { columns: charts.len(), charts }
     }
-}
-
-fn with_interval(estimate: &Estimate) -> String {
-    let interval = estimate.half_width().map_or(String::new(), |half| format!(" ± {half:.2}"));
-    format!("{:.2}{interval}", estimate.mean)
 }
 
 #[cfg(test)]

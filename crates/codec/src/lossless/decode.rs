@@ -8,10 +8,10 @@ use crate::bits::BitReader;
 use crate::chain::Walker;
 use crate::error::CodecError;
 use crate::header::{self, Cursor, Header, Kind};
-use crate::itinerary::Event;
+use crate::itinerary::{ImageEvents, read_events};
 use crate::model::Model;
 use crate::progress::{Progress, Take, Watch};
-use crate::progressive::{read_events, walk};
+use crate::progressive::walk;
 use crate::schedule::Schedule;
 
 /// Decodes a lossless file, and gives the pixels of each image, from the last to the first, to `take` with its number.
@@ -22,7 +22,7 @@ use crate::schedule::Schedule;
 /// No network is asked before the file has been checked.
 pub fn decode(model: &mut Model, bytes: &[u8], watch: Watch, take: Take<u8>) -> Result<usize, CodecError> {
     let mut cursor = Cursor { bytes, position: 0 };
-    let header = Header::expect(&mut cursor, Kind::Lossless, model.identity)?;
+    let header = Header::expect(&mut cursor, Kind::Lossless, model)?;
     if !header::is_intact(bytes) {
         return Err(CodecError::Checksum);
     }
@@ -49,10 +49,10 @@ pub fn decode(model: &mut Model, bytes: &[u8], watch: Watch, take: Take<u8>) -> 
 
     let below: Vec<u8> = stack.words().iter().flat_map(|word| word.to_le_bytes()).take(sent).collect();
     let mut reader = BitReader::new(&below);
-    let events = read_events(&mut reader, &mut schedule, forerunners, usize::MAX);
-    let mut of_image: Vec<Vec<&Event>> = vec![Vec::new(); forerunners];
-    events.iter().for_each(|(image, event)| of_image[*image].push(event));
-    if of_image.iter().any(|events| events.last().is_none_or(|event| event.coded.to > 0)) {
+    let mut of_image = vec![ImageEvents::default(); forerunners];
+    let keep = |image: usize, event: &_| of_image[image].push(event);
+    let found = read_events(&mut reader, &mut schedule, forerunners, usize::MAX, keep);
+    if found.arrived < forerunners {
         return Err(CodecError::Body);
     }
     let first_t = schedule.first_t();
@@ -60,7 +60,8 @@ pub fn decode(model: &mut Model, bytes: &[u8], watch: Watch, take: Take<u8>) -> 
     let mut ends = Vec::new();
     for batch in numbers.chunks(model.batch) {
         let walkers = batch.iter().map(|&image| Walker::new(header.seed, image, first_t, len)).collect();
-        let walkers = walk(model, walkers, &of_image, &mut Progress::new(&mut |_, _| progress.tell()))?;
+        let walkers =
+            walk(model, &mut schedule, walkers, &of_image, &mut Progress::new(&mut |_, _| progress.tell()))?;
         ends.extend(walkers.into_iter().map(|walker| walker.x));
     }
     for (image, end) in ends.iter().enumerate().rev() {

@@ -5,15 +5,12 @@ use super::chain::LatentChain;
 use super::{draw, push, values};
 use crate::error::CodecError;
 use crate::header::{self, Header, Kind, push_varint};
-use crate::measured_curve::measure;
+use crate::measured_curve::{MEASURED_IMAGES, measure};
 use crate::model::Model;
 use crate::progress::{Progress, Watch};
 use crate::progressive::Sender;
 use crate::schedule::Schedule;
 use diffusion::pixels::from_bytes;
-
-/// Images whose errors the chain is planned from, at most.
-const MEASURED_IMAGES: usize = 32;
 
 /// A lossless file, and what it cost.
 #[derive(Clone, PartialEq, Debug)]

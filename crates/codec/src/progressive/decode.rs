@@ -4,7 +4,7 @@ use crate::bits::BitReader;
 use crate::chain::Walker;
 use crate::error::CodecError;
 use crate::header::{self, Cursor, Header, Kind};
-use crate::itinerary::{Event, Order, Place};
+use crate::itinerary::{EventReader, ImageEvents, read_events};
 use crate::model::Model;
 use crate::progress::{Progress, Take, Watch};
 use crate::progressive::reconstruct::{Reconstruction, reconstruct};
@@ -46,20 +46,17 @@ pub fn decode(
     watch: Watch,
     take: Take<f32>,
 ) -> Result<Decoded, CodecError> {
-    let Contents { header, schedule, events, all_steps } = Contents::read(model, bytes, extent)?;
+    let Contents { header, mut schedule, of_image, steps, all_steps } = Contents::read(model, bytes, extent)?;
     let len = model.image_len();
     let first_t = schedule.first_t();
-    let mut of_image: Vec<Vec<&Event>> = vec![Vec::new(); header.images];
-    events.iter().for_each(|(image, event)| of_image[*image].push(event));
-
     let mut progress = Progress::new(watch);
-    progress.set_total((events.len() + header.images) as u64);
+    progress.set_total((steps + header.images) as u64);
     let mut reached = Vec::with_capacity(header.images);
     let numbers: Vec<usize> = (0..header.images).collect();
     for batch in numbers.chunks(model.batch) {
         let walkers =
             batch.iter().map(|&image| Walker::new(header.seed, image as u64, first_t, len)).collect();
-        let walkers = walk(model, walkers, &of_image, &mut progress)?;
+        let walkers = walk(model, &mut schedule, walkers, &of_image, &mut progress)?;
         let t: Vec<usize> = walkers.iter().map(|walker| walker.t).collect();
         let x_t = walkers.into_iter().flat_map(|walker| walker.x).collect();
         let images = reconstruct(model, x_t, &t, how, &mut || progress.proceed())?;
@@ -71,31 +68,35 @@ pub fn decode(
     }
     progress.proceed()?;
     let reached = (reached[0], reached[reached.len() - 1]);
-    Ok(Decoded { images: header.images, steps: events.len(), all_steps, reached })
+    Ok(Decoded { images: header.images, steps, all_steps, reached })
 }
 
 /// Walks a batch of images along the events of each, as far as they go.
 pub(crate) fn walk(
     model: &mut Model,
+    schedule: &mut Schedule,
     mut walkers: Vec<Walker>,
-    of_image: &[Vec<&Event>],
+    of_image: &[ImageEvents],
     progress: &mut Progress,
 ) -> Result<Vec<Walker>, CodecError> {
     let len = model.image_len();
+    let mut events: Vec<EventReader> =
+        walkers.iter().map(|walker| of_image[walker.image as usize].walk(schedule)).collect();
     loop {
         progress.proceed()?;
-        let mut active: Vec<&mut Walker> =
-            walkers.iter_mut().filter(|walker| walker.step < of_image[walker.image as usize].len()).collect();
+        let mut active: Vec<(&mut Walker, &mut EventReader)> =
+            walkers.iter_mut().zip(&mut events).filter(|(_, events)| events.has_next()).collect();
         if active.is_empty() {
             return Ok(walkers);
         }
-        let x_t: Vec<f32> = active.iter().flat_map(|walker| walker.x.iter().copied()).collect();
-        let t: Vec<usize> = active.iter().map(|walker| walker.t).collect();
+        let x_t: Vec<f32> = active.iter().flat_map(|(walker, _)| walker.x.iter().copied()).collect();
+        let t: Vec<usize> = active.iter().map(|(walker, _)| walker.t).collect();
         let predicted = model.predict(&x_t, &t)?;
-        for (walker, predicted) in active.iter_mut().zip(predicted.x_start.chunks_exact(len)) {
-            let event = of_image[walker.image as usize][walker.step];
-            walker.advance(model.process, &event.coded, predicted, &event.indices);
-            progress.add(1);
+        for ((walker, events), predicted) in active.iter_mut().zip(predicted.x_start.chunks_exact(len)) {
+            if let Some(event) = events.next(schedule) {
+                walker.advance(model.process, &event.coded, predicted, &event.indices);
+                progress.add(1);
+            }
         }
     }
 }
@@ -104,8 +105,10 @@ pub(crate) fn walk(
 struct Contents {
     header: Header,
     schedule: Schedule,
-    /// In the file's order, with the number of the image.
-    events: Vec<(usize, Event)>,
+    /// The events of each image.
+    of_image: Vec<ImageEvents>,
+    /// Steps that are there.
+    steps: usize,
     /// Steps of the whole file.
     all_steps: usize,
 }
@@ -113,7 +116,7 @@ struct Contents {
 impl Contents {
     fn read(model: &Model, bytes: &[u8], extent: Extent) -> Result<Self, CodecError> {
         let mut cursor = Cursor { bytes, position: 0 };
-        let header = Header::expect(&mut cursor, Kind::Progressive, model.identity)?;
+        let header = Header::expect(&mut cursor, Kind::Progressive, model)?;
         let curve = cursor.curve()?;
         let all_steps = cursor.varint()?;
         let mut schedule = Schedule::new(model.process, &curve, model.image_len());
@@ -122,48 +125,31 @@ impl Contents {
         let all_steps =
             all_steps.ok_or(CodecError::HeaderDamaged("it announces more steps than its images can have"))?;
 
+        // Of a damaged file nothing is kept: it is read on only to say what is wrong with it.
+        let is_sound = extent == Extent::Prefix || header::is_intact(bytes);
         let mut reader = BitReader::new(cursor.rest());
-        let events = read_events(&mut reader, &mut schedule, header.images, all_steps);
-        if events.len() < all_steps && schedule_ended(&events, header.images) {
+        let mut of_image = vec![ImageEvents::default(); header.images];
+        let found = read_events(&mut reader, &mut schedule, header.images, all_steps, |image, event| {
+            if is_sound {
+                of_image[image].push(event);
+            }
+        });
+        let steps = found.events;
+        let is_cut = steps < all_steps;
+        if is_cut && found.arrived == header.images {
             return Err(CodecError::HeaderDamaged("it announces more steps than its images have"));
         }
-        let is_cut = events.len() < all_steps;
         if extent == Extent::Whole {
             if is_cut {
-                return Err(CodecError::Truncated { found: events.len(), expected: all_steps });
+                return Err(CodecError::Truncated { found: steps, expected: all_steps });
             }
             if reader.left() >= 8 {
                 return Err(CodecError::TrailingBytes { extra: reader.left() / 8 });
             }
-            if !header::is_intact(bytes) {
+            if !is_sound {
                 return Err(CodecError::Checksum);
             }
         }
-        Ok(Self { header, schedule, events, all_steps })
+        Ok(Self { header, schedule, of_image, steps, all_steps })
     }
-}
-
-/// Whether all images have come to t = 0.
-fn schedule_ended(events: &[(usize, Event)], images: usize) -> bool {
-    events.iter().filter(|(_, event)| event.coded.to == 0).count() == images
-}
-
-/// Reads at most so many events, each with the number of its image; fewer if the bits end or all images are at t = 0.
-pub(crate) fn read_events(
-    reader: &mut BitReader,
-    schedule: &mut Schedule,
-    images: usize,
-    most: usize,
-) -> Vec<(usize, Event)> {
-    let mut order = Order::new(images, schedule.first_t());
-    let mut places = vec![Place::new(schedule); images];
-    let mut events = Vec::new();
-    while events.len() < most
-        && let Some(image) = order.next()
-        && let Some(event) = Event::read(reader, &mut places[image], schedule)
-    {
-        order.moved(image, event.coded.to);
-        events.push((image, event));
-    }
-    events
 }

@@ -7,14 +7,12 @@ use crate::error_curve::ErrorCurve;
 use crate::header::{self, Header, Kind, push_varint};
 use crate::itinerary::{Event, LARGEST_CHANGE, Order, Place};
 use crate::jump::Jump;
-use crate::measured_curve::{measure, squared_error};
+use crate::measured_curve::{MEASURED_IMAGES, measure, squared_error};
 use crate::model::Model;
 use crate::progress::{Progress, Watch};
 use crate::schedule::{Schedule, gear};
 use std::f64::consts::LN_2;
 
-/// Images whose errors the schedule is planned from, at most.
-const MEASURED_IMAGES: usize = 32;
 /// A gear is changed when it is off by more than this.
 const GEAR_TOLERANCE: f64 = 0.6;
 

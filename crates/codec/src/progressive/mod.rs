@@ -4,8 +4,8 @@ mod decode;
 mod encode;
 mod reconstruct;
 
+pub(crate) use decode::walk;
 pub use decode::{Decoded, Extent, decode};
-pub(crate) use decode::{read_events, walk};
 pub(crate) use encode::Sender;
 pub use encode::{CurvePoint, Encoded, Limit, encode};
 pub use reconstruct::Reconstruction;

@@ -1,7 +1,7 @@
 //! Images whose numbers are -A or A with equal chances, of which the best denoiser is known in closed form.
 
 use codec::Model;
-use diffusion::{DenoiseError, Denoiser, DiffusionConfig, GaussianDiffusion};
+use diffusion::{DenoiseError, Denoiser, DiffusionConfig, GaussianDiffusion, Prediction};
 use engine::ImageShape;
 use engine::random::{Purpose, Stream};
 
@@ -43,7 +43,11 @@ impl Denoiser for Coins {
 }
 
 pub fn process() -> GaussianDiffusion {
-    let config = DiffusionConfig { timesteps: 200, beta_end: 0.1, ..DiffusionConfig::default() };
+    process_of(Prediction::Eps)
+}
+
+pub fn process_of(prediction: Prediction) -> GaussianDiffusion {
+    let config = DiffusionConfig { timesteps: 200, beta_end: 0.1, prediction, ..DiffusionConfig::default() };
     GaussianDiffusion::new(&config).unwrap()
 }
 

@@ -3,6 +3,7 @@
 use crate::coins;
 use codec::progressive::{Encoded, Extent, Limit, Reconstruction, decode, encode};
 use codec::{CodecError, Model};
+use diffusion::Prediction;
 use engine::ImageShape;
 use proptest::prelude::*;
 use std::ops::ControlFlow;
@@ -101,6 +102,18 @@ fn the_bitstream_is_what_it_was() {
     });
 }
 
+/// The identity is in every file: another one, and no file that exists would be read.
+#[test]
+fn identities_are_what_they_were() {
+    let identity = |prediction| {
+        let process = coins::process_of(prediction);
+        let mut denoiser = coins::Coins::new(&process, IMAGE);
+        Model::new(&process, &mut denoiser, "coins", 0).unwrap().identity()
+    };
+    assert_eq!(format!("{:08x}", identity(Prediction::Eps)), "06783238");
+    assert_eq!(format!("{:08x}", identity(Prediction::Xstart)), "979279fe");
+}
+
 #[test]
 fn targets_are_met() {
     let x_start = coins::images(4, IMAGE.len());
@@ -191,6 +204,31 @@ fn damage_is_refused_with_its_reason() {
         for extent in [Extent::Whole, Extent::Prefix] {
             assert!(matches!(decoded(&mut other, &file, extent), Err(CodecError::WrongModel { .. })));
         }
+    });
+}
+
+#[test]
+fn a_file_of_a_model_computed_another_way_is_refused() {
+    let image = ImageShape::new(2, 2, 1);
+    let x_start = coins::images(1, image.len());
+    let pixels = diffusion::pixels::to_bytes(&x_start);
+    let watch = || |_: u64, _: u64| ControlFlow::Continue(());
+    let process = coins::process();
+    let mut denoiser = coins::Coins::new(&process, image);
+    let mut model = Model::new(&process, &mut denoiser, "coins", 5).unwrap();
+    let file = encoded(&mut model, &x_start, Limit::None).bytes;
+    let lossless = codec::lossless::encode(&mut model, &pixels, 0, &mut watch()).unwrap().bytes;
+    decoded(&mut model, &file, Extent::Whole).unwrap();
+    coins::with_model(image, |other| {
+        let refused = |error: CodecError| {
+            let expected = matches!(error, CodecError::OtherVariant { in_file: 5, given: 0 });
+            assert!(expected && error.is_input(), "{error:?}");
+        };
+        for extent in [Extent::Whole, Extent::Prefix] {
+            refused(decoded(other, &file, extent).unwrap_err());
+        }
+        let take = &mut |_: usize, _: &[u8]| Ok(());
+        refused(codec::lossless::decode(other, &lossless, &mut watch(), take).unwrap_err());
     });
 }
 

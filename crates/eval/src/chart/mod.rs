@@ -2,6 +2,7 @@
 
 mod draw;
 
+use crate::estimate::Estimate;
 use plotters::prelude::{BitMapBackend, IntoDrawingArea, SVGBackend};
 use plotters::style::{FontStyle, register_font};
 use std::fmt::Display;
@@ -46,6 +47,19 @@ pub struct Series {
     pub band: Vec<(f64, f64)>,
     /// Whether points are marked by dots.
     pub dots: bool,
+}
+
+impl Series {
+    /// The means of `estimates`, by x, with their confidence intervals as the band, where all have one.
+    pub fn estimates(name: &str, estimates: &[(f64, Estimate)], dots: bool) -> Self {
+        let intervals: Option<Vec<_>> = estimates.iter().map(|(_, e)| Some((e.low?, e.high?))).collect();
+        Self {
+            name: name.to_owned(),
+            points: estimates.iter().map(|(x, estimate)| (*x, estimate.mean)).collect(),
+            band: intervals.unwrap_or_default(),
+            dots,
+        }
+    }
 }
 
 /// One panel.
@@ -142,6 +156,16 @@ fn load_font() {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_band_is_drawn_where_every_point_has_one() {
+        let known =
+            Estimate { mean: 2.0, standard_error: Some(0.5), low: Some(1.0), high: Some(3.0), count: 4 };
+        let single = Estimate { standard_error: None, low: None, high: None, count: 1, ..known };
+        let series = Series::estimates("n", &[(0.0, known), (1.0, known)], true);
+        assert_eq!((&series.points[1], &series.band[..]), (&(1.0, 2.0), &[(1.0, 3.0); 2][..]));
+        assert_eq!(Series::estimates("n", &[(0.0, known), (1.0, single)], true).band, []);
+    }
 
     fn figure() -> Figure {
         let axis = |label: &str, scale| Axis { label: label.into(), scale, from_zero: false };

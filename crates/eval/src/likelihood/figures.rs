@@ -16,7 +16,13 @@ pub fn rate_distortion(summaries: &[(&str, &Summary)]) -> Figure {
         title: title.into(),
         x,
         y,
-        series: summaries.iter().map(|(name, summary)| line(name, series(summary))).collect(),
+        series: summaries
+            .iter()
+            .map(|(name, summary)| {
+                let points = series(summary);
+                Series::estimates(name, &points, points.len() < 40)
+            })
+            .collect(),
     };
     let by_steps = |value: fn(&StepRow) -> Estimate| {
         move |summary: &Summary| -> Vec<(f64, Estimate)> {
@@ -46,14 +52,4 @@ pub fn rate_distortion(summaries: &[(&str, &Summary)]) -> Figure {
         ],
         columns: 2,
     }
-}
-
-fn line(name: &str, points: Vec<(f64, Estimate)>) -> Series {
-    let dots = points.len() < 40;
-    let band = match points.iter().all(|(_, estimate)| estimate.low.is_some()) {
-        true => points.iter().filter_map(|(_, estimate)| Some((estimate.low?, estimate.high?))).collect(),
-        false => Vec::new(),
-    };
-    let points = points.into_iter().map(|(x, estimate)| (x, estimate.mean)).collect();
-    Series { name: name.to_owned(), points, band, dots }
 }

@@ -92,7 +92,7 @@ impl LikelihoodError {
     pub fn is_input(&self) -> bool {
         match self {
             Self::Terms(_) | Self::Process(_) | Self::Source { .. } => true,
-            Self::Measurement(MeasurementError::Data(_)) => true,
+            Self::Measurement(MeasurementError::Data(_) | MeasurementError::TooMany { .. }) => true,
             Self::Measurement(MeasurementError::Terms(error)) | Self::TermFile(error) => error.is_input(),
             Self::Report(ReportError::File(error)) => error.is_input(),
             Self::Measurement(_) | Self::Report(_) => false,
@@ -159,6 +159,7 @@ impl LikelihoodJob {
             let source = set.source.as_ref();
             let measurement = Measurement::new(&process, &strata, source, shape, self.decoder_cdf, self.seed)
                 .map_err(|source| LikelihoodError::Source { name: set.name.clone(), source })?;
+            measurement.entries(set.images)?;
             prepared.push((set, measurement));
         }
         std::fs::create_dir_all(out)

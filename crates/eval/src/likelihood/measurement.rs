@@ -23,6 +23,14 @@ pub enum MeasurementError {
     /// The file of terms.
     #[error(transparent)]
     Terms(#[from] TermFileError),
+    /// More terms than can be numbered.
+    #[error("{images} images of {entries} entries each are more than can be numbered; measure fewer images")]
+    TooMany {
+        /// Images asked for.
+        images: u64,
+        /// Entries of each in the file of terms.
+        entries: u64,
+    },
     /// A term is NaN or infinite.
     #[error("L_{t} of image {image} is {value}; the model's variance is probably not usable")]
     NotFinite {
@@ -110,6 +118,16 @@ impl<'a> Measurement<'a> {
         1 + self.strata.terms()
     }
 
+    /// Entries of the first `images` images in the file.
+    ///
+    /// # Errors
+    /// [`MeasurementError::TooMany`] if they, or the images of a source without end, cannot be numbered.
+    pub fn entries(&self, images: u64) -> Result<u64, MeasurementError> {
+        let per_image = self.entries_per_image() as u64;
+        let numbered = FIRST_HELD_OUT.checked_add(images).and(images.checked_mul(per_image));
+        numbered.ok_or(MeasurementError::TooMany { images, entries: per_image })
+    }
+
     /// The number, in the source, of the image that is measured as number `place`.
     pub fn image(&mut self, place: u64) -> u64 {
         match &mut self.order {
@@ -133,7 +151,7 @@ impl<'a> Measurement<'a> {
         tell: &mut dyn FnMut(u64, u64),
     ) -> Result<bool, MeasurementError> {
         let per_image = self.entries_per_image() as u64;
-        let total = images * per_image;
+        let total = self.entries(images)?;
         // Of an image's entries the first takes no call of the network.
         let terms = |entries: u64| entries - entries.div_ceil(per_image);
         while file.entries() < total {

@@ -146,16 +146,16 @@ impl LikelihoodReport {
             let cost = seconds_per_image.map_or_else(String::new, |s| format!(", {s:.2} s an image"));
             lines.push(format!(
                 "{name}: {} bits/dim (95 %; {}{of} images, {} of {} terms{cost})",
-                with_interval(&summary.bits_per_dim),
+                summary.bits_per_dim.with_interval(4),
                 summary.images,
                 summary.terms,
                 summary.timesteps,
             ));
             lines.push(format!(
                 "  rate {} (of it prior {:.1e}), distortion {}",
-                with_interval(&summary.rate),
+                summary.rate.with_interval(4),
                 summary.prior.mean,
-                with_interval(&summary.distortion)
+                summary.distortion.with_interval(4)
             ));
             if summary.standard_error_of_choice > 0.0 {
                 let all = summary.bits_per_dim.standard_error.unwrap_or_default();
@@ -166,16 +166,9 @@ impl LikelihoodReport {
             }
         }
         if let Some(Gap { of, less, bits_per_dim, .. }) = &self.gap {
-            lines.push(format!("{of} less {less}: {} bits/dim (95 %)", with_interval(bits_per_dim)));
+            lines.push(format!("{of} less {less}: {} bits/dim (95 %)", bits_per_dim.with_interval(4)));
         }
         lines.join("\n")
-    }
-}
-
-fn with_interval(estimate: &Estimate) -> String {
-    match estimate.half_width() {
-        Some(half) => format!("{:.4} ± {half:.4}", estimate.mean),
-        None => format!("{:.4}", estimate.mean),
     }
 }
 

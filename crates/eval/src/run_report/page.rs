@@ -1,8 +1,7 @@
 //! The page: the paper's section 4 for a run of one's own.
 
-use super::RunReport;
 use super::html::{escape, figure, paragraph, png, table};
-use crate::estimate::Estimate;
+use super::{RunReport, ScoreLine};
 use crate::likelihood::{LikelihoodReport, SetReport};
 
 const STYLE: &str = include_str!("page.css");
@@ -62,7 +61,7 @@ fn sample_quality(report: &RunReport, scores: Option<&str>) -> String {
             let name = format!("NLL {} (bits/dim)", set.name);
             rows.push(vec![
                 name,
-                format!("≤ {}", with_interval(&set.summary.bits_per_dim, 3)),
+                format!("≤ {}", set.summary.bits_per_dim.with_interval(3)),
                 set_words(likelihood, set),
             ]);
         }
@@ -76,8 +75,7 @@ fn sample_quality(report: &RunReport, scores: Option<&str>) -> String {
     if let Some(svg) = scores {
         html.push_str("<h3>Over training</h3>\n");
         html.push_str(&figure(svg, &report.scores_words));
-        let best = report.scores.iter().min_by(|a, b| deciding(a).total_cmp(&deciding(b)));
-        if let Some(best) = best {
+        if let Some(best) = best(&report.scores) {
             let scores: Vec<_> =
                 best.scores.iter().map(|(name, value)| format!("{name} {value:.4}")).collect();
             html.push_str(&paragraph(&format!("Best after {} updates: {}.", best.step, scores.join(", "))));
@@ -86,8 +84,12 @@ fn sample_quality(report: &RunReport, scores: Option<&str>) -> String {
     html
 }
 
-fn deciding(line: &super::ScoreLine) -> f64 {
-    line.scores.first().map_or(f64::INFINITY, |(_, value)| *value)
+/// The first line of those with the least deciding number, as `train::evaluation::best` says it of the
+/// weights in `best/`: NaN is never the best.
+fn best(lines: &[ScoreLine]) -> Option<&ScoreLine> {
+    let deciding = |line: &ScoreLine| line.scores.first().map_or(f64::INFINITY, |(_, value)| *value);
+    let numbers = lines.iter().filter(|line| !deciding(line).is_nan());
+    numbers.min_by(|a, b| deciding(a).total_cmp(&deciding(b)))
 }
 
 fn objective(report: &RunReport, loss: Option<&str>) -> String {
@@ -120,9 +122,9 @@ fn progressive_coding(report: &RunReport, curve: Option<&str>) -> String {
             let summary = &set.summary;
             vec![
                 set.name.clone(),
-                with_interval(&summary.bits_per_dim, 4),
-                with_interval(&summary.rate, 4),
-                with_interval(&summary.distortion, 4),
+                summary.bits_per_dim.with_interval(4),
+                summary.rate.with_interval(4),
+                summary.distortion.with_interval(4),
                 format!("{:.1e}", summary.prior.mean),
                 format!("{:.4}", summary.standard_error_of_choice),
             ]
@@ -142,7 +144,7 @@ fn progressive_coding(report: &RunReport, curve: Option<&str>) -> String {
             "{} less {}: {} bits/dim.",
             gap.of,
             gap.less,
-            with_interval(&gap.bits_per_dim, 4)
+            gap.bits_per_dim.with_interval(4)
         )));
     }
     for set in &likelihood.sets {
@@ -175,7 +177,7 @@ fn rate_distortion_rows(set: &SetReport) -> Vec<Vec<String>> {
             false => format!("{}–{} (mean)", timesteps - row.last_t, timesteps - row.first_t),
         };
         if rows.last().is_none_or(|last| last[0] != steps) {
-            rows.push(vec![steps, with_interval(&row.rate, 5), with_interval(&row.rmse, 3)]);
+            rows.push(vec![steps, row.rate.with_interval(5), row.rmse.with_interval(3)]);
         }
     }
     rows
@@ -197,11 +199,4 @@ fn set_words(report: &LikelihoodReport, set: &SetReport) -> String {
         report.seed,
         report.convolutions,
     )
-}
-
-fn with_interval(estimate: &Estimate, digits: usize) -> String {
-    match estimate.half_width() {
-        Some(half) => format!("{:.digits$} ± {half:.digits$}", estimate.mean),
-        None => format!("{:.digits$}", estimate.mean),
-    }
 }

@@ -78,6 +78,20 @@ fn full() -> RunReport {
 }
 
 #[test]
+fn what_is_no_number_is_never_the_best() {
+    let page = |values: &[f64]| {
+        let line = |(step, &value): (u64, &f64)| ScoreLine { step, scores: vec![("FID".into(), value)] };
+        let scores = (1..).zip(values).map(line).collect();
+        let dir = tempfile::tempdir().unwrap();
+        let files = RunReport { scores, ..full() }.write(dir.path()).unwrap();
+        std::fs::read_to_string(&files[0]).unwrap()
+    };
+    // 0/0 has the sign bit set on some machines, and is then the least in the total order.
+    assert!(page(&[-f64::NAN, 3.0, 2.0, 2.0]).contains("Best after 3 updates"));
+    assert!(!page(&[f64::NAN, -f64::NAN]).contains("Best after"));
+}
+
+#[test]
 fn the_page_has_every_part_and_needs_nothing_beside_it() {
     let dir = tempfile::tempdir().unwrap();
     let files = full().write(dir.path()).unwrap();

@@ -3,9 +3,14 @@
 use super::{Case, Pixels};
 use diffusion::{DiffusionConfig, NormalCdf};
 use engine::{Cpu, CpuOptions, ImageShape};
-use eval::likelihood::{Measurement, SourceError};
+use eval::ModelFacts;
+use eval::likelihood::{
+    ImageGroup, LikelihoodError, LikelihoodJob, Measurement, MeasurementError, SourceError,
+};
 use models::{Unet, UnetConfig, UnetDenoiser};
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 const IMAGE: ImageShape = ImageShape::new(8, 8, 1);
 
@@ -90,4 +95,27 @@ fn images_of_another_shape_are_refused() {
     let error = Measurement::new(&process, &strata, &source, shape, NormalCdf::Tanh, 3).err().unwrap();
     assert!(matches!(error, SourceError::Shape { .. }));
     assert!(error.to_string().contains("8x8x3") || error.to_string().contains("8×8×3"), "{error}");
+}
+
+#[test]
+fn more_images_than_can_be_numbered_are_refused_before_anything_is_measured() {
+    let dir = tempfile::tempdir().unwrap();
+    let job = LikelihoodJob {
+        model: ModelFacts { path: "m".into(), weights: None, step: None, fingerprint: "f".into() },
+        diffusion: config(),
+        terms: None,
+        decoder_cdf: NormalCdf::Tanh,
+        seed: 3,
+        convolutions: "none".into(),
+        batch: 4,
+    };
+    let out = dir.path().join("out");
+    for images in [u64::MAX, u64::MAX / 26 + 1] {
+        let set = ImageGroup { name: "data".into(), source: Arc::new(source()), images };
+        let stop = AtomicBool::new(true);
+        let error = job.run(&mut network(4, 1), &[set], &out, &stop, &mut |_| {}).unwrap_err();
+        assert!(error.is_input() && error.to_string().contains(&images.to_string()), "{error}");
+        assert!(matches!(error, LikelihoodError::Measurement(MeasurementError::TooMany { .. })));
+        assert!(!out.exists());
+    }
 }
