@@ -273,7 +273,8 @@ fn samples_that_cannot_be_written_lose_no_update() {
 fn a_configuration_put_together_in_code_is_checked_before_anything_is_written() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("run");
-    let changes: [(fn(&mut Config), &str); 5] = [
+    type Change = fn(&mut Config);
+    let changes: [(Change, &str); 5] = [
         (|config| config.train.micro_batch = 3, "train.micro_batch = 3: must divide train.batch_size = 4"),
         (|config| config.train.learning_rate = 1e37, "train.learning_rate"),
         (|config| config.model.channel_mult = vec![], "model.channel_mult"),
