@@ -316,3 +316,33 @@ proptest! {
         let _ = parse(MINIMAL, "minimal", &[text]);
     }
 }
+
+#[test]
+fn every_setting_is_documented_with_its_default() {
+    let document = include_str!("../../../docs/settings.md");
+    let defaults = render(&parse(MINIMAL, "run.toml", &[]).unwrap()).unwrap();
+    let mut section = "";
+    let mut settings = Vec::new();
+    for line in defaults.lines() {
+        if let Some(name) = line.strip_prefix('[').and_then(|line| line.strip_suffix(']')) {
+            section = name;
+        } else if let Some((key, value)) = line.split_once(" = ") {
+            let value = if key == "source" { String::new() } else { format!("`{value}`") };
+            settings.push(format!("| `{section}.{key}` | {value}"));
+        }
+    }
+    assert!(settings.len() > 40);
+    for setting in &settings {
+        assert!(document.contains(setting.trim_end()), "docs/settings.md lacks: {setting}");
+    }
+    let rows = document.lines().filter(|line| line.starts_with("| `")).count();
+    assert_eq!(rows, settings.len(), "docs/settings.md has settings that there are not");
+}
+
+#[test]
+fn the_documented_example_is_valid() {
+    let document = include_str!("../../../docs/settings.md");
+    let example = document.split("```toml\n").nth(1).and_then(|rest| rest.split("```").next()).unwrap();
+    let config = parse(example, "faces.toml", &[]).unwrap();
+    assert_eq!((config.data.source.as_str(), config.data.image_size), ("images:faces", 64));
+}
