@@ -24,8 +24,8 @@ use std::time::Instant;
 /// Compress images into one file, with a model that the receiver has too
 ///
 /// The file is progressive: it is sent from noise to image, and any prefix of it is decoded to the best images at that
-/// size (`ddpm decompress --prefix`). Without a target it ends with what the first step of the model's process knows,
-/// a root mean squared error below 1 of 255 for a good model. Images of one file share its header and each byte's worth.
+/// size (`ddpm decompress --prefix`). Without a target it goes on down to the first step of the model's process,
+/// a root mean squared error below 1 of 255 for a good model. Images in one file share the header and are refined together.
 /// With --lossless every pixel is kept, and all of the file is needed.
 #[derive(clap::Args, Debug)]
 #[command(after_long_help = "Examples:

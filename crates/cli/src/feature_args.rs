@@ -16,7 +16,7 @@ pub const INPUTS: &str = "A set of images is one of
   cifar10:DIR:test, mnist:DIR, images:DIR, npz:FILE, …   a data source (as for train)
   FOLDER                                                 a folder of image files
   FILE.npz, FILE.npy                                     an array of images, as openai's evaluator has them
-  STATISTICS.npz                                         mu and sigma, of ddpm stats, pytorch-fid or TTUR
+  STATISTICS.npz                                         mu and sigma, of ddpm stats, pytorch-fid or TTUR (fid alone)
   MODEL                                                  a run, checkpoint or diffusers directory: samples are drawn
 
 Features are kept in the cache folder ($XDG_CACHE_HOME/ddpm or ~/.cache/ddpm), under the images' content and all else they
@@ -33,7 +33,8 @@ pub struct FeatureArgs {
     #[arg(long, value_name = "FILE")]
     pub inception: Option<PathBuf>,
 
-    /// Number of features: where in the network they are taken. Published figures have 2048
+    /// Number of features: where in the network they are taken. Published figures have 2048, and
+    /// the Inception Score is made from no other
     #[arg(long, value_name = "64|192|768|2048", default_value = "2048", value_parser = parse_tap)]
     pub dims: Tap,
 

@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 ///
 /// MODEL is a PyTorch state dictionary (.bin, .ckpt, .pt, .pth), a TensorFlow checkpoint (its name with or without .index)
 /// or a directory in diffusers' layout. A file says nothing of the diffusion process: that of the program it is of is taken,
-/// which for openai's networks with a learned variance is known only to who trained them (--timesteps, --schedule).
+/// which for openai's networks with a learned variance is known only to those who trained them (--timesteps, --schedule).
 #[derive(clap::Args, Debug)]
 #[command(after_long_help = "Examples:
   ddpm import model.ckpt-790000 --out cifar10-ema                   the original code's, averaged weights

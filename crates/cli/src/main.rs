@@ -92,7 +92,8 @@ struct Global {
     #[arg(long, global = true, value_enum, default_value_t = ConvName::Fast)]
     conv: ConvName,
 
-    /// What networks are computed on: cpu, cuda or cuda:N (an NVIDIA GPU), or auto
+    /// What networks are computed on: cpu, cuda or cuda:N (an NVIDIA GPU), or auto (for now the CPU: what computes on a GPU
+    /// has not run on one yet)
     #[arg(long, global = true, value_name = "DEVICE", default_value = "cpu")]
     device: Device,
 
@@ -111,11 +112,11 @@ struct Global {
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
 enum ConvName {
-    /// 3x3 by Winograd's method where the shape gains by it: up to four times fewer products, an error near 1e-5
+    /// 3x3 by Winograd's method where the shape gains by it: up to four times fewer products, an error near 2e-5
     Fast,
     /// By direct summation everywhere: slower, exact to rounding
     Direct,
-    /// By a matrix unit (AMX: Intel's Xeons from the fourth generation on), from factors of 16 bits, each the sum of two bf16: faster, an error near 5e-5
+    /// By a matrix unit (AMX: Intel's Xeons from the fourth generation on), from factors of 16 bits, each the sum of two bf16: faster, an error near 4e-5
     Bf16x3,
 }
 

@@ -83,7 +83,7 @@ fn bar(what: &str, first: u64, total: u64) -> ProgressBar {
     }
     bar.set_prefix(what.to_owned());
     bar.set_position(first);
-    // Steps of an earlier session took none of this one's time.
+    // Steps of an earlier call took none of this one's time.
     bar.reset_eta();
     bar
 }

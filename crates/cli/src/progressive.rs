@@ -31,7 +31,7 @@ const STRIP_SAMPLES: usize = 16;
 /// Samples shown in animation.png.
 const ANIMATED_SAMPLES: usize = 64;
 
-/// Show what a model makes of an image, step by step, and how good it is by then
+/// Show how samples emerge from noise, step by step, and how good they are by then
 ///
 /// Draws samples and keeps x̂0, the network's idea of the final image, at moments spread evenly over the reverse process (Fig. 6
 /// of the paper). Measures how far x̂0 is from what the sample becomes; with --data also from real images that were taken to the

@@ -15,7 +15,8 @@ use train::{Config, Evaluation, Evaluator, Job, Observer, TrainError, config_tex
 /// Train a model
 ///
 /// Writes everything into the run's directory: config.toml with every setting, checkpoints/, metrics.jsonl (a JSON object a
-/// line), tensorboard/ (event files), samples/ (grids drawn with the averaged weights). Ctrl-C and SIGTERM save and stop.
+/// line), tensorboard/ (event files), samples/ (grids drawn with the averaged weights); where
+/// log.evaluate_every asks for it, evaluations.jsonl and best/ (the best weights so far). Ctrl-C and SIGTERM save and stop.
 #[derive(clap::Args, Debug)]
 #[command(after_help = presets_help(), after_long_help = format!("{}\n\n{}", presets_help(), EXAMPLES))]
 pub struct Args {

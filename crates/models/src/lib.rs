@@ -1,4 +1,4 @@
-//! Networks, written once, forward only, over the engine.
+//! The U-Net of the paper and the Inception network of FID, written once, forward only, over the engine.
 
 #![forbid(unsafe_code)]
 

@@ -13,7 +13,7 @@ use std::path::PathBuf;
 
 /// Download a data set or weights, and check their size and checksum
 ///
-/// Broken off, the download goes on when called again. Proxies are those of the environment (https_proxy and so on).
+/// An interrupted download continues when called again. Proxies are those of the environment (https_proxy and so on).
 #[derive(clap::Args, Debug)]
 #[command(after_long_help = "Examples:
   ddpm data fetch cifar10                      into data/cifar10: train with --set data.source=cifar10:data/cifar10
