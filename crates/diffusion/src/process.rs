@@ -236,6 +236,9 @@ impl GaussianDiffusion {
     ///
     /// With `eps` and `xstart`, μ_θ = μ̃_t(x_t, x̂0), which without clipping is eq. 11. With `xprev`, the output itself
     /// is the mean, and x̂0 is for reporting only.
+    ///
+    /// # Panics
+    /// If the variance is learned and the output has no second half.
     pub fn p_mean_variance(
         &self,
         output: &ModelOutput,

@@ -59,19 +59,19 @@ pub trait Backend: Send {
         Storage::F32
     }
 
-    /// Whether programs are to have [`Kernel::GroupNormDropout`] and its gradient where a dropout follows a normalisation and nothing
-    /// else reads what is between them.
+    /// Whether a dropout that follows a normalisation is joined with it to [`Kernel::GroupNormDropout`], where nothing else
+    /// reads what is between them; and their gradients likewise.
     fn fuses_dropout(&self) -> bool {
         false
     }
 
-    /// Whether programs are to have [`Kernel::ConvWeightGradSet`] where that is a parameter's whole gradient and need not be added to what was there.
+    /// Whether [`Kernel::ConvWeightGradSet`] computes a parameter's gradient where that convolution is all that adds to it.
     fn sets_weight_gradients(&self) -> bool {
         false
     }
 
-    /// Whether programs are to have [`Kernel::ConvThen`] for this convolution from `source` to `result` and what follows it, where nothing else reads
-    /// what is between them.
+    /// Whether this convolution from `source` to `result` is joined with what follows it to [`Kernel::ConvThen`], where nothing
+    /// else reads what is between them.
     fn fuses(&self, _conv: Conv, _then: Then, _source: Shape, _result: Shape) -> bool {
         false
     }

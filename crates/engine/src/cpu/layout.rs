@@ -17,7 +17,7 @@ pub(crate) fn add_per_sample(shape: Shape, x: &[f32], vector: &[f32], y: &mut [f
     });
 }
 
-/// Each sample's sum over pixels, in order: rows first, then the rows' sums.
+/// Each sample's sum over its pixels, in order.
 pub(crate) fn sum_pixels(shape: Shape, x: &[f32], sums: &mut [f32]) {
     for_each_chunk(sums, shape.c, |n, sums| {
         let x = chunk(x, shape.sample_len(), n);

@@ -11,7 +11,7 @@ fn window(index: usize, stride: usize, before: usize, kernel: usize, len: usize)
     start.saturating_sub(before)..(start + kernel).saturating_sub(before).min(len)
 }
 
-/// Calls `f(pixel of x, pixel of y)` for each sample's pixels y and the pixels x of their windows, in order.
+/// Calls `f(pixel of x, pixel of y, pixels of the window)` for a sample's pixels y and the pixels x of their windows, in order.
 fn for_each_pair(pool: Pool, x: Shape, y: Shape, mut f: impl FnMut(usize, usize, usize)) {
     for out_y in 0..y.h {
         let rows = window(out_y, pool.stride, pool.padding.top, pool.kernel_h, x.h);

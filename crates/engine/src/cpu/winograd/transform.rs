@@ -94,7 +94,7 @@ fn filter_gradient_1d<V: Vector>(p: [V; 6]) -> [V; 3] {
     ]
 }
 
-/// Applies `first` to the columns of a square and `second` to the rows of the result.
+/// Applies `transform` to the columns of a square, then to the rows of the result.
 #[inline(always)]
 fn two_dimensional<V: Vector, const FROM: usize, const TO: usize>(
     square: [[V; FROM]; FROM],

@@ -145,7 +145,7 @@ fn cut_weight_gradient(
     let count = x_tiling.count();
     let (zeros, rest) = workspace.split_at_mut(cut.zeros);
     zeros.fill(0.0);
-    let zeros = zeros.as_ptr() as usize;
+    let zeros = &*zeros;
     let (xs, rest) = rest.split_at_mut(PLANES * cut.x_stride);
     let (dys, sums) = rest.split_at_mut(PLANES * cut.dy_stride);
     let (xs, dys, sums, dw) = (Shared::new(xs), Shared::new(dys), Shared::new(sums), Shared::new(dw));
@@ -153,7 +153,7 @@ fn cut_weight_gradient(
     for first in (0..count).step_by(cut.block) {
         let block = cut.block.min(count - first);
         for_each_task(block, |tile| {
-            let zeros = zeros as *const f32;
+            let zeros = zeros.as_ptr();
             let pixels = x_tiling.pixels::<TILE, _>(first + tile, before, |at| x[at..].as_ptr(), zeros);
             let dy_pixels = dy_tiling.pixels::<RESULT, _>(first + tile, 0, |at| dy[at..].as_ptr(), zeros);
             let place = |c| xs.pointer(chunk_offset(c, tile, GROUP, block, x_shape.c));
