@@ -1,9 +1,9 @@
 //! The Fréchet distance between two Gaussians, and so FID (Heusel et al., "GANs Trained by a Two Time-Scale Update Rule
 //! Converge to a Local Nash Equilibrium", 2017, equation 6).
 //!
-//! `|μ₁ - μ₂|² + tr(Σ₁ + Σ₂ - 2 √(Σ₁ Σ₂))`. With Σ₁ = W Wᵀ, the eigenvalues of Σ₁ Σ₂ that are not 0 are those of Wᵀ Σ₂ W, which
-//! is symmetric and has no negative ones: tr √(Σ₁ Σ₂) is the sum of their roots, without a complex or failing matrix root,
-//! also where covariances are singular (fewer images than features).
+//! `|μ₁ - μ₂|² + tr(Σ₁ + Σ₂ - 2 √(Σ₁ Σ₂))`. With Σ₁ = W₁ W₁ᵀ and Σ₂ = W₂ W₂ᵀ, the eigenvalues of Σ₁ Σ₂ that are not 0 are the
+//! squares of the singular values of W₁ᵀ W₂, whose sum is tr √(Σ₁ Σ₂): without a complex or failing matrix root, also where
+//! covariances are singular (fewer images than features), and without squares, of which rounding would lose the small ones.
 
 use crate::{MeasureError, Statistics};
 use faer::{Mat, MatRef, Side};
@@ -30,26 +30,28 @@ pub fn frechet_distance(first: &Statistics, second: &Statistics) -> Result<f64, 
 
 /// tr √(Σ₁ Σ₂).
 fn trace_of_root(dims: usize, first: &[f64], second: &[f64]) -> Result<f64, MeasureError> {
-    const FIRST: &str = "the first side's covariance";
-    let sigma = symmetric(MatRef::from_row_major_slice(first, dims, dims));
-    let eigen =
-        sigma.self_adjoint_eigen(Side::Lower).map_err(|_| MeasureError::NoEigenvalues { what: FIRST })?;
+    let first = factor(dims, first, "the first side's covariance")?;
+    let second = factor(dims, second, "the second side's covariance")?;
+    if first.ncols() == 0 || second.ncols() == 0 {
+        return Ok(0.0);
+    }
+    let product = first.transpose() * &second;
+    let what = "the product of the covariances";
+    let values = product.singular_values().map_err(|_| MeasureError::NoEigenvalues { what })?;
+    Ok(values.iter().sum())
+}
+
+/// W of Σ = W Wᵀ, with a column for each eigenvalue that is not 0 up to rounding; `what` the covariance is, for errors.
+fn factor(dims: usize, sigma: &[f64], what: &'static str) -> Result<Mat<f64>, MeasureError> {
+    let sigma = symmetric(MatRef::from_row_major_slice(sigma, dims, dims));
+    let eigen = sigma.self_adjoint_eigen(Side::Lower).map_err(|_| MeasureError::NoEigenvalues { what })?;
     let values: Vec<f64> = (0..dims).map(|i| eigen.S()[i]).collect();
-    let floor = rounding(FIRST, &values)?;
+    let floor = rounding(what, &values)?;
     let kept: Vec<usize> = (0..dims).filter(|&i| values[i] > floor).collect();
     let vectors = eigen.U();
-    let factor = Mat::from_fn(dims, kept.len(), |row, column| {
+    Ok(Mat::from_fn(dims, kept.len(), |row, column| {
         vectors[(row, kept[column])] * values[kept[column]].sqrt()
-    });
-    let sigma = symmetric(MatRef::from_row_major_slice(second, dims, dims));
-    let product = &sigma * &factor;
-    let product = factor.transpose() * &product;
-    let product = symmetric(product.as_ref());
-    let what = "the product of the covariances";
-    let values =
-        product.self_adjoint_eigenvalues(Side::Lower).map_err(|_| MeasureError::NoEigenvalues { what })?;
-    let floor = rounding("the second side's covariance", &values)?;
-    Ok(values.iter().filter(|&&value| value > floor).map(|value| value.sqrt()).sum())
+    }))
 }
 
 /// Half the sum with the transpose: what rounding or another program left asymmetric.
@@ -111,6 +113,29 @@ mod tests {
     }
 
     #[test]
+    fn small_eigenvalues_beside_large_ones_count() {
+        // Spectra as wide as features': from 12 to 1e-6, and from 10 to 3e-7, in one rotated basis.
+        let dims = 200;
+        let spectrum = |most: f64, least: f64| -> Vec<f64> {
+            (0..dims).map(|i| most * (least / most).powf(i as f64 / (dims - 1) as f64)).collect()
+        };
+        let (a, b) = (spectrum(12.0, 1e-6), spectrum(10.0, 3e-7));
+        let wide: Vec<f64> = normals(dims, dims, 3).iter().map(|&x| f64::from(x)).collect();
+        let basis = MatRef::from_row_major_slice(&wide, dims, dims).qr().compute_Q();
+        let rotated = |values: &[f64]| -> Vec<f64> {
+            let scaled = Mat::from_fn(dims, dims, |i, j| basis[(i, j)] * values[j]);
+            let sigma = &scaled * basis.transpose();
+            (0..dims * dims).map(|k| sigma[(k / dims, k % dims)]).collect()
+        };
+        let zeros = vec![0.0; dims];
+        let (first, second) = (gaussian(&zeros, rotated(&a)), gaussian(&zeros, rotated(&b)));
+        let expected: f64 = a.iter().zip(&b).map(|(a, b)| (a.sqrt() - b.sqrt()).powi(2)).sum();
+        let distance = frechet_distance(&first, &second).unwrap();
+        assert!((distance - expected).abs() < 1e-10, "{distance} {expected}");
+        assert!(frechet_distance(&first, &first).unwrap().abs() < 1e-10);
+    }
+
+    #[test]
     fn two_dimensions_have_a_closed_form() {
         // tr √M = √(tr M + 2 √det M) for 2×2.
         let (a, b) = ([2.0, 0.7, 0.7, 1.0], [1.0, -0.3, -0.3, 3.0]);
@@ -129,7 +154,7 @@ mod tests {
         let dims = 60;
         let rows = normals(12, dims, 0);
         let first = of_rows(&rows, dims);
-        assert!(frechet_distance(&first, &first).unwrap().abs() < 1e-6);
+        assert!(frechet_distance(&first, &first).unwrap().abs() < 1e-9);
         let doubled: Vec<f32> = rows.iter().map(|value| 2.0 * value).collect();
         let second = of_rows(&doubled, dims);
         let means: f64 = first.mu.iter().map(|mu| mu * mu).sum();
