@@ -26,7 +26,7 @@ pub struct Args {
     config: Option<String>,
 
     /// The run's directory, new or empty unless --resume [default: runs/ and the name of the preset or file]
-    #[arg(long, value_name = "DIR", required_unless_present_any = ["config", "list_presets"])]
+    #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
 
     /// Go on with the run in the directory from its last checkpoint: the weights get the same bits as if it had never
@@ -133,6 +133,12 @@ impl Args {
     /// The configuration asked for, or that of the run in `directory`, with `overrides`.
     fn configuration(&self, directory: &Path, overrides: &[String]) -> Result<Config, Failure> {
         if let Some(name) = &self.config {
+            if Path::new(name).is_dir() {
+                let remedy = format!("to go on with the run in it: ddpm train --resume --out {name}");
+                return Err(Failure::input(format!(
+                    "{name}: is a folder, where a configuration is needed; {remedy}"
+                )));
+            }
             return config_text::load(name, overrides).map_err(Failure::input);
         }
         let path = training_run::config_path(directory);

@@ -92,7 +92,7 @@ impl Cifar10 {
             return Err(DataError::Missing {
                 path: path.into(),
                 what: "there is no such folder or archive".into(),
-                remedy: format!("the form is {}", KIND.form),
+                remedy: format!("the form is {}; `ddpm data fetch cifar10` gets the data set", KIND.form),
             });
         }
         let folders = [path.to_path_buf(), path.join(FOLDERS[0]), path.join(FOLDERS[1])];

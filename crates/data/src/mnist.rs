@@ -33,7 +33,8 @@ const MAX_IMAGES: u64 = 1 << 20;
 
 const IMAGES_MAGIC: [u8; 4] = [0, 0, 8, 3];
 const LABELS_MAGIC: [u8; 4] = [0, 0, 8, 1];
-const REMEDY: &str = "get the four idx files (train-images-idx3-ubyte.gz and so on) of MNIST";
+const REMEDY: &str =
+    "get the four idx files (train-images-idx3-ubyte.gz and so on) of MNIST, as `ddpm data fetch mnist` does";
 
 /// A split of MNIST, held in memory (47 MB for the 60,000 training images).
 #[derive(Debug)]

@@ -117,3 +117,47 @@ fn a_reader_that_goes_away_is_no_failure() {
         .unwrap();
     assert!(status.status.success() && status.stderr.is_empty(), "{status:?}");
 }
+
+#[cfg(unix)]
+#[test]
+fn arguments_that_are_not_utf_8_are_refused_before_any_work() {
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt;
+    let dir = tempfile::tempdir().unwrap();
+    let run = dir.path().join(OsStr::from_bytes(b"run\xff"));
+    let output = train_tiny(&run, &["train.steps=1"], &["--json"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    assert!(object(&output)["error"].as_str().unwrap().contains("not UTF-8"));
+    assert!(!run.exists());
+}
+
+#[test]
+fn a_place_where_no_file_can_be_written_is_refused_before_any_work() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = trained(dir.path());
+    let folder = dir.path().join("folder");
+    std::fs::create_dir(&folder).unwrap();
+    let blocked = dir.path().join("file");
+    std::fs::write(&blocked, "").unwrap();
+    let inside = blocked.join("inside");
+    for out in [&folder, &inside] {
+        let name = out.file_name().unwrap().to_str().unwrap();
+        let mut command = ddpm(&["compress"]);
+        fail(command.arg(&run).args(["shapes32", "--n", "1", "--out"]).arg(out), 2, &[name, "--out"]);
+        let mut command = ddpm(&["data", "info", "shapes32", "--sheet"]);
+        fail(command.arg(out), 2, &[name, "--sheet"]);
+    }
+    // What is missing is made.
+    let file = dir.path().join("new/folders/c.ddpm");
+    let mut command = ddpm(&["compress"]);
+    succeed(command.arg(&run).args(["shapes32", "--n", "1", "--target-rate", "4", "--out"]).arg(&file));
+    assert!(file.is_file());
+}
+
+#[test]
+fn a_run_is_gone_on_with_by_out() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut command = ddpm(&["train", "--resume"]);
+    fail(command.arg(dir.path()), 2, &["is a folder", "--resume --out"]);
+    fail(&mut ddpm(&["train", "--resume"]), 2, &["--out DIR"]);
+}

@@ -94,3 +94,45 @@ fn what_cannot_be_decoded_is_refused() {
     // What was there is still there.
     assert!(std::fs::read(&file).unwrap() == bytes);
 }
+
+#[test]
+fn images_that_would_be_changed_are_not_compressed_without_loss() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = trained(dir.path());
+    let at = |name: &str| dir.path().join(name);
+    // The network's images are 8×8.
+    for (name, width) in [("same.png", 8), ("wide.png", 12)] {
+        image::RgbImage::from_fn(width, 8, |x, y| image::Rgb([20 * x as u8, 30 * y as u8, 7]))
+            .save(at(name))
+            .unwrap();
+    }
+    let compress = |image: &str, arguments: &[&str]| {
+        let mut command = ddpm(&["compress"]);
+        command.arg(&run).arg(at(image)).arg("--out").arg(at("c.ddpm")).args(arguments);
+        command
+    };
+    fail(&mut compress("wide.png", &["--lossless"]), 2, &["wide.png", "8x12", "--fit"]);
+    assert!(!at("c.ddpm").exists());
+    let said = object(&compress("wide.png", &["--lossless", "--fit", "--json"]).output().unwrap());
+    assert_eq!(said["changed"], 1);
+    let output = compress("wide.png", &["--target-rate", "9", "--json"]).output().unwrap();
+    assert!(String::from_utf8_lossy(&output.stderr).contains("cropped and resized"));
+    assert_eq!(object(&output)["changed"], 1);
+    let said = object(&compress("same.png", &["--lossless", "--json"]).output().unwrap());
+    assert_eq!(said["changed"], 0);
+    succeed(&mut decompress(&run, &at("c.ddpm"), &at("back"), &[]));
+    let back = image::open(at("back/000000.png")).unwrap().into_rgb8();
+    assert!(back == image::open(at("same.png")).unwrap().into_rgb8());
+}
+
+#[test]
+fn an_image_is_not_written_over() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = trained(dir.path());
+    let path = dir.path().join("a.png");
+    image::RgbImage::new(8, 8).save(&path).unwrap();
+    let bytes = std::fs::read(&path).unwrap();
+    let mut command = ddpm(&["compress"]);
+    fail(command.arg(&run).arg(&path).arg("--out").arg(&path), 2, &["a.png", "choose another --out"]);
+    assert!(std::fs::read(&path).unwrap() == bytes);
+}

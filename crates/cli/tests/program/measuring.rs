@@ -93,6 +93,12 @@ fn images_and_their_statistics_are_the_same_distance_away() {
     assert_eq!(against_file["fid"].as_f64(), Some(fid));
     assert_eq!(against_file["reference"]["about"]["input"], "b");
     near(&desk.json(&["fid", "b", "b.npz"])["fid"], 0.0, 1e-5);
+    // A set and itself, or its copy, have features in one file.
+    desk.images("copy", 0..20);
+    for other in ["a", "copy"] {
+        near(&desk.json(&["fid", "a", other])["fid"], 0.0, 1e-9);
+    }
+    assert_eq!(desk.features(), 2);
     // Two files need no network.
     succeed(&mut desk.measure(&["stats", "a", "--out", "a.npz"]));
     let words = succeed(&mut desk.bare(&["fid", "a.npz", "b.npz"]));
