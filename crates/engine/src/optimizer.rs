@@ -12,6 +12,9 @@ pub struct AdamStep {
     /// Decay of the mean of squared gradients, in [0, 1).
     pub beta2: f32,
     /// Added to the root of the second moment, > 0.
+    ///
+    /// It follows the bias correction, as in the paper of Adam and in PyTorch; TensorFlow 1's Adam, with which the original code
+    /// trained, adds it before, which makes a difference in the first hundreds of updates only.
     pub epsilon: f32,
     /// The gradient is scaled down to this global norm if it is longer; infinite for never.
     pub max_gradient_norm: f32,
