@@ -30,6 +30,7 @@ mod example;
 mod fitted;
 pub mod image_folder;
 mod image_layout;
+mod jpeg;
 mod lmdb;
 mod lmdb_tree;
 pub mod loader;

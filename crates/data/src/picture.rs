@@ -2,6 +2,7 @@
 
 use crate::DataError;
 use crate::bounded::content_error;
+use crate::jpeg;
 use engine::ImageShape;
 use image::metadata::Orientation;
 use image::{DynamicImage, ImageDecoder, ImageError, ImageReader, Limits};
@@ -43,10 +44,11 @@ impl Picture {
 
     /// Decodes a file.
     pub(crate) fn read(
-        file: impl BufRead + Seek,
+        mut file: impl BufRead + Seek,
         path: &Path,
         offset: Option<u64>,
     ) -> Result<Self, DataError> {
+        jpeg::check_end(&mut file).map_err(|e| content_error(path, offset, e))?;
         let (decoder, orientation) = open_decoder(file, path, offset)?;
         let image = DynamicImage::from_decoder(decoder).map_err(|e| image_error(path, offset, e))?;
         Self::new(image, orientation).ok_or_else(|| no_pixels(path, offset))

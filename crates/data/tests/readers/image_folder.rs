@@ -198,3 +198,34 @@ fn folders_without_images_are_refused() {
     assert!(message(open_as_stored(&spec)).contains("no image"));
     assert!(message(open_as_stored("images:no/such/folder")).contains("no/such/folder"));
 }
+
+/// The decoder itself would fill with gray what is missing of a JPEG.
+#[test]
+fn a_jpeg_that_ends_early_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("cut.jpg");
+    let read_it = || open_as_stored(&format!("images:{}", path.display())).and_then(|s| read(&*s, 0));
+    for name in ["rgb.jpg", "gray.jpeg", "cmyk.jpg", "turned.jpg", "progressive.JPG"] {
+        let whole = fs::read(fixtures("images").join(name)).unwrap();
+        fs::write(&path, &whole).unwrap();
+        let pixels = read_it().unwrap();
+        fs::write(&path, [&whole[..], b"\xff what some camera appends \0"].concat()).unwrap();
+        assert_eq!(read_it().unwrap(), pixels, "{name}");
+
+        let scan = whole.windows(2).position(|bytes| bytes == [0xff, 0xda]).unwrap();
+        for len in (scan..whole.len()).step_by(10).chain([whole.len() - 1, whole.len() - 2]) {
+            fs::write(&path, &whole[..len]).unwrap();
+            let said = message(read_it());
+            assert!(said.contains("cut.jpg"), "{name} cut to {len}: {said}");
+            // What the header lacks the decoder notices when the size is asked for, in words of its own.
+            let in_content = said.contains("it ends in the middle of its content");
+            assert!(in_content || len < scan + 16, "{name} cut to {len}: {said}");
+        }
+        // A download that stopped in a file that was given its length beforehand.
+        let mut zeros = whole.clone();
+        let half = (scan + whole.len()) / 2;
+        zeros[half..].fill(0);
+        fs::write(&path, &zeros).unwrap();
+        assert!(message(read_it()).contains("cut.jpg: it ends in the middle"), "{name}");
+    }
+}
