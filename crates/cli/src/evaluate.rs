@@ -4,7 +4,7 @@ use crate::Global;
 use crate::failure::Failure;
 use crate::feature_args::{FeatureArgs, SamplingArgs, SetArgs};
 use crate::image_count;
-use crate::likelihood::{Measured, measure};
+use crate::likelihood::{self, Measured, measure};
 use crate::measured::{self, Measuring};
 use crate::model;
 use crate::progress;
@@ -26,7 +26,8 @@ use std::path::PathBuf;
 /// Measure a model as the paper does: FID, Inception Score, likelihood
 ///
 /// Draws samples and compares them with the training and the test images, and evaluates the bound on both. Samples' features
-/// and terms of the bound are kept: stopped, it goes on when called again. ddpm report shows the result of a run.
+/// and terms of the bound are kept: stopped, it goes on when called again. Terms of other settings (a quick look's --terms, another
+/// --seed) are kept apart, in likelihood folders that end in -2 and so on. ddpm report shows the result of a run.
 #[derive(clap::Args, Debug)]
 #[command(after_long_help = "Examples:
   ddpm evaluate runs/cifar10 --data cifar10:DIR --protocol paper           as published: days on a CPU
@@ -157,8 +158,6 @@ pub fn run(args: &Args, global: &Global) -> Result<Report, Failure> {
     if args.features.dims == Tap::Pool3 {
         measuring.open_classifier()?;
     }
-    let quality = args.quality(&mut measuring, &specs, global.quiet)?;
-
     let job = LikelihoodJob {
         model: model.facts(),
         diffusion: model.stored.diffusion.clone().unwrap_or_default(),
@@ -168,8 +167,12 @@ pub fn run(args: &Args, global: &Global) -> Result<Report, Failure> {
         convolutions: global.convolutions().into(),
         batch,
     };
-    let likelihood = match measure(&job, &mut model.denoiser, &sets, &likelihood_out, &signals, global.quiet)?
-    {
+    // Nor can what is in the way of the likelihood wait: terms of a quick look stay, beside those of the whole.
+    let likelihood_out = job.folder(&model.denoiser, &sets, &likelihood_out).map_err(likelihood::failure)?;
+    let quality = args.quality(&mut measuring, &specs, global.quiet)?;
+
+    let measured = measure(&job, &mut model.denoiser, &sets, &likelihood_out, &signals, global.quiet)?;
+    let likelihood = match measured {
         Measured::All(report) => *report,
         Measured::Diverged(problem) => return Err(Failure::work(problem)),
         Measured::Stopped { set, images, of } => {
@@ -191,7 +194,14 @@ pub fn run(args: &Args, global: &Global) -> Result<Report, Failure> {
     }
     json["status"] = json!("finished");
     json["out"] = json!(path);
-    Ok(Report::new(format!("{}\nall of it is in {}", report.words(), path.display()), json))
+    json["likelihood_out"] = json!(likelihood_out);
+    let words = format!(
+        "{}\nall of it is in {}, the likelihood's tables in {}",
+        report.words(),
+        path.display(),
+        likelihood_out.display()
+    );
+    Ok(Report::new(words, json))
 }
 
 impl Args {

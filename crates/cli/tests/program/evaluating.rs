@@ -52,6 +52,40 @@ fn quality_and_likelihood_stand_in_one_report() {
 }
 
 #[test]
+fn a_quick_look_is_not_in_the_way_of_the_whole() {
+    let dir = tempfile::tempdir().unwrap();
+    let inception = dir.path().join("inception.safetensors");
+    write_weights(&inception, Tap::Pool1);
+    let run = trained(dir.path());
+    let out = dir.path().join("out");
+    let evaluate = |terms: &str| {
+        let mut command = ddpm(&["evaluate", "--json", "--dims", "64", "--n", "2", "--reference-n", "2"]);
+        command.args(["--data", "shapes32", "--likelihood-n", "2", "--terms", terms]).arg(&run);
+        command.arg("--inception").arg(&inception).env("XDG_CACHE_HOME", dir.path().join("cache"));
+        command.arg("--out").arg(&out);
+        command
+    };
+    let told = |terms: &str| {
+        let output = evaluate(terms).output().unwrap();
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        object(&output)
+    };
+    let terms = |told: &serde_json::Value| told["likelihood"]["sets"][0]["summary"]["terms"].as_u64();
+    // What cannot be is refused before samples are drawn.
+    fail(&mut evaluate("2"), 2, &["terms"]);
+    assert!(!dir.path().join("cache").exists());
+
+    let quick = told("4");
+    assert_eq!(quick["likelihood_out"].as_str(), out.join("likelihood").to_str());
+    let whole = told("20");
+    assert_eq!((terms(&whole), terms(&quick)), (Some(20), Some(4)));
+    assert_eq!(whole["likelihood_out"].as_str(), out.join("likelihood-2").to_str());
+    // Each is gone on with where it is.
+    assert_eq!(told("4")["likelihood_out"], quick["likelihood_out"]);
+    assert_eq!(told("20")["likelihood_out"], whole["likelihood_out"]);
+}
+
+#[test]
 fn a_missing_inception_network_is_named_before_anything_is_measured() {
     let dir = tempfile::tempdir().unwrap();
     let run = trained(dir.path());
