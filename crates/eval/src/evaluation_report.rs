@@ -29,7 +29,7 @@ pub struct QualityMeasure {
 /// An evaluation.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct EvaluationReport {
-    /// The preset it was begun with: `paper` or `quick`.
+    /// The preset it was begun with, `paper` or `quick`; and `, changed: ` with the options that the call changed.
     pub protocol: String,
     /// The model.
     pub model: ModelFacts,
@@ -117,7 +117,7 @@ impl EvaluationReport {
 
     /// The result in a few lines.
     pub fn words(&self) -> String {
-        let mut lines = Vec::new();
+        let mut lines = vec![format!("protocol: {}", self.protocol)];
         for measure in &self.quality {
             lines.push(format!("{}: {}\n  {}", measure.name, measure.value_words(), measure.words()));
         }
@@ -182,6 +182,7 @@ mod tests {
         assert_eq!(EvaluationReport::read(&folder).unwrap(), Some(report.clone()));
         let words = report.words();
         for word in [
+            "protocol: paper\n",
             "FID train: 3.170\n  50000 samples of m against 50000 images of CIFAR-10 (train); 2048 features",
             "Inception Score: 3.170 ± 0.110",
             "pytorch-fid resize, Inception weights 6726825d; ± is the standard deviation over 10 parts of the samples",
