@@ -363,14 +363,8 @@ impl Ablation<'_> {
             batch,
         };
         let sets = std::slice::from_ref(&self.test);
-        // Terms that were measured in another way stay where they are, to be gone on with when they are asked
-        // for again.
-        let folder = directory.join("likelihood");
-        let (mut out, mut number) = (folder.join(model.weights_slug()), 1);
-        while !job.can_use(&model.denoiser, sets, &out).map_err(likelihood::failure)? {
-            number += 1;
-            out = folder.join(format!("{}-{number}", model.weights_slug()));
-        }
+        let out = directory.join("likelihood").join(model.weights_slug());
+        let out = job.folder(&model.denoiser, sets, &out).map_err(likelihood::failure)?;
         match measure(&job, &mut model.denoiser, sets, &out, &self.signals, self.global.quiet)? {
             Measured::All(report) => {
                 let summary = &report.sets[0].summary;

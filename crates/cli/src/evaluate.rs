@@ -2,9 +2,9 @@
 
 use crate::Global;
 use crate::failure::Failure;
-use crate::feature_args::{FeatureArgs, SamplingArgs, SetArgs};
+use crate::feature_args::{FeatureArgs, ResizeName, SamplingArgs, SetArgs};
 use crate::image_count;
-use crate::likelihood::{Measured, measure};
+use crate::likelihood::{self, Measured, measure};
 use crate::measured::{self, Measuring};
 use crate::model;
 use crate::progress;
@@ -13,6 +13,7 @@ use crate::signals::Signals;
 use clap::ValueEnum;
 use data::SourceSpec;
 use diffusion::NormalCdf;
+use eval::ResizeMode;
 use eval::evaluation_report::{EvaluationReport, QualityMeasure};
 use eval::frechet::frechet_distance;
 use eval::image_set::Unreadable;
@@ -26,7 +27,8 @@ use std::path::PathBuf;
 /// Measure a model as the paper does: FID, Inception Score, likelihood
 ///
 /// Draws samples and compares them with the training and the test images, and evaluates the bound on both. Samples' features
-/// and terms of the bound are kept: stopped, it goes on when called again. ddpm report shows the result of a run.
+/// and terms of the bound are kept: stopped, it goes on when called again. Terms of other settings (a quick look's --terms, another
+/// --seed) are kept apart, in likelihood folders that end in -2 and so on. ddpm report shows the result of a run.
 #[derive(clap::Args, Debug)]
 #[command(after_long_help = "Examples:
   ddpm evaluate runs/cifar10 --data cifar10:DIR --protocol paper           as published: days on a CPU
@@ -35,7 +37,11 @@ use std::path::PathBuf;
 
 --protocol paper: 50000 samples by all T steps, FID against all training and all test images, the Inception Score in 10 parts, all
 terms of the bound on all images. quick: 1000 samples against the first 5000 images of each set, 200 images of each by 50 terms.
---n, --reference-n, --likelihood-n and --terms change the parts.")]
+--n, --reference-n, --likelihood-n and --terms change the parts, and so do the options of samples and features; what was changed is
+told with the protocol.
+
+Figures published from 2017 to 2020, the paper's among them, were computed with TensorFlow 1, whose way of resizing is --resize
+torch-fidelity: give that to compare with them. The protocol leaves the default, pytorch-fid.")]
 pub struct Args {
     /// A run directory (its last checkpoint), a checkpoint, or a directory in diffusers' layout
     model: PathBuf,
@@ -140,15 +146,19 @@ pub fn run(args: &Args, global: &Global) -> Result<Report, Failure> {
         }
     };
     let specs = args.data.splits();
-    let mut sets = Vec::new();
+    let (mut sets, mut likelihood_images) = (Vec::new(), Vec::new());
     let options = model.image_options()?;
     for spec in &specs {
         let source = data::open(spec, &options).map_err(Failure::input)?;
         let all = image_count::available(&*source);
-        let images = args.likelihood_n.map_or_else(|| args.protocol.likelihood_images(all), NonZeroU64::get);
+        let own = args.protocol.likelihood_images(all);
+        likelihood_images.push(own);
+        let images = args.likelihood_n.map_or(own, NonZeroU64::get);
         let images = image_count::at_most("--likelihood-n", images, spec, &*source)?;
         sets.push(ImageGroup { name: spec.split_name().unwrap_or("data").into(), source, images });
     }
+
+    let protocol = args.protocol_words(process.timesteps(), &likelihood_images)?;
 
     // The network of features first: if it is missing, that is known before hours of work.
     let input = args.model.to_string_lossy();
@@ -157,8 +167,6 @@ pub fn run(args: &Args, global: &Global) -> Result<Report, Failure> {
     if args.features.dims == Tap::Pool3 {
         measuring.open_classifier()?;
     }
-    let quality = args.quality(&mut measuring, &specs, global.quiet)?;
-
     let job = LikelihoodJob {
         model: model.facts(),
         diffusion: model.stored.diffusion.clone().unwrap_or_default(),
@@ -168,8 +176,12 @@ pub fn run(args: &Args, global: &Global) -> Result<Report, Failure> {
         convolutions: global.convolutions().into(),
         batch,
     };
-    let likelihood = match measure(&job, &mut model.denoiser, &sets, &likelihood_out, &signals, global.quiet)?
-    {
+    // Nor can what is in the way of the likelihood wait: terms of a quick look stay, beside those of the whole.
+    let likelihood_out = job.folder(&model.denoiser, &sets, &likelihood_out).map_err(likelihood::failure)?;
+    let quality = args.quality(&mut measuring, &specs, global.quiet)?;
+
+    let measured = measure(&job, &mut model.denoiser, &sets, &likelihood_out, &signals, global.quiet)?;
+    let likelihood = match measured {
         Measured::All(report) => *report,
         Measured::Diverged(problem) => return Err(Failure::work(problem)),
         Measured::Stopped { set, images, of } => {
@@ -179,8 +191,7 @@ pub fn run(args: &Args, global: &Global) -> Result<Report, Failure> {
             return Err(Failure::stopped(signals.exit_status(), message, json));
         }
     };
-    let report =
-        EvaluationReport { protocol: args.protocol.name().into(), model: model.facts(), quality, likelihood };
+    let report = EvaluationReport { protocol, model: model.facts(), quality, likelihood };
     let path = report.write(&quality_out).map_err(Failure::work)?;
     let mut json = serde_json::to_value(&report).map_err(Failure::work)?;
     // The tables by t are in the files.
@@ -191,10 +202,49 @@ pub fn run(args: &Args, global: &Global) -> Result<Report, Failure> {
     }
     json["status"] = json!("finished");
     json["out"] = json!(path);
-    Ok(Report::new(format!("{}\nall of it is in {}", report.words(), path.display()), json))
+    json["likelihood_out"] = json!(likelihood_out);
+    let words = format!(
+        "{}\nall of it is in {}, the likelihood's tables in {}",
+        report.words(),
+        path.display(),
+        likelihood_out.display()
+    );
+    Ok(Report::new(words, json))
 }
 
 impl Args {
+    /// The protocol's name, and what the call has changed of it.
+    fn protocol_words(&self, timesteps: usize, likelihood_images: &[u64]) -> Result<String, Failure> {
+        let mut changed = Vec::new();
+        let counts = [
+            ("--n", self.n, NonZeroU64::new(self.protocol.samples())),
+            ("--reference-n", self.reference_n, self.protocol.reference_images()),
+        ];
+        for (option, given, own) in counts {
+            changed.extend(given.filter(|_| given != own).map(|given| format!("{option} {given}")));
+        }
+        let own = |&images: &u64| self.likelihood_n.is_none_or(|given| given.get() == images);
+        if !likelihood_images.iter().all(own) {
+            changed.extend(self.likelihood_n.map(|given| format!("--likelihood-n {given}")));
+        }
+        let terms = self.terms.filter(|&given| given != self.protocol.terms(timesteps));
+        changed.extend(terms.map(|terms| format!("--terms {terms}")));
+        let FeatureArgs { dims, resize, image_size, .. } = &self.features;
+        if *dims != Tap::Pool3 {
+            changed.push(format!("--dims {}", dims.dims()));
+        }
+        if *resize != ResizeName::PytorchFid {
+            changed.push(format!("--resize {}", ResizeMode::from(*resize)));
+        }
+        changed.extend(image_size.map(|size| format!("--image-size {size}")));
+        changed.extend(self.sampling.changed(timesteps).map_err(Failure::input)?);
+        let name = self.protocol.name();
+        Ok(match changed.is_empty() {
+            true => name.to_owned(),
+            false => format!("{name}, changed: {}", changed.join(" ")),
+        })
+    }
+
     /// The Inception Score of samples, where the network reaches so far, and their FID against each of `specs`.
     fn quality(
         &self,

@@ -85,6 +85,18 @@ impl SamplingArgs {
         self.sampler.sampling()
     }
 
+    /// The options that are not the published protocol's, for a model of `timesteps` steps.
+    ///
+    /// # Errors
+    /// As [`Self::sampling`].
+    pub fn changed(&self, timesteps: usize) -> Result<Vec<String>, &'static str> {
+        let mut changed = self.sampler.changed(timesteps)?;
+        if self.weights == Some(WeightsName::Raw) {
+            changed.push("--weights raw".into());
+        }
+        Ok(changed)
+    }
+
     /// The weights asked for.
     pub fn weights(&self) -> Option<Weights> {
         self.weights.map(Weights::from)

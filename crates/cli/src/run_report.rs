@@ -186,12 +186,15 @@ fn samples(run: &Path, config: &Config) -> Result<Option<Pictures>, Failure> {
     Ok(Some(Pictures { png, words }))
 }
 
-/// The evaluation of the latest weights in the run's own folder.
+/// The evaluation of the latest weights in the run's own folder; of one step's, that of the averaged ones.
 fn quality(run: &Path) -> Result<Vec<QualityLine>, Failure> {
     let mut latest: Option<EvaluationReport> = None;
     for entry in entries(&run.join("evaluation"))? {
         let Some(found) = EvaluationReport::read(&entry).map_err(Failure::input)? else { continue };
-        if latest.as_ref().is_none_or(|latest| found.model.step >= latest.model.step) {
+        if latest.as_ref().is_none_or(|latest| rank(&found) >= rank(latest)) {
+            let rank = |report: &EvaluationReport| {
+                (report.model.step, report.model.weights.as_deref() == Some("ema"))
+            };
             latest = Some(found);
         }
     }

@@ -66,6 +66,24 @@ impl SamplerArgs {
         });
         Ok(Sampling { kind, steps: self.steps, spacing })
     }
+
+    /// The options that are not the paper's, its sampler in all `timesteps` steps.
+    ///
+    /// # Errors
+    /// As [`Self::sampling`].
+    pub fn changed(&self, timesteps: usize) -> Result<Vec<String>, &'static str> {
+        let Sampling { kind, steps, spacing } = self.sampling()?;
+        let mut changed = Vec::new();
+        if kind != SamplerKind::Ancestral {
+            changed.push(format!("--sampler {}", kind.name()));
+        }
+        changed.extend(steps.filter(|&steps| steps != timesteps).map(|steps| format!("--steps {steps}")));
+        changed.extend(spacing.map(|spacing| format!("--spacing {}", spacing.name())));
+        if self.eta != 0.0 {
+            changed.push(format!("--eta {}", self.eta));
+        }
+        Ok(changed)
+    }
 }
 
 #[cfg(test)]
@@ -82,6 +100,22 @@ mod tests {
     fn sampling(arguments: &str) -> Result<Sampling, &'static str> {
         let words = std::iter::once("ddpm").chain(arguments.split_whitespace());
         Call::try_parse_from(words).map_err(|_| "not a call")?.sampler.sampling()
+    }
+
+    #[test]
+    fn what_is_not_the_papers_is_told() {
+        let changed = |arguments: &str| {
+            let words = std::iter::once("ddpm").chain(arguments.split_whitespace());
+            Call::try_parse_from(words).unwrap().sampler.changed(1000).unwrap().join(" ")
+        };
+        for same in ["", "--sampler ancestral --steps 1000"] {
+            assert_eq!(changed(same), "");
+        }
+        for other in
+            ["--sampler ddim --steps 50 --spacing leading --eta 0.5", "--sampler dpm-solver++", "--steps 999"]
+        {
+            assert_eq!(changed(other), other);
+        }
     }
 
     #[test]

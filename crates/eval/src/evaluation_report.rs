@@ -1,5 +1,6 @@
 //! What a model is worth, as the paper reports it: sample quality and likelihood, with all they depend on.
 
+use crate::inception_score::SPLITS;
 use crate::likelihood::LikelihoodReport;
 use crate::model_facts::ModelFacts;
 use crate::statistics::Provenance;
@@ -17,7 +18,7 @@ pub struct QualityMeasure {
     pub name: String,
     /// The number.
     pub value: f64,
-    /// Its standard deviation over parts of the samples, where it has one.
+    /// Its standard deviation over [`SPLITS`] parts of the samples, where it has one.
     pub deviation: Option<f64>,
     /// The samples and how their features were computed.
     pub samples: Provenance,
@@ -28,7 +29,7 @@ pub struct QualityMeasure {
 /// An evaluation.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct EvaluationReport {
-    /// The preset it was begun with: `paper` or `quick`.
+    /// The preset it was begun with, `paper` or `quick`; and `, changed: ` with the options that the call changed.
     pub protocol: String,
     /// The model.
     pub model: ModelFacts,
@@ -70,8 +71,12 @@ impl QualityMeasure {
             let split = reference.split.as_deref().map_or_else(String::new, |split| format!(" ({split})"));
             format!(" against {} images of {}{split}", reference.images, reference.description)
         });
+        // What other ± of this program are, half an interval, this one is not.
+        let deviation = self.deviation.map_or_else(String::new, |_| {
+            format!("; ± is the standard deviation over {SPLITS} parts of the samples")
+        });
         format!(
-            "{}{against}; {} features, {} resize, Inception weights {}",
+            "{}{against}; {} features, {} resize, Inception weights {}{deviation}",
             samples.description,
             samples.dims,
             samples.resize,
@@ -112,7 +117,7 @@ impl EvaluationReport {
 
     /// The result in a few lines.
     pub fn words(&self) -> String {
-        let mut lines = Vec::new();
+        let mut lines = vec![format!("protocol: {}", self.protocol)];
         for measure in &self.quality {
             lines.push(format!("{}: {}\n  {}", measure.name, measure.value_words(), measure.words()));
         }
@@ -177,9 +182,10 @@ mod tests {
         assert_eq!(EvaluationReport::read(&folder).unwrap(), Some(report.clone()));
         let words = report.words();
         for word in [
+            "protocol: paper\n",
             "FID train: 3.170\n  50000 samples of m against 50000 images of CIFAR-10 (train); 2048 features",
             "Inception Score: 3.170 ± 0.110",
-            "pytorch-fid resize, Inception weights 6726825d",
+            "pytorch-fid resize, Inception weights 6726825d; ± is the standard deviation over 10 parts of the samples",
         ] {
             assert!(words.contains(word), "{words}");
         }

@@ -25,7 +25,9 @@ fn quality_and_likelihood_stand_in_one_report() {
     assert!(output.status.success(), "{}", text(&output.stderr));
     let told = object(&output);
     let fid = &told["quality"][0];
-    assert_eq!((fid["name"].as_str(), told["protocol"].as_str()), (Some("FID data"), Some("quick")));
+    assert_eq!(fid["name"].as_str(), Some("FID data"));
+    let changed = "quick, changed: --n 4 --likelihood-n 3 --terms 6 --dims 64";
+    assert_eq!(told["protocol"].as_str(), Some(changed));
     assert!(fid["value"].as_f64().unwrap() > 0.0);
     assert_eq!((fid["samples"]["images"].as_u64(), fid["reference"]["images"].as_u64()), (Some(4), Some(5)));
     assert_eq!(fid["samples"]["samples"]["steps"].as_u64(), Some(20));
@@ -52,7 +54,66 @@ fn quality_and_likelihood_stand_in_one_report() {
 }
 
 #[test]
+fn a_quick_look_is_not_in_the_way_of_the_whole() {
+    let dir = tempfile::tempdir().unwrap();
+    let inception = dir.path().join("inception.safetensors");
+    write_weights(&inception, Tap::Pool1);
+    let run = trained(dir.path());
+    let out = dir.path().join("out");
+    let evaluate = |terms: &str| {
+        let mut command = ddpm(&["evaluate", "--json", "--dims", "64", "--n", "2", "--reference-n", "2"]);
+        command.args(["--data", "shapes32", "--likelihood-n", "2", "--terms", terms]).arg(&run);
+        command.arg("--inception").arg(&inception).env("XDG_CACHE_HOME", dir.path().join("cache"));
+        command.arg("--out").arg(&out);
+        command
+    };
+    let told = |terms: &str| {
+        let output = evaluate(terms).output().unwrap();
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        object(&output)
+    };
+    let terms = |told: &serde_json::Value| told["likelihood"]["sets"][0]["summary"]["terms"].as_u64();
+    // What cannot be is refused before samples are drawn.
+    fail(&mut evaluate("2"), 2, &["terms"]);
+    assert!(!dir.path().join("cache").exists());
+
+    let quick = told("4");
+    assert_eq!(quick["likelihood_out"].as_str(), out.join("likelihood").to_str());
+    let whole = told("20");
+    assert_eq!((terms(&whole), terms(&quick)), (Some(20), Some(4)));
+    assert_eq!(whole["likelihood_out"].as_str(), out.join("likelihood-2").to_str());
+    // Each is gone on with where it is.
+    assert_eq!(told("4")["likelihood_out"], quick["likelihood_out"]);
+    assert_eq!(told("20")["likelihood_out"], whole["likelihood_out"]);
+}
+
+#[test]
 fn a_missing_inception_network_is_named_before_anything_is_measured() {
+    #[test]
+    fn a_report_shows_the_averaged_weights_where_both_were_judged() {
+        let dir = tempfile::tempdir().unwrap();
+        let inception = dir.path().join("inception.safetensors");
+        write_weights(&inception, Tap::Pool1);
+        let run = trained(dir.path());
+        let mut command = ddpm(&["evaluate", "--json", "--dims", "64", "--n", "2", "--reference-n", "2"]);
+        command.args(["--data", "shapes32", "--likelihood-n", "2", "--terms", "4"]).arg(&run);
+        command.arg("--inception").arg(&inception).env("XDG_CACHE_HOME", dir.path().join("cache"));
+        let evaluation = object(&command.output().unwrap());
+        let path = std::path::PathBuf::from(evaluation["out"].as_str().unwrap());
+        let ema = std::fs::read_to_string(&path).unwrap();
+        assert!(ema.contains("2 samples of"), "{ema}");
+        // Those of the raw weights, in folders that are looked at before and after.
+        let raw = ema.replace("\"ema\"", "\"raw\"").replace("2 samples of", "the raw weights, of");
+        for name in ["a", "zz", "0", "raw"] {
+            let folder = run.join("evaluation").join(name);
+            std::fs::create_dir(&folder).unwrap();
+            std::fs::write(folder.join("evaluation.json"), &raw).unwrap();
+        }
+        succeed(ddpm(&["report"]).arg(&run));
+        let page = std::fs::read_to_string(run.join("report/report.html")).unwrap();
+        assert!(page.contains("2 samples of") && !page.contains("the raw weights, of"), "{page}");
+    }
+
     let dir = tempfile::tempdir().unwrap();
     let run = trained(dir.path());
     let mut command = ddpm(&["evaluate", "--data", "shapes32", "--inception", "nowhere.pth"]);

@@ -1,6 +1,7 @@
 //! All variants side by side.
 
 use super::variant::{Outcome, Variant, VariantResult, schedule_name};
+use crate::inception_score::SPLITS;
 use crate::whole_file::write_whole;
 use serde::{Deserialize, Serialize};
 use std::fmt::Write;
@@ -165,11 +166,24 @@ impl AblationTable {
             quality,
         } = &self.budget;
         let quality = if quality.is_empty() { String::new() } else { format!(" Samples: {quality}.") };
+        let deviation = if self.has_deviations() {
+            format!(" ± of an Inception Score is its standard deviation over {SPLITS} parts of the samples.")
+        } else {
+            String::new()
+        };
         format!(
             "Each: {parameters} parameters, {steps} updates of {batch_size} images, T = {timesteps}; trained on {data}. \
-             Likelihood: {likelihood_images} images of {test_data}, {terms} of {timesteps} terms; ± is half the 95 % interval \
-             over images, not over trainings.{quality}"
+             Likelihood: {likelihood_images} images of {test_data}, {terms} of {timesteps} terms; ± of bits/dim is half the 95 % \
+             interval over images, not over trainings.{quality}{deviation}"
         )
+    }
+
+    /// Whether a score of sample quality has a ±.
+    fn has_deviations(&self) -> bool {
+        self.results.iter().any(|result| match &result.outcome {
+            Outcome::Finished { quality, .. } => quality.iter().any(|score| score.deviation.is_some()),
+            Outcome::Unstable { .. } => false,
+        })
     }
 
     fn has_schedules(&self) -> bool {
@@ -331,6 +345,20 @@ mod tests {
         ));
         assert!(lines[7].contains("| 1.23 | 3.500 ± 0.020 | 1.500 | 2.000 |"), "{markdown}");
         assert!(lines[8].contains("not yet trained"));
+
+        assert!(
+            markdown.contains("± of bits/dim is half") && !markdown.contains("Inception Score"),
+            "{markdown}"
+        );
+        let mut scored = table.clone();
+        if let Outcome::Finished { quality, .. } = &mut scored.results[1].outcome {
+            quality.push(QualityScore { name: "Inception Score".into(), value: 9.0, deviation: Some(0.1) });
+        }
+        assert!(
+            scored.markdown().contains("is its standard deviation over 10 parts"),
+            "{}",
+            scored.markdown()
+        );
 
         let csv = table.csv();
         let rows: Vec<Vec<_>> = csv.lines().map(|line| line.split(',').collect()).collect();

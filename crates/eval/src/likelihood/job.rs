@@ -138,6 +138,28 @@ impl LikelihoodJob {
         Ok(true)
     }
 
+    /// The folder for these measurements: `out`, or if it holds the terms of something else, the first of `out-2`, `out-3`
+    /// and so on that does not. So terms that were measured in another way stay, to be gone on with when they are asked
+    /// for again.
+    ///
+    /// # Errors
+    /// As [`Self::can_use`].
+    pub fn folder(
+        &self,
+        denoiser: &dyn Denoiser,
+        sets: &[ImageGroup],
+        out: &Path,
+    ) -> Result<PathBuf, LikelihoodError> {
+        let (mut folder, mut number) = (out.to_owned(), 1);
+        while !self.can_use(denoiser, sets, &folder)? {
+            number += 1;
+            let mut name = out.file_name().unwrap_or_default().to_owned();
+            name.push(format!("-{number}"));
+            folder = out.with_file_name(name);
+        }
+        Ok(folder)
+    }
+
     /// Measures `sets` (train before test) into the folder `out`, going on with what is there, and writes the report.
     /// `None` if `stop` was set: what is measured is kept.
     ///

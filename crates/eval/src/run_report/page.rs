@@ -70,7 +70,7 @@ fn sample_quality(report: &RunReport, scores: Option<&str>) -> String {
         true => html.push_str(&missing(
             "Neither FID nor likelihood has been measured: ddpm evaluate, ddpm likelihood.",
         )),
-        false => html.push_str(&table(&["measure", "value (± half the 95 % interval)", "depends on"], &rows)),
+        false => html.push_str(&table(&["measure", "value", "depends on"], &rows)),
     }
     if let Some(svg) = scores {
         html.push_str("<h3>Over training</h3>\n");
@@ -189,7 +189,7 @@ fn set_words(report: &LikelihoodReport, set: &SetReport) -> String {
     let step = report.model.step.map_or_else(String::new, |step| format!(" after {step} updates"));
     let decoder = format!("{:?}", report.decoder_cdf).to_lowercase();
     format!(
-        "{} of {} images of {}; {} of {} terms; {weights} weights{step} ({}); {decoder} decoder; seed {}; {} convolutions",
+        "{} of {} images of {}; {} of {} terms; {weights} weights{step} ({}); {decoder} decoder; seed {}; {} convolutions{}",
         summary.images,
         set.data_images.map_or_else(|| "endless".to_owned(), |all| all.to_string()),
         set.data,
@@ -198,5 +198,7 @@ fn set_words(report: &LikelihoodReport, set: &SetReport) -> String {
         report.model.fingerprint.get(..8).unwrap_or(&report.model.fingerprint),
         report.seed,
         report.convolutions,
+        // Unlike that of an Inception Score, which its own line explains.
+        if summary.bits_per_dim.half_width().is_some() { "; ± is half the 95 % interval" } else { "" },
     )
 }
