@@ -1,5 +1,5 @@
-//! What the fuzz targets have in common: files for readers that take paths, checksums put right, so that what lies behind
-//! them is reached, and sources read as programs read them.
+//! What the fuzz targets have in common: files for readers that take paths, checksums put right, so that what
+//! lies behind them is reached, and sources read as programs read them.
 
 #![forbid(unsafe_code)]
 
@@ -26,8 +26,8 @@ pub fn file(name: &str, bytes: &[u8]) -> PathBuf {
     path
 }
 
-/// Reads a source as programs do: its description, some of its images as they are and resized, their labels. An error must
-/// say where it happened.
+/// Reads a source as programs do: its description, some of its images as they are and resized, their labels.
+/// An error must say where it happened.
 pub fn read_source(kind: &str, path: &Path) {
     if let Err(error) = try_source(kind, path) {
         let text = error.to_string();

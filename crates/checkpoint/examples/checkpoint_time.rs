@@ -1,7 +1,8 @@
 //! Time and memory of saving, checking and resuming a checkpoint of the paper's networks.
 //!
-//! `cargo run --release -p ddpm-checkpoint --example checkpoint_time -- DIR [CHANNELS]` writes to `DIR/checkpoints` and
-//! removes it again. 128 channels are CIFAR-10's network (the default, 0.6 GB), 352 a network of 270M parameters (4.3 GB).
+//! `cargo run --release -p ddpm-checkpoint --example checkpoint_time -- DIR [CHANNELS]` writes to
+//! `DIR/checkpoints` and removes it again. 128 channels are CIFAR-10's network (the default, 0.6 GB), 352 a
+//! network of 270M parameters (4.3 GB).
 
 use checkpoint::{
     ModelDescription, ModelLocation, RunDirectory, SavedTraining, TrainingBuffers, TrainingBuffersMut,

@@ -1,9 +1,9 @@
 //! Files and directories that appear whole or not at all.
 //!
-//! Everything is written under a temporary name beside its place, brought to the disk, and renamed. An error or a kill
-//! at any moment leaves what stood there before, or all of what is new. Temporary names are `.NAME.ddpm-partial`;
-//! one that a killed process left behind is removed by the next write to the same place. One process at a time may
-//! write to a place.
+//! Everything is written under a temporary name beside its place, brought to the disk, and renamed. An error
+//! or a kill at any moment leaves what stood there before, or all of what is new. Temporary names are
+//! `.NAME.ddpm-partial`; one that a killed process left behind is removed by the next write to the same
+//! place. One process at a time may write to a place.
 
 use crate::Error;
 use std::ffi::{OsStr, OsString};
@@ -45,8 +45,8 @@ pub fn write_file(path: &Path, fill: impl FnOnce(&mut dyn Write) -> Result<(), E
     written
 }
 
-/// Takes the lock of an open file for this process; false if another has it. The system lets go of it when the file is
-/// closed or the process ends, however it ends.
+/// Takes the lock of an open file for this process; false if another has it. The system lets go of it when
+/// the file is closed or the process ends, however it ends.
 ///
 /// # Errors
 /// If the file system cannot lock.
@@ -70,7 +70,8 @@ fn write_and_sync(path: &Path, fill: impl FnOnce(&mut dyn Write) -> Result<(), E
     file.sync_all().map_err(Error::write(path))
 }
 
-/// A directory that is being written under a temporary name. Dropped before [`PendingDirectory::commit`], it vanishes.
+/// A directory that is being written under a temporary name. Dropped before [`PendingDirectory::commit`], it
+/// vanishes.
 #[derive(Debug)]
 pub struct PendingDirectory {
     target: PathBuf,

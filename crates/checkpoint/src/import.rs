@@ -1,5 +1,5 @@
-//! Models that other programs keep in one file, without a word on the network: PyTorch state dictionaries and TensorFlow
-//! checkpoints. The network is told from the tensors.
+//! Models that other programs keep in one file, without a word on the network: PyTorch state dictionaries and
+//! TensorFlow checkpoints. The network is told from the tensors.
 
 mod network;
 
@@ -36,7 +36,8 @@ const FOREIGN: [(&str, &str); 2] = [
 pub struct ImportOptions {
     /// The kind of weights; `None`: the averaged ones where there are both.
     pub weights: Option<Weights>,
-    /// Height and width of the images, in pixels; `None`: what puts attention at the feature maps that usually have it.
+    /// Height and width of the images, in pixels; `None`: what puts attention at the feature maps that
+    /// usually have it.
     pub image_size: Option<usize>,
     /// Heads of attention; `None`: as many as the program has by default.
     pub heads: Option<Heads>,
@@ -102,12 +103,12 @@ struct Candidate {
 }
 
 impl ForeignModel {
-    /// Opens a PyTorch file (`.bin`, `.ckpt`, `.pt`, `.pth`), a safetensors file or a TensorFlow checkpoint (its name with or
-    /// without `.index`), and finds the network in it.
+    /// Opens a PyTorch file (`.bin`, `.ckpt`, `.pt`, `.pth`), a safetensors file or a TensorFlow checkpoint
+    /// (its name with or without `.index`), and finds the network in it.
     ///
     /// # Errors
-    /// If the file is damaged, the network is of another kind, the weights are not there, or it takes options to tell what
-    /// the network is.
+    /// If the file is damaged, the network is of another kind, the weights are not there, or it takes options
+    /// to tell what the network is.
     pub fn open(path: &Path, options: &ImportOptions) -> Result<Self, Error> {
         let wanted = options.weights;
         let file = WeightsFile::open(path)?;
@@ -245,8 +246,8 @@ impl ForeignModel {
         Some(format!("{}{}{}", self.prefix, self.map.time_table()?, self.suffix))
     }
 
-    /// Compares the table of the time embedding in the file, if there is one, with that of the network; its length is the
-    /// number of steps.
+    /// Compares the table of the time embedding in the file, if there is one, with that of the network; its
+    /// length is the number of steps.
     fn check_time_table(&mut self, path: &Path, name: &str) -> Result<Option<usize>, Error> {
         let (steps, width) = match self.file.shape(name) {
             None => return Ok(None),
@@ -384,8 +385,8 @@ fn candidates(map: &KeyMap, names: &[String], path: &Path) -> Vec<Candidate> {
     found
 }
 
-/// Puts the rows of the layer above the time embedding, `[channels][outputs]`, in the order of sines before cosines, from
-/// that of a sine and a cosine in turn.
+/// Puts the rows of the layer above the time embedding, `[channels][outputs]`, in the order of sines before
+/// cosines, from that of a sine and a cosine in turn.
 fn part_sines(layer: &mut [f32], channels: usize) {
     let outputs = layer.len() / channels;
     let interleaved = layer.to_vec();

@@ -1,17 +1,19 @@
 //! How other programs name the parameters of this network: data, one file a program, in `key_maps/`.
 //!
-//! A line is a parameter's name here and there, without its last part, which settings at the file's head translate
-//! (`norm.weight` is the weight of a normalisation). `{level}`, `{block}` and the like stand for any one part of the name;
-//! `{-level}` counts levels from the other end; `{down}` and `{up}` count blocks through all levels of the way, and what
-//! changes the size after a level's blocks along with them; `{input}` is `{down}` counted from 1, `{output}` counts blocks on
-//! the way up alone, `{last}` is the last of a level, and `{behind}` the place behind all other parts of it.
+//! A line is a parameter's name here and there, without its last part, which settings at the file's head
+//! translate (`norm.weight` is the weight of a normalisation). `{level}`, `{block}` and the like stand for
+//! any one part of the name; `{-level}` counts levels from the other end; `{down}` and `{up}` count blocks
+//! through all levels of the way, and what changes the size after a level's blocks along with them; `{input}`
+//! is `{down}` counted from 1, `{output}` counts blocks on the way up alone, `{last}` is the last of a level,
+//! and `{behind}` the place behind all other parts of it.
 //!
-//! `order` says how convolutions lie; `time_embedding` whether sines and cosines alternate (`interleaved`) or cosines come
-//! first; `time_table` what a table of them is called; `qkv` that one layer gives queries, keys and values, in turn for each
-//! head (`by_head`); `heads` how many heads there are where nothing is said; `attention` the sizes of feature maps that attend,
-//! the largest first; `learned_variance` what a second half of output channels is (`range`, or the log variance);
-//! `rescale_timesteps` the number of steps that t is scaled to; `refuse` ends of names that make it another network, and in
-//! what. The settings of [`Conventions`] say what else is not as here, and `#` begins a comment.
+//! `order` says how convolutions lie; `time_embedding` whether sines and cosines alternate (`interleaved`) or
+//! cosines come first; `time_table` what a table of them is called; `qkv` that one layer gives queries, keys
+//! and values, in turn for each head (`by_head`); `heads` how many heads there are where nothing is said;
+//! `attention` the sizes of feature maps that attend, the largest first; `learned_variance` what a second
+//! half of output channels is (`range`, or the log variance); `rescale_timesteps` the number of steps that t
+//! is scaled to; `refuse` ends of names that make it another network, and in what. The settings of
+//! [`Conventions`] say what else is not as here, and `#` begins a comment.
 
 use diffusion::Variance;
 use models::{Conventions, UnetConfig};

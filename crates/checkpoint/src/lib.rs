@@ -6,9 +6,9 @@
 //!
 //! - [`ForeignModel`] finds a model in what PyTorch or TensorFlow saved, by key maps that are data.
 //!
-//! Everything is written atomically ([`atomic`]), and files of checkpoints are checked against a [`Manifest`] before use.
-//! No reader trusts a file: sizes are checked before memory is asked for, and whatever is not understood is an error that
-//! names the file and the key.
+//! Everything is written atomically ([`atomic`]), and files of checkpoints are checked against a [`Manifest`]
+//! before use. No reader trusts a file: sizes are checked before memory is asked for, and whatever is not
+//! understood is an error that names the file and the key.
 
 #![forbid(unsafe_code)]
 

@@ -100,8 +100,8 @@ impl ModelLocation {
     /// directory has. Files of a checkpoint are checked against its manifest. No tensor is read.
     ///
     /// # Errors
-    /// If the weights are of the other kind or (when one is asked for) unlabelled, a file is missing, damaged, or asks
-    /// for something not supported, or the files contradict each other.
+    /// If the weights are of the other kind or (when one is asked for) unlabelled, a file is missing,
+    /// damaged, or asks for something not supported, or the files contradict each other.
     pub fn open(&self, wanted: Option<Weights>) -> Result<StoredModel, Error> {
         let is_checkpoint = self.kind != LocationKind::Diffusers;
         let (directory, part) = match wanted {
@@ -168,8 +168,8 @@ impl StoredModel {
         &self.file
     }
 
-    /// Checks names and shapes of the tensors against the network's parameters, and that the file is long enough for them,
-    /// without reading any.
+    /// Checks names and shapes of the tensors against the network's parameters, and that the file is long
+    /// enough for them, without reading any.
     ///
     /// # Errors
     /// Lists what is missing, unexpected or of another shape.
@@ -205,8 +205,8 @@ impl StoredModel {
         self.for_each_parameter(layout, |spec, values| parameters[spec.range()].copy_from_slice(values))
     }
 
-    /// Reads the parameters in the layout's order, and calls `visit` with each and its values: to put them where they are
-    /// needed, with memory for the largest of them alone.
+    /// Reads the parameters in the layout's order, and calls `visit` with each and its values: to put them
+    /// where they are needed, with memory for the largest of them alone.
     ///
     /// # Errors
     /// Those of [`StoredModel::read_parameters`], after some have been visited.

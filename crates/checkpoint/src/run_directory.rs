@@ -37,8 +37,8 @@ impl RunDirectory {
         self.root.join(CHECKPOINTS_DIR).join(format!("{STEP_PREFIX}{step:08}"))
     }
 
-    /// The complete checkpoints, oldest first. What is being written, or was when the process was killed, is not among
-    /// them: it has another name.
+    /// The complete checkpoints, oldest first. What is being written, or was when the process was killed, is
+    /// not among them: it has another name.
     ///
     /// # Errors
     /// If the directory cannot be read. A run without checkpoints has an empty list.
@@ -78,8 +78,8 @@ impl RunDirectory {
         atomic::clean(&self.root.join(CHECKPOINTS_DIR))
     }
 
-    /// Removes all but the last `keep` checkpoints up to and including `newest`, which itself always stays; later ones
-    /// (of a run resumed from an earlier step) are not touched.
+    /// Removes all but the last `keep` checkpoints up to and including `newest`, which itself always stays;
+    /// later ones (of a run resumed from an earlier step) are not touched.
     ///
     /// # Errors
     /// If the file system refuses.

@@ -1,8 +1,9 @@
-//! LevelDB's table files, which TensorFlow keeps the index of a checkpoint in: sorted keys and their values, in blocks.
+//! LevelDB's table files, which TensorFlow keeps the index of a checkpoint in: sorted keys and their values,
+//! in blocks.
 //!
-//! The last 48 bytes are the handles (offset and length) of two blocks and a magic number; the second block has the handles
-//! of the blocks of entries. A block ends with its compression and its CRC-32C. Keys leave out what they share with the one
-//! before.
+//! The last 48 bytes are the handles (offset and length) of two blocks and a magic number; the second block
+//! has the handles of the blocks of entries. A block ends with its compression and its CRC-32C. Keys leave
+//! out what they share with the one before.
 
 use crate::Error;
 use protobuf::{Fields, masked_crc};

@@ -1,5 +1,5 @@
-//! TensorFlow's checkpoints ("tensor bundles"): `NAME.index`, a table of what tensors there are, and `NAME.data-00000-of-00001`, …,
-//! their bytes. Read without TensorFlow.
+//! TensorFlow's checkpoints ("tensor bundles"): `NAME.index`, a table of what tensors there are, and
+//! `NAME.data-00000-of-00001`, …, their bytes. Read without TensorFlow.
 
 use crate::tensor_file::first_not_finite;
 use crate::{Dtype, Error, StoredTensor, sstable};
@@ -115,8 +115,8 @@ impl TensorBundle {
     /// Reads a tensor into `values`, the last dimension fastest, widened to single precision.
     ///
     /// # Errors
-    /// If there is no such tensor of `values.len()` numbers, its bytes do not match their CRC, it holds NaN or infinity, or the
-    /// file cannot be read.
+    /// If there is no such tensor of `values.len()` numbers, its bytes do not match their CRC, it holds NaN
+    /// or infinity, or the file cannot be read.
     pub fn read(&self, name: &str, values: &mut [f32]) -> Result<(), Error> {
         let missing = || Error::damaged(&self.path, format!("tensor `{name}` is missing"));
         let entry = self.tensors.get(name).ok_or_else(missing)?;

@@ -1,8 +1,8 @@
 //! PyTorch's files of tensors (`torch.save` of a state dictionary), read without running what is in them.
 //!
-//! Two forms: since PyTorch 1.6 a zip archive with `data.pkl` and one stored member per storage; before, several pickles in a
-//! row and then the storages. A pickle names each tensor's storage, offset, shape and strides; [`pickle`] reads that and
-//! makes no call. Tensors are read when they are asked for.
+//! Two forms: since PyTorch 1.6 a zip archive with `data.pkl` and one stored member per storage; before,
+//! several pickles in a row and then the storages. A pickle names each tensor's storage, offset, shape and
+//! strides; [`pickle`] reads that and makes no call. Tensors are read when they are asked for.
 
 use crate::tensor_file::first_not_finite;
 use crate::{Dtype, Error, StoredTensor};
@@ -26,7 +26,8 @@ const MAX_PICKLE_BYTES: u64 = 32 << 20;
 const MAX_ELEMENTS: usize = 1 << 28;
 /// Dictionaries inside dictionaries that are followed (`state_dict` in a checkpoint, say).
 const MAX_DEPTH: usize = 4;
-/// Most entries of all dictionaries together. A pickle can hold a dictionary once and refer to it any number of times.
+/// Most entries of all dictionaries together. A pickle can hold a dictionary once and refer to it any number
+/// of times.
 const MAX_ENTRIES: usize = 1 << 18;
 /// Longest key of an entry or a storage, in bytes.
 const MAX_KEY_BYTES: usize = 256;
@@ -41,8 +42,8 @@ pub struct TorchFile {
     path: PathBuf,
     tensors: BTreeMap<String, Tensor>,
     storages: Storages,
-    /// The storage that was read last, if the tensor was but a part of it: the next one may be another part, and a file
-    /// of some kilobytes of names can have thousands of parts of one large storage.
+    /// The storage that was read last, if the tensor was but a part of it: the next one may be another part,
+    /// and a file of some kilobytes of names can have thousands of parts of one large storage.
     shared: Option<(StorageId, Vec<f32>)>,
 }
 
@@ -70,11 +71,12 @@ enum Storages {
 }
 
 impl TorchFile {
-    /// Opens a file and reads what tensors it has, none of them. Dictionaries inside the dictionary are followed; their
-    /// tensors are named `outer.inner`. Whatever is no tensor is passed over.
+    /// Opens a file and reads what tensors it has, none of them. Dictionaries inside the dictionary are
+    /// followed; their tensors are named `outer.inner`. Whatever is no tensor is passed over.
     ///
     /// # Errors
-    /// If the file cannot be read, is damaged, is of another format, or asks for calls that a state dictionary does not need.
+    /// If the file cannot be read, is damaged, is of another format, or asks for calls that a state
+    /// dictionary does not need.
     pub fn open(path: &Path) -> Result<Self, Error> {
         let mut file = File::open(path).map_err(Error::read(path))?;
         let mut start = Vec::new();
@@ -110,8 +112,8 @@ impl TorchFile {
         Ok(Self { path: path.to_owned(), tensors, storages, shared: None })
     }
 
-    /// Pickles of a magic number, a protocol version, the system, the dictionary, and the storages' keys; then for each
-    /// key its number of elements (8 bytes) and the elements.
+    /// Pickles of a magic number, a protocol version, the system, the dictionary, and the storages' keys;
+    /// then for each key its number of elements (8 bytes) and the elements.
     fn open_legacy(path: &Path, mut file: File) -> Result<Self, Error> {
         let mut bytes = Vec::new();
         (&mut file).take(MAX_PICKLE_BYTES).read_to_end(&mut bytes).map_err(Error::read(path))?;
@@ -141,7 +143,8 @@ impl TorchFile {
             .collect();
         let (mut starts, mut position) = (HashMap::new(), at as u64);
         for &item in items {
-            // What lies after a storage of unknown size cannot be found; nothing of it is a tensor that was understood.
+            // What lies after a storage of unknown size cannot be found; nothing of it is a tensor that was
+            // understood.
             let Some((key, &size)) = keys.text(item).and_then(|key| Some((key, sizes.get(key)?))) else {
                 break;
             };
@@ -175,8 +178,8 @@ impl TorchFile {
     /// Reads a tensor into `values`, the last dimension fastest, widened to single precision.
     ///
     /// # Errors
-    /// If there is no such tensor of `values.len()` elements, its type is not float, half, bfloat16 or double, a value is
-    /// NaN or infinite, or the file cannot be read or is damaged.
+    /// If there is no such tensor of `values.len()` elements, its type is not float, half, bfloat16 or
+    /// double, a value is NaN or infinite, or the file cannot be read or is damaged.
     pub fn read(&mut self, name: &str, values: &mut [f32]) -> Result<(), Error> {
         let missing = || Error::damaged(&self.path, format!("tensor `{name}` is missing"));
         let tensor = self.tensors.get(name).ok_or_else(missing)?.clone();

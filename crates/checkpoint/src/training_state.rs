@@ -85,8 +85,8 @@ pub struct TrainingBuffersMut<'a> {
     pub second_moment: &'a mut [f32],
 }
 
-/// Saves a checkpoint of a run, atomically: a kill or an error at any moment leaves the run's earlier checkpoints, and
-/// one of the same step, as they were. Older checkpoints stay; see [`RunDirectory::prune`].
+/// Saves a checkpoint of a run, atomically: a kill or an error at any moment leaves the run's earlier
+/// checkpoints, and one of the same step, as they were. Older checkpoints stay; see [`RunDirectory::prune`].
 ///
 /// Returns the checkpoint's directory.
 ///

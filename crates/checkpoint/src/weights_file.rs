@@ -54,7 +54,8 @@ impl WeightsFile {
         }
     }
 
-    /// Refuses a file that is too short for so many parameters, whatever it says of their shapes: before memory is asked for.
+    /// Refuses a file that is too short for so many parameters, whatever it says of their shapes: before
+    /// memory is asked for.
     pub(crate) fn check_holds(&self, parameters: usize) -> Result<(), Error> {
         if parameters as u64 <= self.bytes()? {
             return Ok(());

@@ -1,4 +1,5 @@
-//! Checkpoints that TensorFlow and PyTorch wrote (`tools/import_fixtures.py`): the same parameters from all, damage found.
+//! Checkpoints that TensorFlow and PyTorch wrote (`tools/import_fixtures.py`): the same parameters from all,
+//! damage found.
 
 use checkpoint::{ForeignModel, Heads, ImportOptions, QkvOrder, TensorBundle, Weights};
 use diffusion::Denoiser;
@@ -134,8 +135,8 @@ fn pytorch_conversions_have_the_same_parameters() {
     assert_eq!(read(renamed, Some(Weights::Raw)).unwrap().0.weights, Some(Weights::Raw));
 }
 
-/// The largest difference of what the network predicts at `t` from what is in `file`, where every `step`th row and column
-/// is, over the rms of that. The input is as the script has it.
+/// The largest difference of what the network predicts at `t` from what is in `file`, where every `step`th
+/// row and column is, over the rms of that. The input is as the script has it.
 fn error_of(unet: &UnetConfig, parameters: &[f32], t: f32, file: &str, step: usize) -> f32 {
     let cpu = Cpu::with_options(CpuOptions { conv: ConvMethod::Direct, ..CpuOptions::default() }).unwrap();
     let mut network = UnetDenoiser::new(unet, parameters, 1, Box::new(cpu)).unwrap();

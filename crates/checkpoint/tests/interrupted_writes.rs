@@ -104,8 +104,8 @@ fn a_full_disk_leaves_the_checkpoints_that_were_there() {
     let root = tempfile::tempdir().unwrap();
     let run = RunDirectory::new(root.path());
     state(1, 1).save(&run).unwrap();
-    // A limit on the length of files stands in for the end of the disk: writes fail half way, at another file for each
-    // limit (in blocks of 512 bytes; the weights have 61 kB, the moments 94 kB).
+    // A limit on the length of files stands in for the end of the disk: writes fail half way, at another file
+    // for each limit (in blocks of 512 bytes; the weights have 61 kB, the moments 94 kB).
     for blocks in [0, 1, 8, 90, 150] {
         let mut shell = Command::new("sh");
         let script = format!("ulimit -f {blocks}; trap '' XFSZ; exec \"$0\" \"$@\"");

@@ -84,8 +84,8 @@ pub struct Args {
     #[arg(long, value_name = "COUNT", default_value = "200")]
     n: NonZeroU64,
 
-    /// Samples drawn of each model for its FID against data.source, and its Inception Score if they are 10 or more and --dims is
-    /// 2048; 0: neither
+    /// Samples drawn of each model for its FID against data.source, and its Inception Score if they are 10 or
+    /// more and --dims is 2048; 0: neither
     #[arg(long, value_name = "COUNT", default_value = "0")]
     samples: u64,
 

@@ -23,10 +23,10 @@ use std::time::Instant;
 
 /// Compress images into one file, with a model that the receiver has too
 ///
-/// The file is progressive: it is sent from noise to image, and any prefix of it is decoded to the best images at that
-/// size (`ddpm decompress --prefix`). Without a target it goes on down to the first step of the model's process,
-/// a root mean squared error below 1 of 255 for a good model. Images in one file share the header and are refined together.
-/// With --lossless every pixel is kept, and all of the file is needed.
+/// The file is progressive: it is sent from noise to image, and any prefix of it is decoded to the best
+/// images at that size (`ddpm decompress --prefix`). Without a target it goes on down to the first step of
+/// the model's process, a root mean squared error below 1 of 255 for a good model. Images in one file share
+/// the header and are refined together. With --lossless every pixel is kept, and all of the file is needed.
 #[derive(clap::Args, Debug)]
 #[command(after_long_help = "Examples:
   ddpm compress runs/digits a.png b.png --out digits.ddpm
@@ -40,7 +40,8 @@ pub struct Args {
     #[command(flatten)]
     model: ModelArgs,
 
-    /// Images: files, folders, or sources such as mnist:DIR:test; brought to the model's size and channels, which is said
+    /// Images: files, folders, or sources such as mnist:DIR:test; brought to the model's size and channels,
+    /// which is said
     #[arg(required = true, value_name = "IMG")]
     images: Vec<String>,
 
@@ -52,12 +53,13 @@ pub struct Args {
     #[arg(long, value_name = "COUNT")]
     n: Option<NonZeroU64>,
 
-    /// With --lossless, too, bring image files to the model's size: what is then kept is every pixel of the smaller images
+    /// With --lossless, too, bring image files to the model's size: what is then kept is every pixel of the
+    /// smaller images
     #[arg(long, requires = "lossless")]
     fit: bool,
 
-    /// Keep every pixel, at the price of the model's variational bound: by bits-back coding over a chain of some tens of
-    /// steps. A few images pay more, so that it suits many in one file
+    /// Keep every pixel, at the price of the model's variational bound: by bits-back coding over a chain of
+    /// some tens of steps. A few images pay more, so that it suits many in one file
     #[arg(long, conflicts_with_all = ["target_rate", "target_psnr", "curve"])]
     lossless: bool,
 

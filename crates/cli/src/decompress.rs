@@ -25,9 +25,9 @@ const MAX_BYTES: u64 = 1 << 30;
 
 /// Decompress a file that `ddpm compress` wrote, with the same model
 ///
-/// Writes DIR/000000.png, DIR/000001.png, …: the same pixels on any machine, with any number of threads and any batch.
-/// A file that is damaged, cut off or made with another model is refused. Of a progressive file, a part is enough if that
-/// is asked for.
+/// Writes DIR/000000.png, DIR/000001.png, …: the same pixels on any machine, with any number of threads and
+/// any batch. A file that is damaged, cut off or made with another model is refused. Of a progressive file, a
+/// part is enough if that is asked for.
 #[derive(clap::Args, Debug)]
 #[command(after_long_help = "Examples:
   ddpm decompress runs/digits digits.ddpm --out decoded

@@ -26,9 +26,10 @@ use std::path::PathBuf;
 
 /// Measure a model as the paper does: FID, Inception Score, likelihood
 ///
-/// Draws samples and compares them with the training and the test images, and evaluates the bound on both. Samples' features
-/// and terms of the bound are kept: stopped, it goes on when called again. Terms of other settings (a quick look's --terms, another
-/// --seed) are kept apart, in likelihood folders that end in -2 and so on. ddpm report shows the result of a run.
+/// Draws samples and compares them with the training and the test images, and evaluates the bound on both.
+/// Samples' features and terms of the bound are kept: stopped, it goes on when called again. Terms of other
+/// settings (a quick look's --terms, another --seed) are kept apart, in likelihood folders that end in -2 and
+/// so on. ddpm report shows the result of a run.
 #[derive(clap::Args, Debug)]
 #[command(after_long_help = "Examples:
   ddpm evaluate runs/cifar10 --data cifar10:DIR --protocol paper           as published: days on a CPU

@@ -12,7 +12,8 @@ use std::path::PathBuf;
 
 /// Write a model as a directory in diffusers' layout, without its training state
 ///
-/// It opens with diffusers' DDPMPipeline.from_pretrained (what diffusers cannot express is reported) and with every command here.
+/// It opens with diffusers' DDPMPipeline.from_pretrained (what diffusers cannot express is reported) and with
+/// every command here.
 #[derive(clap::Args, Debug)]
 #[command(after_long_help = "Example:
   ddpm export runs/cifar10 --out cifar10-ema --dtype f16           half the size")]

@@ -42,8 +42,8 @@ pub struct FeatureArgs {
     #[arg(long, value_enum, default_value_t = ResizeName::PytorchFid)]
     pub resize: ResizeName,
 
-    /// Bring images to this height and width first, as for training (usually by cropping to a square and resizing) [default: a
-    /// model's, where one of the sets is a model; else as stored]
+    /// Bring images to this height and width first, as for training (usually by cropping to a square and
+    /// resizing) [default: a model's, where one of the sets is a model; else as stored]
     #[arg(long, value_name = "PIXELS")]
     pub image_size: Option<NonZeroUsize>,
 

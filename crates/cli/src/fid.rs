@@ -15,8 +15,8 @@ use std::num::{NonZeroU64, NonZeroUsize};
 
 /// Measure how far two sets of images are apart: FID, and KID, precision and recall
 ///
-/// The lower FID and KID, the more alike. A figure means something beside others of the same number of images, reference, resize and
-/// Inception weights only; all of these are reported with it.
+/// The lower FID and KID, the more alike. A figure means something beside others of the same number of
+/// images, reference, resize and Inception weights only; all of these are reported with it.
 #[derive(clap::Args, Debug)]
 #[command(after_long_help = after_help())]
 pub struct Args {

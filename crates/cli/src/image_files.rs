@@ -65,8 +65,9 @@ impl ImageFolder {
         format!("{index:0digits$}.png", digits = self.digits)
     }
 
-    /// Writes the images from number `first` on, whose `pixels` lie one after the other, as bytes of height, width and
-    /// channels. Together they come to the disk in a fraction of the time that one by one they would take.
+    /// Writes the images from number `first` on, whose `pixels` lie one after the other, as bytes of height,
+    /// width and channels. Together they come to the disk in a fraction of the time that one by one they
+    /// would take.
     ///
     /// # Errors
     /// If one cannot be written; nothing is then under its name, and of the others any may be there.
@@ -117,7 +118,8 @@ pub fn read_image(path: &Path, options: &ImageOptions) -> Result<(ImageShape, Ve
     Ok((source.shape(), pixels))
 }
 
-/// Checks, before the work that fills it, that a file can be written at `path`, and makes the folder that it belongs in.
+/// Checks, before the work that fills it, that a file can be written at `path`, and makes the folder that it
+/// belongs in.
 ///
 /// # Errors
 /// If a folder is there, or the folder it belongs in cannot be made. `option` is the path's, for messages.

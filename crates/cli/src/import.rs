@@ -16,9 +16,10 @@ use std::path::{Path, PathBuf};
 
 /// Read a model that another program wrote, and write it as one of this program's and diffusers'
 ///
-/// MODEL is a PyTorch state dictionary (.bin, .ckpt, .pt, .pth), a TensorFlow checkpoint (its name with or without .index)
-/// or a directory in diffusers' layout. A file says nothing of the diffusion process: that of the program it is of is taken,
-/// which for openai's networks with a learned variance is known only to those who trained them (--timesteps, --schedule).
+/// MODEL is a PyTorch state dictionary (.bin, .ckpt, .pt, .pth), a TensorFlow checkpoint (its name with or
+/// without .index) or a directory in diffusers' layout. A file says nothing of the diffusion process: that of
+/// the program it is of is taken, which for openai's networks with a learned variance is known only to those
+/// who trained them (--timesteps, --schedule).
 #[derive(clap::Args, Debug)]
 #[command(after_long_help = "Examples:
   ddpm import model.ckpt-790000 --out cifar10-ema                   the original code's, averaged weights
@@ -45,7 +46,8 @@ pub struct Args {
     #[arg(long, value_name = "PIXELS")]
     image_size: Option<usize>,
 
-    /// The variance when sampling [default: the paper's: fixed-large up to 32x32, else fixed-small; openai's: fixed-large]
+    /// The variance when sampling
+    /// [default: the paper's: fixed-large up to 32x32, else fixed-small; openai's: fixed-large]
     #[arg(long, value_enum)]
     variance: Option<VarianceName>,
 

@@ -13,8 +13,8 @@ use std::num::NonZeroUsize;
 
 /// Measure the Inception Score of a set of images: how certain and how varied its classes are
 ///
-/// As openai's code computes it: the network's 1008 outputs without their bias, consecutive parts, mean and deviation over
-/// the parts. The higher the better; CIFAR-10's training images have 11.24.
+/// As openai's code computes it: the network's 1008 outputs without their bias, consecutive parts, mean and
+/// deviation over the parts. The higher the better; CIFAR-10's training images have 11.24.
 #[derive(clap::Args, Debug)]
 #[command(after_long_help = after_help())]
 pub struct Args {

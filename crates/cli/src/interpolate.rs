@@ -27,13 +27,13 @@ const MASK_FROM: u8 = 128;
 
 /// Interpolate between images in latent space
 ///
-/// Takes both images t steps forward into the noise, mixes what they have become, and lets the reverse process lead back to an
-/// image, with the same noise for every mixture (Fig. 8 of the paper). The larger t, the coarser what the images between vary
-/// (Fig. 9); the ends, λ = 0 and 1, are reconstructions.
+/// Takes both images t steps forward into the noise, mixes what they have become, and lets the reverse
+/// process lead back to an image, with the same noise for every mixture (Fig. 8 of the paper). The larger t,
+/// the coarser what the images between vary (Fig. 9); the ends, λ = 0 and 1, are reconstructions.
 ///
-/// Writes into the folder --out: grid.png, a row for each pair and t (A, the images from λ to λ, B), every image by itself in
-/// images/, and interpolation.json. Where 0 and 1 are among the λ and there is no mask, it also measures what the reconstructions
-/// have kept: reconstruction.csv, .svg and .png.
+/// Writes into the folder --out: grid.png, a row for each pair and t (A, the images from λ to λ, B), every
+/// image by itself in images/, and interpolation.json. Where 0 and 1 are among the λ and there is no mask, it
+/// also measures what the reconstructions have kept: reconstruction.csv, .svg and .png.
 #[derive(clap::Args, Debug)]
 #[command(after_long_help = "Examples:
   ddpm interpolate runs/faces a.png b.png --out between
@@ -53,8 +53,8 @@ pub struct Args {
     #[command(flatten)]
     pairs: PairArgs,
 
-    /// Diffusion steps that the images are taken forward, 0 (not at all: pixels are mixed) to the model's T; several give a row
-    /// each [default: half of T, 500 of 1000]
+    /// Diffusion steps that the images are taken forward, 0 (not at all: pixels are mixed) to the model's T;
+    /// several give a row each [default: half of T, 500 of 1000]
     #[arg(long, value_name = "T,…", value_delimiter = ',')]
     t: Vec<usize>,
 

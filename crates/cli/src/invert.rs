@@ -23,8 +23,8 @@ const BATCH: usize = 4;
 
 /// Encode images to x_T, and back
 ///
-/// Runs DDIM backwards, from each image to the noise x_T that DDIM would draw it from, then forwards again, and says how
-/// far what comes back is from the image. More steps come nearer, and more iterations.
+/// Runs DDIM backwards, from each image to the noise x_T that DDIM would draw it from, then forwards again,
+/// and says how far what comes back is from the image. More steps come nearer, and more iterations.
 #[derive(clap::Args, Debug)]
 #[command(after_long_help = "Examples:
   ddpm invert runs/faces a.png b.png --out x_T.npz

@@ -17,9 +17,10 @@ use std::path::{Path, PathBuf};
 
 /// Measure a model's likelihood: bits/dim, rate and distortion
 ///
-/// Evaluates the variational bound on images: all T terms of each image with fresh noise for each, or with --terms an
-/// unbiased choice of them. Every number comes with a 95 % confidence interval. Results are the same bits for any batch
-/// and number of threads. Stopped, it goes on when called again with the same --out; with a larger --n it adds images.
+/// Evaluates the variational bound on images: all T terms of each image with fresh noise for each, or with
+/// --terms an unbiased choice of them. Every number comes with a 95 % confidence interval. Results are the
+/// same bits for any batch and number of threads. Stopped, it goes on when called again with the same --out;
+/// with a larger --n it adds images.
 ///
 /// Writes into the folder --out: likelihood.json, a table by t and one of images for each set (test.csv,
 /// test.images.csv), rate_distortion.svg and .png (Fig. 5 of the paper), and test.terms, from which it goes on.

@@ -92,8 +92,8 @@ struct Global {
     #[arg(long, global = true, value_enum, default_value_t = ConvName::Fast)]
     conv: ConvName,
 
-    /// What networks are computed on: cpu, cuda or cuda:N (an NVIDIA GPU), or auto (for now the CPU: what computes on a GPU
-    /// has not run on one yet)
+    /// What networks are computed on: cpu, cuda or cuda:N (an NVIDIA GPU), or auto (for now the CPU: what
+    /// computes on a GPU has not run on one yet)
     #[arg(long, global = true, value_name = "DEVICE", default_value = "cpu")]
     device: Device,
 
@@ -101,7 +101,8 @@ struct Global {
     #[arg(long, global = true, value_enum, default_value_t = PrecisionName::F32)]
     precision: PrecisionName,
 
-    /// On a GPU, whether to take only algorithms that give the same bits every time; false: those that are fastest there
+    /// On a GPU, whether to take only algorithms that give the same bits every time; false: those that are
+    /// fastest there
     #[arg(long, global = true, value_name = "BOOL", action = clap::ArgAction::Set, default_value_t = true)]
     deterministic: bool,
 
@@ -116,7 +117,8 @@ enum ConvName {
     Fast,
     /// By direct summation everywhere: slower, exact to rounding
     Direct,
-    /// By a matrix unit (AMX: Intel's Xeons from the fourth generation on), from factors of 16 bits, each the sum of two bf16: faster, an error near 4e-5
+    /// By a matrix unit (AMX: Intel's Xeons from the fourth generation on), from factors of 16 bits, each the
+    /// sum of two bf16: faster, an error near 4e-5
     Bf16x3,
 }
 
@@ -126,7 +128,8 @@ enum PrecisionName {
     F32,
     /// On a GPU's tensor cores, from factors rounded to 10 bits: faster, an error near 1e-3
     Tf32,
-    /// On a GPU, activations and factors of 8 bits (bf16): half the memory, an error near 1e-2; sums and weights stay single
+    /// On a GPU, activations and factors of 8 bits (bf16): half the memory, an error near 1e-2; sums and
+    /// weights stay single
     Bf16,
 }
 
@@ -141,8 +144,8 @@ impl From<PrecisionName> for Precision {
 }
 
 impl ConvName {
-    /// A name for the bits of its results, under which these are kept: another one whenever they change, like the number in compressed files
-    /// (`coding.rs`).
+    /// A name for the bits of its results, under which these are kept: another one whenever they change, like
+    /// the number in compressed files (`coding.rs`).
     fn bits(self) -> &'static str {
         match self {
             Self::Fast => "fast-2",
@@ -159,7 +162,8 @@ impl Global {
         Hardware { device: self.device, precision: self.precision.into(), algorithms, cpu: self.cpu() }
     }
 
-    /// How convolutions are computed, on which the last bits of results depend: what is kept for later is kept under it.
+    /// How convolutions are computed, on which the last bits of results depend: what is kept for later is
+    /// kept under it.
     fn convolutions(&self) -> &'static str {
         match (self.device, self.precision, self.deterministic) {
             (Device::Cuda(_), PrecisionName::F32, true) => "cuda-f32",
@@ -236,8 +240,8 @@ fn run(cli: &Cli) -> Result<Report, Failure> {
     }
 }
 
-/// Refuses an argument that is not UTF-8: paths go into JSON and configuration files, which is. Found only there, it would be
-/// after the work.
+/// Refuses an argument that is not UTF-8: paths go into JSON and configuration files, which is. Found only
+/// there, it would be after the work.
 fn check_arguments() -> Result<(), Failure> {
     let Some(argument) = std::env::args_os().skip(1).find(|argument| argument.to_str().is_none()) else {
         return Ok(());

@@ -1,4 +1,5 @@
-//! Sets of images on the command line, and their features: what `stats`, `fid`, `inception-score` and `neighbours` share.
+//! Sets of images on the command line, and their features: what `stats`, `fid`, `inception-score` and
+//! `neighbours` share.
 
 use crate::Global;
 use crate::failure::Failure;
@@ -112,8 +113,8 @@ impl<'a> Measuring<'a> {
         })
     }
 
-    /// Brings the images of sources to a model's size, as for its training, if one of the sets `inputs` is a model and the call
-    /// gives no other size.
+    /// Brings the images of sources to a model's size, as for its training, if one of the sets `inputs` is a
+    /// model and the call gives no other size.
     ///
     /// # Errors
     /// If a set is not there.

@@ -147,7 +147,8 @@ pub fn checkpoint_failure(error: checkpoint::Error) -> Failure {
     }
 }
 
-/// How the images that the model at `path` was trained on were resized, if that is a run's directory; else as is usual.
+/// How the images that the model at `path` was trained on were resized, if that is a run's directory; else as
+/// is usual.
 ///
 /// # Errors
 /// If the run's configuration cannot be read.

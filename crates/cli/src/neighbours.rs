@@ -119,7 +119,8 @@ pub fn run(args: &Args, global: &Global) -> Result<Report, Failure> {
     Ok(Report::new(words, json))
 }
 
-/// Rows of a sample and its `k` neighbours, on white, in RGB; images of unlike sizes are centred in cells of the larger one.
+/// Rows of a sample and its `k` neighbours, on white, in RGB; images of unlike sizes are centred in cells of
+/// the larger one.
 fn strip(
     shape: ImageShape,
     samples: &[Vec<u8>],

@@ -33,13 +33,15 @@ const ANIMATED_SAMPLES: usize = 64;
 
 /// Show how samples emerge from noise, step by step, and how good they are by then
 ///
-/// Draws samples and keeps x̂0, the network's idea of the final image, at moments spread evenly over the reverse process (Fig. 6
-/// of the paper). Measures how far x̂0 is from what the sample becomes; with --data also from real images that were taken to the
-/// same t (the distortion of Fig. 5), and with --fid how alike the sets of x̂0 and of real images are (Fig. 10). Lastly draws
-/// samples that have x_t in common, for some t (Fig. 7): what they share was decided before t.
+/// Draws samples and keeps x̂0, the network's idea of the final image, at moments spread evenly over the
+/// reverse process (Fig. 6 of the paper). Measures how far x̂0 is from what the sample becomes; with --data
+/// also from real images that were taken to the same t (the distortion of Fig. 5), and with --fid how alike
+/// the sets of x̂0 and of real images are (Fig. 10). Lastly draws samples that have x_t in common, for some t
+/// (Fig. 7): what they share was decided before t.
 ///
-/// Writes into the folder --out: strip.png (a row for each of the first 16 samples), animation.png (an animated PNG of the first
-/// 64), shared.png (a row for each t: x_t, and samples that share it), quality.csv, quality.svg and .png, progressive.json.
+/// Writes into the folder --out: strip.png (a row for each of the first 16 samples), animation.png (an
+/// animated PNG of the first 64), shared.png (a row for each t: x_t, and samples that share it), quality.csv,
+/// quality.svg and .png, progressive.json.
 #[derive(clap::Args, Debug)]
 #[command(after_long_help = "Examples:
   ddpm progressive runs/shapes32 --out progressive                      all T steps of the paper's sampler
@@ -57,8 +59,8 @@ pub struct Args {
     #[arg(long, value_name = "COUNT", default_value = "16")]
     n: NonZeroUsize,
 
-    /// Moments at which x̂0 is kept, at least 1, at most one for each step; the last is the end. Takes COUNT bytes of memory for
-    /// each pixel value of the samples
+    /// Moments at which x̂0 is kept, at least 1, at most one for each step; the last is the end. Takes COUNT
+    /// bytes of memory for each pixel value of the samples
     #[arg(long, value_name = "COUNT", default_value = "20")]
     frames: NonZeroUsize,
 

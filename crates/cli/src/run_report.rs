@@ -15,9 +15,9 @@ use train::{Config, Evaluation, config_text, training_run};
 
 /// Put a run into one page: samples, loss, scores, bits/dim, rate and distortion
 ///
-/// Writes DIR/report.html, which needs no other file and no network, and the figures' SVG, PNG and CSV beside it. Shows what has
-/// been measured so far: evaluations while training (log.evaluate_every), results of ddpm likelihood in the run's own
-/// folder, an ablation if one is given.
+/// Writes DIR/report.html, which needs no other file and no network, and the figures' SVG, PNG and CSV beside
+/// it. Shows what has been measured so far: evaluations while training (log.evaluate_every), results of ddpm
+/// likelihood in the run's own folder, an ablation if one is given.
 #[derive(clap::Args, Debug)]
 #[command(after_long_help = "Examples:
   ddpm report runs/digits
@@ -188,13 +188,12 @@ fn samples(run: &Path, config: &Config) -> Result<Option<Pictures>, Failure> {
 
 /// The evaluation of the latest weights in the run's own folder; of one step's, that of the averaged ones.
 fn quality(run: &Path) -> Result<Vec<QualityLine>, Failure> {
+    let rank =
+        |report: &EvaluationReport| (report.model.step, report.model.weights.as_deref() == Some("ema"));
     let mut latest: Option<EvaluationReport> = None;
     for entry in entries(&run.join("evaluation"))? {
         let Some(found) = EvaluationReport::read(&entry).map_err(Failure::input)? else { continue };
         if latest.as_ref().is_none_or(|latest| rank(&found) >= rank(latest)) {
-            let rank = |report: &EvaluationReport| {
-                (report.model.step, report.model.weights.as_deref() == Some("ema"))
-            };
             latest = Some(found);
         }
     }

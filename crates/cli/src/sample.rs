@@ -48,15 +48,16 @@ pub struct Args {
     #[arg(long, value_name = "COUNT")]
     n: Option<NonZeroUsize>,
 
-    /// Folder for the images; or a file ending in .npz (arr_0), .npy, .raw (bytes alone: image, row, column, channel) or
-    /// .png (one picture of all)
+    /// Folder for the images; or a file ending in .npz (arr_0), .npy, .raw (bytes alone: image, row, column,
+    /// channel) or .png (one picture of all)
     #[arg(long, value_name = "PATH")]
     out: PathBuf,
 
     #[command(flatten)]
     sampler: SamplerArgs,
 
-    /// Begin at the x_T in this file, as `ddpm invert` writes it, instead of at noise of the seed; x̂0 is then not clipped
+    /// Begin at the x_T in this file, as `ddpm invert` writes it, instead of at noise of the seed; x̂0 is
+    /// then not clipped
     #[arg(long, value_name = "X_T.npz")]
     x_t: Option<PathBuf>,
 

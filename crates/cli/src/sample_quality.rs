@@ -19,8 +19,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 /// Images that go through the Inception network at once.
 const BATCH: usize = 16;
 
-/// What `samples` samples are scored by from `dims` features: FID, named by the number of features where that is not the published
-/// one, and the Inception Score, which is made from 2048 features of at least as many samples as it has parts.
+/// What `samples` samples are scored by from `dims` features: FID, named by the number of features where that
+/// is not the published one, and the Inception Score, which is made from 2048 features of at least as many
+/// samples as it has parts.
 pub fn score_names(dims: usize, samples: u64) -> Vec<String> {
     match dims {
         2048 if samples >= SPLITS as u64 => vec!["FID".into(), "Inception Score".into()],
@@ -109,7 +110,8 @@ impl QualityProbe {
         Ok(Some(Self { extractor, classifier, reference: statistics }))
     }
 
-    /// The FID of `samples` against the reference; from 2048 features of 10 samples or more, the Inception Score as well.
+    /// The FID of `samples` against the reference; from 2048 features of 10 samples or more, the Inception
+    /// Score as well.
     ///
     /// # Errors
     /// If samples cannot be drawn, are fewer than 2, or the work was stopped.

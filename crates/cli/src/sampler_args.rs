@@ -14,8 +14,8 @@ pub struct SamplerArgs {
     #[arg(long, value_name = "K")]
     steps: Option<usize>,
 
-    /// Which of the T steps are taken; names as in diffusers (whose own DDIM with linspace is not exact, so that its images differ) [default:
-    /// linspace for dpm-solver++, else leading]
+    /// Which of the T steps are taken; names as in diffusers (whose own DDIM with linspace is not exact, so
+    /// that its images differ) [default: linspace for dpm-solver++, else leading]
     #[arg(long, value_enum)]
     spacing: Option<SpacingName>,
 

@@ -14,14 +14,15 @@ use train::{Config, Evaluation, Evaluator, Job, Observer, TrainError, config_tex
 
 /// Train a model
 ///
-/// Writes everything into the run's directory: config.toml with every setting, checkpoints/, metrics.jsonl (a JSON object a
-/// line), tensorboard/ (event files), samples/ (grids drawn with the averaged weights); where
-/// log.evaluate_every asks for it, evaluations.jsonl and best/ (the best weights so far). Ctrl-C and SIGTERM save and stop.
+/// Writes everything into the run's directory: config.toml with every setting, checkpoints/, metrics.jsonl (a
+/// JSON object a line), tensorboard/ (event files), samples/ (grids drawn with the averaged weights); where
+/// log.evaluate_every asks for it, evaluations.jsonl and best/ (the best weights so far). Ctrl-C and SIGTERM
+/// save and stop.
 #[derive(clap::Args, Debug)]
 #[command(after_help = presets_help(), after_long_help = format!("{}\n\n{}", presets_help(), EXAMPLES))]
 pub struct Args {
-    /// A preset, or a TOML file with the sections data, model, diffusion, train and log; with --resume the run's own if
-    /// left out
+    /// A preset, or a TOML file with the sections data, model, diffusion, train and log; with --resume the
+    /// run's own if left out
     #[arg(value_name = "PRESET|CONFIG.toml", required_unless_present_any = ["resume", "list_presets"])]
     config: Option<String>,
 
@@ -38,8 +39,8 @@ pub struct Args {
     #[arg(long = "set", value_name = "SECTION.KEY=VALUE")]
     overrides: Vec<String>,
 
-    /// The Inception network's weights, where log.evaluate_every asks for FIDs [default: $DDPM_INCEPTION, else from the cache
-    /// folder]
+    /// The Inception network's weights, where log.evaluate_every asks for FIDs
+    /// [default: $DDPM_INCEPTION, else from the cache folder]
     #[arg(long, value_name = "FILE")]
     inception: Option<PathBuf>,
 

@@ -1,5 +1,5 @@
-//! How far x̂0 is from x_0 on the average, as it depends on the signal-to-noise ratio of x_t: what both sides plan the
-//! coded steps from. Carried in the file, as a few corrections to a curve that suits natural images.
+//! How far x̂0 is from x_0 on the average, as it depends on the signal-to-noise ratio of x_t: what both sides
+//! plan the coded steps from. Carried in the file, as a few corrections to a curve that suits natural images.
 
 use libm::{exp2, log2};
 

@@ -1,5 +1,5 @@
-//! The order in which a progressive file codes the steps of its images, and the gears that adapt each image's steps to
-//! it. Sender and receiver keep the same books; no network is needed for it.
+//! The order in which a progressive file codes the steps of its images, and the gears that adapt each image's
+//! steps to it. Sender and receiver keep the same books; no network is needed for it.
 
 use crate::bits::{BitReader, BitWriter};
 use crate::schedule::{CodedStep, LAST_GEAR, Schedule};

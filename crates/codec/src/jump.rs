@@ -18,8 +18,8 @@ pub(crate) struct Jump {
     pub x_t: f32,
     /// σ.
     pub sigma: f32,
-    /// a/σ: how many σ apart the means are for each unit between x_0 and x̂0. Its square is the gain of signal-to-noise
-    /// ratio.
+    /// a/σ: how many σ apart the means are for each unit between x_0 and x̂0. Its square is the gain of
+    /// signal-to-noise ratio.
     pub gain: f32,
 }
 

@@ -1,10 +1,10 @@
 //! Images as bits, by a diffusion model that sender and receiver both have (§4.3 of the paper).
 //!
-//! [`progressive`] writes files of which any prefix is an image, the better the longer it is; [`lossless`] ones that keep
-//! every pixel.
+//! [`progressive`] writes files of which any prefix is an image, the better the longer it is; [`lossless`]
+//! ones that keep every pixel.
 //!
-//! What decides anything at the receiver has the same bits on any machine, with any number of threads and any batch. The
-//! format is specified in `docs/format.md`.
+//! What decides anything at the receiver has the same bits on any machine, with any number of threads and any
+//! batch. The format is specified in `docs/format.md`.
 
 #![forbid(unsafe_code)]
 

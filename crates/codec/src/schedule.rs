@@ -1,5 +1,5 @@
-//! Which steps are coded, with how many bits: a function of the error curve and of how difficult the image is just now,
-//! so that both sides know it.
+//! Which steps are coded, with how many bits: a function of the error curve and of how difficult the image is
+//! just now, so that both sides know it.
 
 use crate::candidates::{MAX_BITS, divergence};
 use crate::error_curve::ErrorCurve;
@@ -67,8 +67,8 @@ impl Schedule {
         Self { len, snr, errors, routes: BTreeMap::new() }
     }
 
-    /// Where the chain begins: the least noisy step at which so little of an image is left that pure noise may be taken
-    /// for x_t.
+    /// Where the chain begins: the least noisy step at which so little of an image is left that pure noise
+    /// may be taken for x_t.
     pub fn first_t(&self) -> usize {
         let largest = 2.0 * FREE_NATS / self.len as f64;
         let last = self.snr.len() - 1;
@@ -88,8 +88,8 @@ impl Schedule {
         std::iter::successors(Some(self.first_t()), next).collect()
     }
 
-    /// The coded step from `from` > 0 in `gear`, with relative entropy `owed` by earlier steps, in bits; and what is owed
-    /// after it, because bits are whole.
+    /// The coded step from `from` > 0 in `gear`, with relative entropy `owed` by earlier steps, in bits; and
+    /// what is owed after it, because bits are whole.
     pub fn step(&mut self, from: usize, gear: i32, owed: f64) -> (CodedStep, f64) {
         let to = self.route(gear)[from];
         let work = (self.work(from, to, gear) + owed).max(LEAST_WORK);

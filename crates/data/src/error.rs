@@ -86,8 +86,8 @@ pub enum DataError {
     },
 }
 
-/// Where the member `name` of an archive is, for messages. Unlike [`Path::join`], it does not leave out the archive if the
-/// name is that of an absolute path.
+/// Where the member `name` of an archive is, for messages. Unlike [`Path::join`], it does not leave out the
+/// archive if the name is that of an absolute path.
 pub(crate) fn member_path(archive: &Path, name: &str) -> PathBuf {
     archive.join(name.trim_start_matches('/'))
 }

@@ -40,8 +40,8 @@ impl Fit {
         self.shape
     }
 
-    /// Writes `picture` to `pixels`, cut to the square in its middle and resized if need be; `place` is asked where it
-    /// lies if it does not fit.
+    /// Writes `picture` to `pixels`, cut to the square in its middle and resized if need be; `place` is asked
+    /// where it lies if it does not fit.
     pub(crate) fn write<'a>(
         &self,
         picture: Picture,

@@ -24,8 +24,8 @@ fn open(spec: &SourceSpec, options: &ImageOptions) -> Result<Arc<dyn ImageSource
     Ok(Arc::new(ImageFolder::open(spec.required_path()?, options)?))
 }
 
-/// The picture of all images that `ddpm sample` adds to a folder of samples, and the file that says what they are: where
-/// both lie together, the picture is none of the folder's images.
+/// The picture of all images that `ddpm sample` adds to a folder of samples, and the file that says what they
+/// are: where both lie together, the picture is none of the folder's images.
 pub const OVERVIEW: &str = "grid.png";
 /// See [`OVERVIEW`].
 pub const SAMPLES_RECORD: &str = "samples.json";
@@ -41,9 +41,10 @@ pub struct ImageFolder {
 }
 
 impl ImageFolder {
-    /// Lists the images in `folder` (or takes the one image that it is). With a size given, images are cropped to the
-    /// square in their middle and resized to it. Without, all must have the size of the first whose header can be read.
-    /// Links are followed; files and folders whose names begin with a dot are ignored, and so is an [`OVERVIEW`].
+    /// Lists the images in `folder` (or takes the one image that it is). With a size given, images are
+    /// cropped to the square in their middle and resized to it. Without, all must have the size of the first
+    /// whose header can be read. Links are followed; files and folders whose names begin with a dot are
+    /// ignored, and so is an [`OVERVIEW`].
     ///
     /// # Errors
     /// If a folder cannot be listed, a link leads nowhere, there is no image, or a size has to be read and none can.
@@ -128,7 +129,8 @@ fn list(folder: &Path) -> Result<(Vec<PathBuf>, usize), DataError> {
     Ok((files, others))
 }
 
-/// Other systems leave such files (`._photo.jpg`) and folders (`.thumbnails`) beside images, with the images' extension.
+/// Other systems leave such files (`._photo.jpg`) and folders (`.thumbnails`) beside images, with the images'
+/// extension.
 fn is_hidden(path: &Path) -> bool {
     path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."))
 }
@@ -137,8 +139,8 @@ fn is_overview(path: &Path) -> bool {
     path.file_name().is_some_and(|name| name == OVERVIEW) && path.with_file_name(SAMPLES_RECORD).is_file()
 }
 
-/// A link to a folder that it lies in, which is listed anyway; or a link that leads nowhere and is not called an image
-/// (editors lock files by such).
+/// A link to a folder that it lies in, which is listed anyway; or a link that leads nowhere and is not called
+/// an image (editors lock files by such).
 fn is_harmless(error: &walkdir::Error) -> bool {
     let leads_nowhere = error.io_error().is_some_and(|error| error.kind() == ErrorKind::NotFound);
     let is_ignored = error.path().is_some_and(|path| is_hidden(path) || !has_image_extension(path));

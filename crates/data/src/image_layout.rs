@@ -15,8 +15,8 @@ pub(crate) struct ImageLayout {
 }
 
 impl ImageLayout {
-    /// The layout of `[n, height, width, channels]`, `[n, channels, height, width]` (1 or 3 channels; where both would
-    /// do, the former) or `[n, height, width]`, with not one dimension 0.
+    /// The layout of `[n, height, width, channels]`, `[n, channels, height, width]` (1 or 3 channels; where
+    /// both would do, the former) or `[n, height, width]`, with not one dimension 0.
     pub(crate) fn of(shape: &[usize]) -> Option<Self> {
         let is_colour = |len: usize| len == 1 || len == 3;
         let layout = match *shape {

@@ -1,7 +1,8 @@
 //! Image sources and the batches drawn from them.
 //!
-//! [`SourceSpec`] names a source (`cifar10:DIR`, `lmdb:DIR`, `shapes32`, …; [`SOURCE_KINDS`] has all), [`open`] gives it as
-//! an [`ImageSource`] of 8-bit pixels, and a [`Loader`] turns it into shuffled batches for the network.
+//! [`SourceSpec`] names a source (`cifar10:DIR`, `lmdb:DIR`, `shapes32`, …; [`SOURCE_KINDS`] has all),
+//! [`open`] gives it as an [`ImageSource`] of 8-bit pixels, and a [`Loader`] turns it into shuffled batches
+//! for the network.
 //!
 //! ```
 //! use data::{ImageOptions, Loader, LoaderOptions, SourceSpec, open};

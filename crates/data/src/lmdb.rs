@@ -24,8 +24,8 @@ fn open(spec: &SourceSpec, options: &ImageOptions) -> Result<Arc<dyn ImageSource
 
 const DATA_FILE: &str = "data.mdb";
 
-/// The values of a database in the order of their keys. Neither writes nor locks anything: the database must not change
-/// meanwhile.
+/// The values of a database in the order of their keys. Neither writes nor locks anything: the database must
+/// not change meanwhile.
 #[derive(Debug)]
 struct LmdbImages {
     tree: Tree,

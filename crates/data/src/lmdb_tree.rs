@@ -1,9 +1,10 @@
 //! The file of an LMDB database, read page by page.
 //!
-//! Written here instead of bound to liblmdb: that library trusts the file it maps (a damaged one crashes the process,
-//! which no test of hostile files would survive, and its bindings are `unsafe` for that reason), wants a lock file, and
-//! reading needs little: the format has been the same since 2012. Pages of a power of two bytes; pages 0 and 1 hold the
-//! two newest roots ("meta"), of which the later transaction counts; the others form a B+ tree.
+//! Written here instead of bound to liblmdb: that library trusts the file it maps (a damaged one crashes the
+//! process, which no test of hostile files would survive, and its bindings are `unsafe` for that reason),
+//! wants a lock file, and reading needs little: the format has been the same since 2012. Pages of a power of
+//! two bytes; pages 0 and 1 hold the two newest roots ("meta"), of which the later transaction counts; the
+//! others form a B+ tree.
 //!
 //! ```text
 //! page    number u64 · pad u16 · flags u16 · lower u16 · upper u16 (overflow: pages u32) · positions of nodes u16 …

@@ -91,8 +91,8 @@ impl Loader {
     /// Starts reading `source`.
     ///
     /// # Errors
-    /// If the source is empty or has more than 2³² - 1 images, the batch size is 0 or beyond all memory, or the thread
-    /// cannot be started.
+    /// If the source is empty or has more than 2³² - 1 images, the batch size is 0 or beyond all memory, or
+    /// the thread cannot be started.
     pub fn new(source: Arc<dyn ImageSource>, options: LoaderOptions) -> Result<Self, DataError> {
         let shape = source.shape();
         let len = match u32::try_from(source.len()) {

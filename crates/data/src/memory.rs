@@ -42,8 +42,9 @@ impl MemoryImages {
     /// Takes `images`, each the bytes of its pixels (rows of height, width, channels; 0 black, 255 full).
     ///
     /// # Errors
-    /// [`DataError::Option`] if the shape has a side of 0 or channels other than 1 or 3; [`DataError::Malformed`] if an
-    /// image has another number of bytes; [`DataError::Empty`] if there is none.
+    /// [`DataError::Option`] if the shape has a side of 0 or channels other than 1 or 3;
+    /// [`DataError::Malformed`] if an image has another number of bytes; [`DataError::Empty`] if there is
+    /// none.
     pub fn new(
         shape: ImageShape,
         images: impl IntoIterator<Item = impl AsRef<[u8]>>,

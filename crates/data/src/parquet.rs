@@ -1,5 +1,5 @@
-//! Parquet files of images, as data sets are downloaded from the Hugging Face hub: a column of structs with the file's
-//! `bytes`, often beside a `label`.
+//! Parquet files of images, as data sets are downloaded from the Hugging Face hub: a column of structs with
+//! the file's `bytes`, often beside a `label`.
 
 use crate::fitted::{self, PictureSet, Place};
 use crate::parquet_pages::{PageCache, PageIndex, SharedFile};
@@ -125,7 +125,8 @@ impl Shard {
         Ok(get_typed_column_reader(reader))
     }
 
-    /// The image's file in row `row`; none where the row has none. `number` is that of this file among all in `cache`.
+    /// The image's file in row `row`; none where the row has none. `number` is that of this file among all in
+    /// `cache`.
     fn image(
         &self,
         number: usize,
@@ -241,8 +242,8 @@ fn check_compression(path: &Path, column: &ColumnChunkMetaData) -> Result<(), Da
     }
 }
 
-/// Calls the library, some of whose decoders panic on damaged pages instead of saying so. Nothing that it had in hand is
-/// used afterwards.
+/// Calls the library, some of whose decoders panic on damaged pages instead of saying so. Nothing that it had
+/// in hand is used afterwards.
 fn guarded<T>(call: impl FnOnce() -> Result<T, ParquetError>) -> Result<T, ParquetError> {
     catch_unwind(AssertUnwindSafe(call)).unwrap_or_else(|_| {
         Err(ParquetError::General("its content contradicts itself, and the decoder gave up".into()))

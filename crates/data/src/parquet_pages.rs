@@ -1,7 +1,7 @@
 //! The pages of a parquet column of byte strings: where they are, and those read last.
 //!
-//! A page is compressed as a whole, so that one row costs as much as all of its page; rows asked for in any order would
-//! have every page read again and again.
+//! A page is compressed as a whole, so that one row costs as much as all of its page; rows asked for in any
+//! order would have every page read again and again.
 
 use crate::positioned::{FileCursor, PositionedFile};
 use bytes::Bytes;

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 /// Words in file names that say which part of a set is in a file.
 const PARTS: [&str; 5] = ["train", "test", "validation", "val", "eval"];
 
-/// `path` itself if it is a file; of a folder the files that `is_shard` knows by name, in the order of their names. Where
-/// names speak of parts (`cifar10-train.tfrecord-00000-of-00001`), those of `split`.
+/// `path` itself if it is a file; of a folder the files that `is_shard` knows by name, in the order of their
+/// names. Where names speak of parts (`cifar10-train.tfrecord-00000-of-00001`), those of `split`.
 pub(crate) fn list(
     path: &Path,
     split: Split,

@@ -33,8 +33,8 @@ pub trait ImageSource: Send + Sync {
     /// If the length of `pixels` is not that of [`shape`](Self::shape).
     fn read(&self, index: u64, pixels: &mut [u8]) -> Result<(), DataError>;
 
-    /// Image `index` in its own height and width, and its pixels. Where no size was asked for, images of a source may differ
-    /// in size, of which [`read`](Self::read) takes those alone that are like the first.
+    /// Image `index` in its own height and width, and its pixels. Where no size was asked for, images of a
+    /// source may differ in size, of which [`read`](Self::read) takes those alone that are like the first.
     ///
     /// # Errors
     /// As [`read`](Self::read), but for the size.

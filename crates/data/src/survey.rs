@@ -94,7 +94,8 @@ mod tests {
     use super::*;
     use engine::ImageShape;
 
-    /// Two images of two pixels: image 0 has red 10 and 30, green 0, blue 255; image 1 cannot be read, image 2 is black.
+    /// Two images of two pixels: image 0 has red 10 and 30, green 0, blue 255; image 1 cannot be read, image
+    /// 2 is black.
     struct Three;
 
     impl ImageSource for Three {

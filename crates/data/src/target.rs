@@ -1,7 +1,7 @@
 //! Writing data sets: any source as a folder of images, tar shards, TFRecords, an LMDB database or a NumPy archive.
 //!
-//! What is being written lies in `NAME.unfinished` until it is whole, and only then gets its name. Opened again for the
-//! same content, it goes on where it stopped.
+//! What is being written lies in `NAME.unfinished` until it is whole, and only then gets its name. Opened
+//! again for the same content, it goes on where it stopped.
 
 mod folder;
 mod lmdb;
@@ -82,8 +82,8 @@ impl Conversion {
     /// source to it left unfinished.
     ///
     /// # Errors
-    /// [`DataError::Option`] if something has the target's name already, the unfinished content is of another source, or
-    /// the kind cannot be written; [`DataError::Io`] if the place cannot be written to.
+    /// [`DataError::Option`] if something has the target's name already, the unfinished content is of another
+    /// source, or the kind cannot be written; [`DataError::Io`] if the place cannot be written to.
     pub fn open(source: &dyn ImageSource, target: &SourceSpec) -> Result<Self, DataError> {
         let name = target.kind().name;
         let Some((_, open)) = WRITERS.iter().find(|(known, _)| *known == name) else {
@@ -140,8 +140,8 @@ impl Conversion {
     /// Writes the next few images; tells whether any are left.
     ///
     /// # Errors
-    /// What reading an image met with, or [`DataError::Io`] for a full disk. What was written before stays; if nothing was,
-    /// nothing is left.
+    /// What reading an image met with, or [`DataError::Io`] for a full disk. What was written before stays;
+    /// if nothing was, nothing is left.
     pub fn step(&mut self, source: &dyn ImageSource) -> Result<bool, DataError> {
         let (start, shape) = (self.writer.written(), source.shape());
         let writer = &self.writer;
@@ -164,8 +164,8 @@ impl Conversion {
         Ok(self.writer.written() < self.len)
     }
 
-    /// Takes away what lies at the unfinished places, where no image has been written: a source that cannot be converted
-    /// leaves nothing that would be in the way of another try.
+    /// Takes away what lies at the unfinished places, where no image has been written: a source that cannot
+    /// be converted leaves nothing that would be in the way of another try.
     fn discard(&self) {
         for path in [&self.unfinished, &npz::pixels_path(&self.unfinished), &self.record] {
             // What cannot be removed is named when the next conversion finds it.

@@ -1,5 +1,5 @@
-//! Files that have their names once they are whole and on the disk: what goes on after a stop takes a name for a whole
-//! file, and without the disk's word a loss of power leaves an empty file under it.
+//! Files that have their names once they are whole and on the disk: what goes on after a stop takes a name
+//! for a whole file, and without the disk's word a loss of power leaves an empty file under it.
 
 use crate::DataError;
 use std::fs::File;
@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
-/// Files brought to the disk at a time. A disk that is asked for one after the other takes five times as long: measured
-/// were 4.5 ms a file, and 1 ms with 16 at a time.
+/// Files brought to the disk at a time. A disk that is asked for one after the other takes five times as
+/// long: measured were 4.5 ms a file, and 1 ms with 16 at a time.
 const AT_A_TIME: usize = 16;
 
 /// Writes the file `path`; what has its name is replaced.

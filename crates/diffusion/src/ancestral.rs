@@ -16,12 +16,12 @@ pub struct AncestralSampler {
 }
 
 impl AncestralSampler {
-    /// A sampler of images number `first_sample`, …, `first_sample + samples - 1` of `seed`, which are the same images
-    /// in whatever batches they are drawn.
+    /// A sampler of images number `first_sample`, …, `first_sample + samples - 1` of `seed`, which are the
+    /// same images in whatever batches they are drawn.
     ///
     /// # Errors
-    /// [`DiffusionError::Conflict`] when `process` leaves out steps and the network learned its variance, which is that
-    /// of one original step.
+    /// [`DiffusionError::Conflict`] when `process` leaves out steps and the network learned its variance,
+    /// which is that of one original step.
     pub fn new(
         process: GaussianDiffusion,
         image: ImageShape,

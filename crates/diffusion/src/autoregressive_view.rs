@@ -1,12 +1,13 @@
-//! The bound as a sum over what each step has to invent (eq. 16): L = D(q(x_T) || p(x_T)) + Σ E D(q(x_{t-1} | x_t) || p(x_{t-1} | x_t)) + H(x_0).
+//! The bound as a sum over what each step has to invent (eq. 16): L = D(q(x_T) || p(x_T)) + Σ E D(q(x_{t-1} |
+//! x_t) || p(x_{t-1} | x_t)) + H(x_0).
 //!
-//! The usual terms (eq. 5) compare p with q(x_{t-1} | x_t, x_0), which knows x_0; these compare it with q(x_{t-1} | x_t), which knows
-//! as much as p does. What lies between, I(x_0; x_{t-1} | x_t), is the information about x_0 that comes to light at t, whatever
-//! the network; over all steps it sums to H(x_0). That is the order in which a diffusion model, read as an autoregressive
-//! one, decodes its data.
+//! The usual terms (eq. 5) compare p with q(x_{t-1} | x_t, x_0), which knows x_0; these compare it with
+//! q(x_{t-1} | x_t), which knows as much as p does. What lies between, I(x_0; x_{t-1} | x_t), is the
+//! information about x_0 that comes to light at t, whatever the network; over all steps it sums to H(x_0).
+//! That is the order in which a diffusion model, read as an autoregressive one, decodes its data.
 //!
-//! q(x_{t-1} | x_t) is known where the distribution of x_0 is. Here that is the uniform one over finitely many images, so q(x_t)
-//! and q(x_{t-1} | x_t) are mixtures with a Gaussian for each image.
+//! q(x_{t-1} | x_t) is known where the distribution of x_0 is. Here that is the uniform one over finitely
+//! many images, so q(x_t) and q(x_{t-1} | x_t) are mixtures with a Gaussian for each image.
 
 use std::f64::consts::LN_2;
 
@@ -20,9 +21,11 @@ use crate::process::GaussianDiffusion;
 /// A term of both forms of the bound, in bits per image, as means over the images.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub struct RewrittenTerm {
-    /// The term of eq. 5: E D(q(x_{t-1} | x_t, x_0) || p(x_{t-1} | x_t)), or E -log p(x_0 | x_1), or E D(q(x_T | x_0) || p(x_T)).
+    /// The term of eq. 5: E D(q(x_{t-1} | x_t, x_0) || p(x_{t-1} | x_t)), or E -log p(x_0 | x_1), or E
+    /// D(q(x_T | x_0) || p(x_T)).
     pub usual: f64,
-    /// I(x_0; x_{t-1} | x_t); for the last H(x_0 | x_1), for the first I(x_0; x_T). It depends on the data and q alone.
+    /// I(x_0; x_{t-1} | x_t); for the last H(x_0 | x_1), for the first I(x_0; x_T). It depends on the data
+    /// and q alone.
     pub information: f64,
 }
 
@@ -65,8 +68,8 @@ impl RewrittenBound {
     }
 }
 
-/// The evaluation of both forms, from x_T down: each image goes one way x_T, x_{T-1}, …, x_1 of the forward process, drawn
-/// backwards from q(x_{t-1} | x_t, x_0), on which both are measured.
+/// The evaluation of both forms, from x_T down: each image goes one way x_T, x_{T-1}, …, x_1 of the forward
+/// process, drawn backwards from q(x_{t-1} | x_t, x_0), on which both are measured.
 #[derive(Clone, Debug)]
 pub struct RewrittenBoundEvaluation {
     process: GaussianDiffusion,

@@ -91,8 +91,8 @@ pub enum Loss {
     Mse,
     /// One uniformly drawn term of the variational bound, in bits/dim.
     Kl,
-    /// L_hybrid (Nichol & Dhariwal 2021, eq. 16): [`Self::Mse`], and a thousandth of an estimate of the whole bound, which
-    /// trains a learned variance and nothing else.
+    /// L_hybrid (Nichol & Dhariwal 2021, eq. 16): [`Self::Mse`], and a thousandth of an estimate of the whole
+    /// bound, which trains a learned variance and nothing else.
     Hybrid,
 }
 
@@ -138,8 +138,8 @@ impl DiffusionConfig {
     ///
     /// # Errors
     /// [`DiffusionError::OutOfRange`] for T outside 1..=[`MAX_TIMESTEPS`] or β outside (0, 1);
-    /// [`DiffusionError::Conflict`] for `mse` with a learned variance, which it would never train, and for `hybrid` with
-    /// a fixed one.
+    /// [`DiffusionError::Conflict`] for `mse` with a learned variance, which it would never train, and for
+    /// `hybrid` with a fixed one.
     pub fn validate(&self) -> Result<(), DiffusionError> {
         if !(1..=MAX_TIMESTEPS).contains(&self.timesteps) {
             return Err(DiffusionError::OutOfRange {

@@ -18,12 +18,12 @@ pub struct DdimSampler {
 }
 
 impl DdimSampler {
-    /// A sampler of images number `first_sample`, …, `first_sample + samples - 1` of `seed`, which are the same images
-    /// in whatever batches they are drawn.
+    /// A sampler of images number `first_sample`, …, `first_sample + samples - 1` of `seed`, which are the
+    /// same images in whatever batches they are drawn.
     ///
     /// # Errors
-    /// [`DiffusionError::OutOfRange`] for `eta` outside [0, 1]; [`DiffusionError::Conflict`] for a network that predicts
-    /// `xprev`, of which ε is too small a part to be recovered.
+    /// [`DiffusionError::OutOfRange`] for `eta` outside [0, 1]; [`DiffusionError::Conflict`] for a network
+    /// that predicts `xprev`, of which ε is too small a part to be recovered.
     pub fn new(
         process: GaussianDiffusion,
         image: ImageShape,

@@ -9,9 +9,10 @@ use crate::process::GaussianDiffusion;
 
 /// The encoding of images to x_T, one step of the process at a time.
 ///
-/// A step of DDIM is x_{t-1} = α_{t-1} x̂0 + σ_{t-1} ε with ε = ε_θ(x_t, t). Its inverse is
-/// x_t = α_t (x_{t-1} - σ_{t-1} ε) / α_{t-1} + σ_t ε, in which ε depends on the x_t sought: ε is taken at x_{t-1} first, and
-/// then, as often as asked, at the x_t found so. x̂0 is never clipped, for clipping cannot be undone.
+/// A step of DDIM is x_{t-1} = α_{t-1} x̂0 + σ_{t-1} ε with ε = ε_θ(x_t, t). Its inverse is x_t = α_t
+/// (x_{t-1} - σ_{t-1} ε) / α_{t-1} + σ_t ε, in which ε depends on the x_t sought: ε is taken at x_{t-1}
+/// first, and then, as often as asked, at the x_t found so. x̂0 is never clipped, for clipping cannot be
+/// undone.
 #[derive(Clone, Debug)]
 pub struct DdimInversion {
     process: GaussianDiffusion,
@@ -27,7 +28,8 @@ impl DdimInversion {
     /// per step: 1 is the method as published, more come closer to an exact inverse.
     ///
     /// # Errors
-    /// [`DiffusionError::OutOfRange`] for no iteration; [`DiffusionError::Conflict`] for a network that predicts `xprev`.
+    /// [`DiffusionError::OutOfRange`] for no iteration; [`DiffusionError::Conflict`] for a network that
+    /// predicts `xprev`.
     ///
     /// # Panics
     /// If `x_start` is not a whole number of images.

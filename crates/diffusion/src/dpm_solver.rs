@@ -11,19 +11,21 @@ use crate::process::GaussianDiffusion;
 use crate::sampler::{Chain, Sampler, StepInfo};
 use crate::tables::Tables;
 
-/// Solves the diffusion's ordinary differential equation for x_0, of x̂0 as a function of the log signal-to-noise ratio.
-/// Meant for a process over [`crate::Spacing::solver_steps`]. No noise is added; a learned variance is not used.
+/// Solves the diffusion's ordinary differential equation for x_0, of x̂0 as a function of the log
+/// signal-to-noise ratio. Meant for a process over [`crate::Spacing::solver_steps`]. No noise is added; a
+/// learned variance is not used.
 #[derive(Clone, Debug)]
 pub struct DpmSolverSampler {
     chain: Chain,
 }
 
 impl DpmSolverSampler {
-    /// A sampler of images number `first_sample`, …, `first_sample + samples - 1` of `seed`, which are the same images
-    /// in whatever batches they are drawn.
+    /// A sampler of images number `first_sample`, …, `first_sample + samples - 1` of `seed`, which are the
+    /// same images in whatever batches they are drawn.
     ///
     /// # Errors
-    /// [`DiffusionError::Conflict`] for a network that predicts `xprev`, of which x̂0 is too small a part to be recovered.
+    /// [`DiffusionError::Conflict`] for a network that predicts `xprev`, of which x̂0 is too small a part to
+    /// be recovered.
     pub fn new(
         process: GaussianDiffusion,
         image: ImageShape,
@@ -71,8 +73,8 @@ impl DpmSolverSampler {
     }
 }
 
-/// h / (2 h_before), how far to go on from the x̂0 of the step before beyond this one's: none in the first step, which has
-/// none before, and in the last.
+/// h / (2 h_before), how far to go on from the x̂0 of the step before beyond this one's: none in the first
+/// step, which has none before, and in the last.
 fn extrapolation(chain: &Chain, step: usize) -> Option<f64> {
     if step == 0 || !chain.has_begun() {
         return None;

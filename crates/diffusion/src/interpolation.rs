@@ -1,7 +1,8 @@
 //! Interpolation between images in latent space (§4.4, Figs. 8 and 9).
 //!
-//! Both images go forward to x_t by the stochastic encoder q(x_t | x_0), their latents are mixed, and the reverse process leads
-//! from there to an image. All mixtures of a pair have the same reverse noise, so that only λ tells them apart.
+//! Both images go forward to x_t by the stochastic encoder q(x_t | x_0), their latents are mixed, and the
+//! reverse process leads from there to an image. All mixtures of a pair have the same reverse noise, so that
+//! only λ tells them apart.
 
 use std::ops::RangeInclusive;
 
@@ -33,8 +34,8 @@ impl Mixing {
     /// The mixture of `first` (λ = 0) and `second` (λ = 1), which it is to the bit at these ends.
     ///
     /// # Errors
-    /// [`DiffusionError::OutOfRange`] for a λ outside [`LAMBDAS`]; [`DiffusionError::Conflict`] for an arc between opposite
-    /// latents, which is not determined.
+    /// [`DiffusionError::OutOfRange`] for a λ outside [`LAMBDAS`]; [`DiffusionError::Conflict`] for an arc
+    /// between opposite latents, which is not determined.
     ///
     /// # Panics
     /// If the lengths differ.
@@ -124,8 +125,8 @@ enum Decoded {
 }
 
 impl Interpolation {
-    /// Encodes the members' images to x_t, t from 0 (the images themselves) to T, and mixes them. What becomes of a member does
-    /// not depend on those beside it.
+    /// Encodes the members' images to x_t, t from 0 (the images themselves) to T, and mixes them. What
+    /// becomes of a member does not depend on those beside it.
     ///
     /// # Errors
     /// What [`Mixing::mix`] and [`Sampling::respace_from`] report, and if the process does not allow the sampler.

@@ -1,4 +1,5 @@
-//! A reverse process of which a part is known: at each step, that part is made anew from its image by the forward process.
+//! A reverse process of which a part is known: at each step, that part is made anew from its image by the
+//! forward process.
 
 use crate::noise;
 use crate::process::GaussianDiffusion;
@@ -18,8 +19,8 @@ pub struct KnownRegion {
 }
 
 impl KnownRegion {
-    /// Replaces the known elements of a chain's x_t by a sample of q(x_t | x_0), or x_0 itself at the end. The noise depends
-    /// on seed, number and t alone.
+    /// Replaces the known elements of a chain's x_t by a sample of q(x_t | x_0), or x_0 itself at the end.
+    /// The noise depends on seed, number and t alone.
     ///
     /// # Panics
     /// If the region is not of as many images as the chain.

@@ -136,8 +136,8 @@ pub struct BoundEvaluation {
 }
 
 impl BoundEvaluation {
-    /// Prepares the bounds of `samples` images `x_start`; noise is drawn afresh for each t from `seed` and the number of
-    /// the sample, the first being `first_sample`.
+    /// Prepares the bounds of `samples` images `x_start`; noise is drawn afresh for each t from `seed` and
+    /// the number of the sample, the first being `first_sample`.
     ///
     /// # Panics
     /// If `x_start` is not `samples` images of the same size.

@@ -63,8 +63,9 @@ impl Objective {
         &self.process
     }
 
-    /// Draws t and ε for images `x_start`, `[n, height, width, channels]` in [-1, 1], and makes x_t. They depend on
-    /// `seed` and the number of each sample, counted over the whole training from `first_sample`, and on nothing else.
+    /// Draws t and ε for images `x_start`, `[n, height, width, channels]` in [-1, 1], and makes x_t. They
+    /// depend on `seed` and the number of each sample, counted over the whole training from `first_sample`,
+    /// and on nothing else.
     ///
     /// # Panics
     /// If `x_start` is not a whole number of images.
@@ -81,9 +82,9 @@ impl Objective {
     /// The loss of each sample, given the network's output `[n, height, width, channels]` (twice the channels with a
     /// learned variance), and the gradient of their mean over `total_batch` samples, of which these are a part.
     ///
-    /// `mse` is the squared error of the prediction; with `eps` that is L_simple (eq. 14). `kl` is one term of the bound
-    /// in bits/dim, as uniformly drawn: not clipped, and not multiplied by T. `hybrid` is `mse` and T/1000 times `kl`, of
-    /// which the prediction has no gradient.
+    /// `mse` is the squared error of the prediction; with `eps` that is L_simple (eq. 14). `kl` is one term
+    /// of the bound in bits/dim, as uniformly drawn: not clipped, and not multiplied by T. `hybrid` is `mse`
+    /// and T/1000 times `kl`, of which the prediction has no gradient.
     ///
     /// # Panics
     /// If the slices do not hold the same number of images.

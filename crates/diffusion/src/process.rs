@@ -234,8 +234,8 @@ impl GaussianDiffusion {
 
     /// p(x_{t-1} | x_t) = N(μ_θ(x_t, t), Σ_θ(x_t, t)) (eq. 1) from the network's output; `clip` clips x̂0 to [-1, 1].
     ///
-    /// With `eps` and `xstart`, μ_θ = μ̃_t(x_t, x̂0), which without clipping is eq. 11. With `xprev`, the output itself
-    /// is the mean, and x̂0 is for reporting only.
+    /// With `eps` and `xstart`, μ_θ = μ̃_t(x_t, x̂0), which without clipping is eq. 11. With `xprev`, the
+    /// output itself is the mean, and x̂0 is for reporting only.
     ///
     /// # Panics
     /// If the variance is learned and the output has no second half.
@@ -275,8 +275,8 @@ impl GaussianDiffusion {
         }
     }
 
-    /// log σ² = f log β_t + (1-f) log β̃_t with f = (v+1)/2 (Nichol & Dhariwal 2021, eq. 15), of this process's own β:
-    /// hence a respaced one has the variances of its longer steps.
+    /// log σ² = f log β_t + (1-f) log β̃_t with f = (v+1)/2 (Nichol & Dhariwal 2021, eq. 15), of this
+    /// process's own β: hence a respaced one has the variances of its longer steps.
     fn log_variance_in_range(&self, position: &[f32], t: &[usize]) -> Vec<f32> {
         let tables = &self.tables;
         let samples = position.chunks_exact(sample_len(t, position)).zip(t);
@@ -313,7 +313,8 @@ impl GaussianDiffusion {
     ///
     /// # Errors
     /// [`DiffusionError::OutputChannels`] when the network is not for this process,
-    /// [`DiffusionError::Denoiser`] when it fails, and [`DiffusionError::NonFiniteOutput`] when its output is no number.
+    /// [`DiffusionError::Denoiser`] when it fails, and [`DiffusionError::NonFiniteOutput`] when its output is
+    /// no number.
     pub fn model_output(
         &self,
         denoiser: &mut dyn Denoiser,

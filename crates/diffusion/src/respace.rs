@@ -10,9 +10,10 @@ use crate::tables::Tables;
 
 /// Which K of T steps are kept. Names and rounding (halves to even) are diffusers'.
 ///
-/// A sampler goes from each kept step to the next. diffusers' `DDIMScheduler` goes from t to t - ⌊T/K⌋ instead, which with
-/// `linspace`, or `trailing` where K does not divide T, is not the step that it asks the network about next: with
-/// [`Self::Linspace`] and few steps its images are others, and further from those of many steps.
+/// A sampler goes from each kept step to the next. diffusers' `DDIMScheduler` goes from t to t - ⌊T/K⌋
+/// instead, which with `linspace`, or `trailing` where K does not divide T, is not the step that it asks the
+/// network about next: with [`Self::Linspace`] and few steps its images are others, and further from those of
+/// many steps.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Spacing {
@@ -64,9 +65,9 @@ fn divide_rounding_half_to_even(numerator: usize, denominator: usize) -> usize {
 }
 
 impl Spacing {
-    /// The kept steps of a [`crate::DpmSolverSampler`], ascending and all different. As in diffusers' multistep solvers,
-    /// `leading` and `linspace` space `steps` + 1 steps, without the first: from there the last step would change
-    /// next to nothing. All steps are kept when `steps` = `timesteps`.
+    /// The kept steps of a [`crate::DpmSolverSampler`], ascending and all different. As in diffusers'
+    /// multistep solvers, `leading` and `linspace` space `steps` + 1 steps, without the first: from there the
+    /// last step would change next to nothing. All steps are kept when `steps` = `timesteps`.
     ///
     /// # Errors
     /// [`DiffusionError::OutOfRange`] unless 1 ≤ `steps` ≤ `timesteps`.
@@ -84,8 +85,9 @@ impl GaussianDiffusion {
     /// The process over `steps` of this one's steps. Its network is still asked by the original t.
     ///
     /// # Errors
-    /// [`DiffusionError::OutOfRange`] unless 1 ≤ `steps` ≤ T, and [`DiffusionError::Conflict`] when steps would be left
-    /// out of a process whose network predicts `xprev`, the mean after exactly one original step.
+    /// [`DiffusionError::OutOfRange`] unless 1 ≤ `steps` ≤ T, and [`DiffusionError::Conflict`] when steps
+    /// would be left out of a process whose network predicts `xprev`, the mean after exactly one original
+    /// step.
     pub fn respace(&self, steps: usize, spacing: Spacing) -> Result<Self, DiffusionError> {
         self.keep(&spacing.kept_steps(self.timesteps(), steps)?)
     }
@@ -125,8 +127,8 @@ impl GaussianDiffusion {
         })
     }
 
-    /// The first `steps` steps of this process alone, with its coefficients to the bit: what leads back to x_0 from x_t,
-    /// t = `steps` in the paper's count.
+    /// The first `steps` steps of this process alone, with its coefficients to the bit: what leads back to
+    /// x_0 from x_t, t = `steps` in the paper's count.
     ///
     /// # Errors
     /// [`DiffusionError::OutOfRange`] unless 1 ≤ `steps` ≤ T.

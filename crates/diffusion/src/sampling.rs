@@ -107,7 +107,8 @@ impl Sampling {
     /// The process over the steps that are kept.
     ///
     /// # Errors
-    /// [`DiffusionError::OutOfRange`] for a number of steps not from 1 to T, and what [`GaussianDiffusion::keep`] reports.
+    /// [`DiffusionError::OutOfRange`] for a number of steps not from 1 to T, and what
+    /// [`GaussianDiffusion::keep`] reports.
     pub fn respace(&self, process: &GaussianDiffusion) -> Result<GaussianDiffusion, DiffusionError> {
         process.keep(&self.kept_steps(process)?)
     }
@@ -124,8 +125,8 @@ impl Sampling {
     /// from x_t, and those of the kept ones that follow.
     ///
     /// # Errors
-    /// [`DiffusionError::OutOfRange`] for a t or a number of steps not from 1 to T, and what [`GaussianDiffusion::keep`]
-    /// reports.
+    /// [`DiffusionError::OutOfRange`] for a t or a number of steps not from 1 to T, and what
+    /// [`GaussianDiffusion::keep`] reports.
     pub fn respace_from(
         &self,
         process: &GaussianDiffusion,

@@ -4,8 +4,8 @@ use crate::error::DiffusionError;
 use crate::sampler::{Chain, Sampler};
 use crate::sampling::SamplerKind;
 
-/// `copies` samples that go on from where sample `index` of a chain's batch is, each with reverse noise of its own, that of the
-/// samples `first_sample`, … of the chain's seed.
+/// `copies` samples that go on from where sample `index` of a chain's batch is, each with reverse noise of
+/// its own, that of the samples `first_sample`, … of the chain's seed.
 ///
 /// # Errors
 /// If the process does not allow this sampler, or the chain has no step left.

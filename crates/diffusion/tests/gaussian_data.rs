@@ -1,8 +1,8 @@
 //! Data that is Gaussian, x_0 ~ N(m, s² I): the best network is known, and so is all that follows from it.
 //!
-//! With it every step of a sampler is an affine function of x_t plus noise, so the samples' mean and variance follow by
-//! recursion; and with the best variance too, p is the true reverse process: samples are distributed like the data after
-//! however few steps, and the bound is their entropy.
+//! With it every step of a sampler is an affine function of x_t plus noise, so the samples' mean and variance
+//! follow by recursion; and with the best variance too, p is the true reverse process: samples are
+//! distributed like the data after however few steps, and the bound is their entropy.
 
 #[path = "support/linear_signal.rs"]
 mod linear_signal;
@@ -159,7 +159,8 @@ fn assert_moments(what: &str, samples: &[f32], mean: f64, variance: f64) {
     assert!((found_variance - variance).abs() < error, "{what}: variance {found_variance}, not {variance}");
 }
 
-/// Mean and variance of x_0 when x_T ~ N(0, I) and each step, from the last, maps x to a x + b plus noise of a variance.
+/// Mean and variance of x_0 when x_T ~ N(0, I) and each step, from the last, maps x to a x + b plus noise of
+/// a variance.
 fn chain_moments(steps: impl Iterator<Item = (Affine, f64)>) -> (f64, f64) {
     steps.fold((0.0, 1.0), |(mean, variance), (Affine { a, b }, noise)| {
         (a * mean + b, a * a * variance + noise)

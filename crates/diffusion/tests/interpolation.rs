@@ -1,5 +1,5 @@
-//! Latents that are shared, mixed and held: what must be equal is equal to the bit, and what is random is distributed as it
-//! must be.
+//! Latents that are shared, mixed and held: what must be equal is equal to the bit, and what is random is
+//! distributed as it must be.
 
 #[path = "support/linear_signal.rs"]
 mod linear_signal;

@@ -1,6 +1,7 @@
 //! The operations that a training step of the paper's CIFAR-10 network spends its time in, at its shapes and batch 8.
 //!
-//! `cargo bench -p ddpm-engine` with [`THREADS`] threads; direct-count operations a second where there are any to count.
+//! `cargo bench -p ddpm-engine` with [`THREADS`] threads; direct-count operations a second where there are
+//! any to count.
 
 use divan::counter::ItemsCount;
 use divan::{Bencher, black_box};

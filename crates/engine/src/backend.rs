@@ -54,24 +54,26 @@ pub trait Backend: Send {
         None
     }
 
-    /// What activations and their gradients are stored as; statistics, times and losses are `f32` in any case, and so are parameters.
+    /// What activations and their gradients are stored as; statistics, times and losses are `f32` in any
+    /// case, and so are parameters.
     fn storage(&self) -> Storage {
         Storage::F32
     }
 
-    /// Whether a dropout that follows a normalisation is joined with it to [`Kernel::GroupNormDropout`], where nothing else
-    /// reads what is between them; and their gradients likewise.
+    /// Whether a dropout that follows a normalisation is joined with it to [`Kernel::GroupNormDropout`],
+    /// where nothing else reads what is between them; and their gradients likewise.
     fn fuses_dropout(&self) -> bool {
         false
     }
 
-    /// Whether [`Kernel::ConvWeightGradSet`] computes a parameter's gradient where that convolution is all that adds to it.
+    /// Whether [`Kernel::ConvWeightGradSet`] computes a parameter's gradient where that convolution is all
+    /// that adds to it.
     fn sets_weight_gradients(&self) -> bool {
         false
     }
 
-    /// Whether this convolution from `source` to `result` is joined with what follows it to [`Kernel::ConvThen`], where nothing
-    /// else reads what is between them.
+    /// Whether this convolution from `source` to `result` is joined with what follows it to
+    /// [`Kernel::ConvThen`], where nothing else reads what is between them.
     fn fuses(&self, _conv: Conv, _then: Then, _source: Shape, _result: Shape) -> bool {
         false
     }
@@ -81,7 +83,8 @@ pub trait Backend: Send {
         None
     }
 
-    /// Makes `slot` hold `len` zeros; its old content is gone. There is none for [`Slot::Grads`], which is part of [`Slot::Arena`].
+    /// Makes `slot` hold `len` zeros; its old content is gone. There is none for [`Slot::Grads`], which is
+    /// part of [`Slot::Arena`].
     ///
     /// # Errors
     /// [`BackendError::OutOfMemory`].
@@ -96,7 +99,8 @@ pub trait Backend: Send {
     /// Sets the gradients of all parameters to 0.
     fn clear_gradients(&mut self);
 
-    /// Scratch memory that `kernel` wants for these shapes. If `keeps`, what is prepared serves many runs, else the one that it is prepared for.
+    /// Scratch memory that `kernel` wants for these shapes. If `keeps`, what is prepared serves many runs,
+    /// else the one that it is prepared for.
     fn scratch(&self, kernel: &Kernel, inputs: &[Shape], outputs: &[Shape], keeps: bool) -> Scratch;
 
     /// Fills the prepared scratch of those steps that have one from the current parameters.
@@ -108,8 +112,9 @@ pub trait Backend: Send {
     /// The global norm of the gradients (Euclidean, over all parameters).
     fn gradient_norm(&mut self) -> f64;
 
-    /// One Adam step on all parameters with the gradients multiplied by `gradient_scale`, and the moving average after it. With `clears` the
-    /// gradients are then 0: cleared while they pass by, not in a pass of their own.
+    /// One Adam step on all parameters with the gradients multiplied by `gradient_scale`, and the moving
+    /// average after it. With `clears` the gradients are then 0: cleared while they pass by, not in a pass of
+    /// their own.
     fn update(&mut self, step: &AdamStep, gradient_scale: f32, clears: bool);
 
     /// Begins to measure where time goes; costs a little itself.

@@ -11,8 +11,8 @@ use crate::shape::Shape;
 pub enum Kernel {
     /// [`crate::ops::conv`]: (x, weight, bias) → y.
     Conv(Conv),
-    /// The same and what follows it, where a backend does both in one: see [`crate::Backend::fuses`]. (x, weight, bias, what is added if anything
-    /// is) → y.
+    /// The same and what follows it, where a backend does both in one: see [`crate::Backend::fuses`]. (x,
+    /// weight, bias, what is added if anything is) → y.
     ConvThen(Conv, Then),
     /// (dy, weight) → dx.
     ConvInputGrad(Conv),
@@ -24,11 +24,13 @@ pub enum Kernel {
     BiasGrad,
     /// [`crate::ops::group_norm`]: (x, gamma, beta) → (y, statistics).
     GroupNorm(GroupNorm),
-    /// (x, gamma, beta, statistics, dy) → (dx, gamma gradient, beta gradient), the latter two added to. dx may take dy's place.
+    /// (x, gamma, beta, statistics, dy) → (dx, gamma gradient, beta gradient), the latter two added to. dx
+    /// may take dy's place.
     GroupNormGrad(GroupNorm),
     /// (x, gamma, beta, statistics) → y: the normalisation again, with the statistics of the first time.
     GroupNormAgain(GroupNorm),
-    /// The first of them with dropout after it, where a backend does both in one: see [`crate::Backend::fuses_dropout`].
+    /// The first of them with dropout after it, where a backend does both in one: see
+    /// [`crate::Backend::fuses_dropout`].
     GroupNormDropout(GroupNorm, Dropout),
     /// (x, gamma, beta, statistics) → y: both again.
     GroupNormDropoutAgain(GroupNorm, Dropout),

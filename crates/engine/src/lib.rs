@@ -5,7 +5,8 @@
 //! from the recorded operations and plans every activation's place in one arena ahead of time.
 //! A [`Session`] runs a program on a [`Backend`]; no memory for tensors is allocated while it runs.
 //!
-//! Results are the same bits for any number of threads and any vector width; predictions also for any split into batches.
+//! Results are the same bits for any number of threads and any vector width; predictions also for any split
+//! into batches.
 
 pub mod backend;
 pub mod cpu;

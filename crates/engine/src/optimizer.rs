@@ -13,8 +13,9 @@ pub struct AdamStep {
     pub beta2: f32,
     /// Added to the root of the second moment, > 0.
     ///
-    /// It follows the bias correction, as in the paper of Adam and in PyTorch; TensorFlow 1's Adam, with which the original code
-    /// trained, adds it before, which makes a difference in the first hundreds of updates only.
+    /// It follows the bias correction, as in the paper of Adam and in PyTorch; TensorFlow 1's Adam, with
+    /// which the original code trained, adds it before, which makes a difference in the first hundreds of
+    /// updates only.
     pub epsilon: f32,
     /// The gradient is scaled down to this global norm if it is longer; infinite for never.
     pub max_gradient_norm: f32,
@@ -23,7 +24,8 @@ pub struct AdamStep {
 }
 
 impl Default for AdamStep {
-    /// The first update, with the constants that Adam was proposed with; nothing is clipped, and the average is a copy.
+    /// The first update, with the constants that Adam was proposed with; nothing is clipped, and the average
+    /// is a copy.
     fn default() -> Self {
         Self {
             number: 1,

@@ -6,7 +6,8 @@ use std::collections::HashMap;
 /// How a parameter is initialised.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub enum Init {
-    /// Uniform in ±√(3 · scale / fan_avg) (variance scaling, the paper's code; scale 1 is Glorot, 1e-10 its "zero init").
+    /// Uniform in ±√(3 · scale / fan_avg) (variance scaling, the paper's code; scale 1 is Glorot, 1e-10 its
+    /// "zero init").
     VarianceScaling {
         /// Multiplies the variance.
         scale: f32,

@@ -52,8 +52,8 @@ impl Profile {
 }
 
 impl Profile {
-    /// A table, longest time first: the kernels in sum, then each on each shape. `whole` is the time of all that was measured;
-    /// what the kernels leave of it (drawing noise, losses, copies) is a line of its own.
+    /// A table, longest time first: the kernels in sum, then each on each shape. `whole` is the time of all
+    /// that was measured; what the kernels leave of it (drawing noise, losses, copies) is a line of its own.
     pub fn table(&self, whole: Duration) -> String {
         let mut table = String::from("   share        time    calls  GFLOP/s  operation\n");
         let mut line = |name: &str, shapes: &str, calls: u64, time: Duration, products: u64| {

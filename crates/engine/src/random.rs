@@ -123,8 +123,8 @@ impl Stream {
         self.block(element / 4)[(element % 4) as usize]
     }
 
-    /// A uniform integer in `0..bound` from the 64 bits of `element` (elements `2·element`, `2·element + 1` of the words).
-    /// Its bias is below `bound / 2⁶⁴`. `bound` must not be 0.
+    /// A uniform integer in `0..bound` from the 64 bits of `element` (elements `2·element`, `2·element + 1`
+    /// of the words). Its bias is below `bound / 2⁶⁴`. `bound` must not be 0.
     pub fn below(&self, element: u32, bound: u64) -> u64 {
         let words = self.block(element / 2);
         let first = (element % 2) as usize * 2;

@@ -19,7 +19,8 @@ pub struct Session {
 }
 
 impl Session {
-    /// Takes memory for parameters and activations; with a training program also for gradients and the optimiser's state.
+    /// Takes memory for parameters and activations; with a training program also for gradients and the
+    /// optimiser's state.
     ///
     /// # Errors
     /// [`BackendError`]: memory is short, or the device cannot run the program.
@@ -52,8 +53,8 @@ impl Session {
         self.prepare();
     }
 
-    /// Sets the parameters one by one, so that no second copy of them all is needed: `read` calls what it is given with each
-    /// of the layout's parameters and its values.
+    /// Sets the parameters one by one, so that no second copy of them all is needed: `read` calls what it is
+    /// given with each of the layout's parameters and its values.
     ///
     /// # Errors
     /// What `read` met; some parameters are then set.
@@ -147,8 +148,8 @@ impl Session {
     /// Adds to the gradients of all parameters; [`Self::clear_gradients`] before the first batch of a step. Without
     /// [`TrainingOptions::accumulates`] it sets them.
     ///
-    /// Several batches in turn give the gradient of all their samples in one: bit for bit where convolutions are summed
-    /// directly ([`crate::ConvMethod::Direct`]), else up to rounding.
+    /// Several batches in turn give the gradient of all their samples in one: bit for bit where convolutions
+    /// are summed directly ([`crate::ConvMethod::Direct`]), else up to rounding.
     pub fn backward(&mut self, run: &Run) {
         self.backend.run(&self.program.backward, run, true);
         self.gradients_clear = false;
@@ -172,7 +173,8 @@ impl Session {
         self.program.training.is_some_and(|options| options.accumulates)
     }
 
-    /// Sets the gradients of all parameters to 0. After [`Self::update`] they are already, and without [`TrainingOptions::accumulates`] there is nothing to do.
+    /// Sets the gradients of all parameters to 0. After [`Self::update`] they are already, and without
+    /// [`TrainingOptions::accumulates`] there is nothing to do.
     pub fn clear_gradients(&mut self) {
         if self.accumulates() && !self.gradients_clear {
             self.backend.clear_gradients();
@@ -180,8 +182,8 @@ impl Session {
         }
     }
 
-    /// Clips, updates the parameters and their moving average, and clears the gradients that are summed. Returns the gradients' global norm
-    /// before clipping; when it is not finite nothing has been changed.
+    /// Clips, updates the parameters and their moving average, and clears the gradients that are summed.
+    /// Returns the gradients' global norm before clipping; when it is not finite nothing has been changed.
     ///
     /// # Errors
     /// The first failure of the device, if there was one before this update; its own shows in what is read next.

@@ -1,4 +1,5 @@
-//! Other ways to convolve against direct summation, over more than one block holds and with parts that reach over the edge.
+//! Other ways to convolve against direct summation, over more than one block holds and with parts that reach
+//! over the edge.
 
 use engine::random::{Purpose, Stream};
 use engine::{Conv, ConvMethod, Cpu, CpuOptions, Graph, Init, Padding, Program, Run, Session, Shape, Slot};

@@ -1,5 +1,6 @@
-//! The CUDA backend against the CPU, every operation and its gradients, on sizes that fill no block: emulated, and on a device if there is
-//! one. What differs is the order of sums: 1e-4 of the reference's rms at most, mostly far less.
+//! The CUDA backend against the CPU, every operation and its gradients, on sizes that fill no block:
+//! emulated, and on a device if there is one. What differs is the order of sums: 1e-4 of the reference's rms
+//! at most, mostly far less.
 
 mod machines;
 
@@ -49,8 +50,8 @@ impl Network {
         Self { graph, differentiated: inputs.clone(), inputs, output }
     }
 
-    /// The output by an inference program, by a training program, the inputs' gradients, and the parameters' after three passes
-    /// backward.
+    /// The output by an inference program, by a training program, the inputs' gradients, and the parameters'
+    /// after three passes backward.
     fn run(&self, machine: Machine) -> Vec<(String, Vec<f32>)> {
         let mut results = Vec::new();
         let run = Run { seed: 5 << 33 | 9, first_sample: (1 << 32) - 1 };
@@ -65,7 +66,8 @@ impl Network {
             let mut session = Session::new(program, backend).unwrap();
             session.set_parameters(&weights);
             let mut output = vec![0.0; self.graph.shape(self.output).len()];
-            // What a run has read may be overwritten by it. Devices record what they run a second time, and replay it the third.
+            // What a run has read may be overwritten by it. Devices record what they run a second time, and
+            // replay it the third.
             let mut forward = |session: &mut Session| {
                 for (index, &input) in self.inputs.iter().enumerate() {
                     session.set(input, &normals(10 + index as u64, self.graph.shape(input).len()));

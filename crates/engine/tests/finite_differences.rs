@@ -1,7 +1,8 @@
 //! Every operation's gradient against finite differences.
 //!
-//! The objective is `Σ r · y` with fixed random r. Its slope along a random direction of all inputs and parameters together, by
-//! central differences, must be the inner product of the gradients with that direction.
+//! The objective is `Σ r · y` with fixed random r. Its slope along a random direction of all inputs and
+//! parameters together, by central differences, must be the inner product of the gradients with that
+//! direction.
 
 use engine::random::{Purpose, Stream};
 use engine::{

@@ -1,7 +1,8 @@
 //! Every operation, its gradients and the optimiser against PyTorch's in float64.
 //!
-//! The references and their names are described in `tools/engine_fixtures.py`. Everything is computed on the CPU, by the CUDA backend's kernels
-//! emulated on the CPU, and by the CUDA backend itself where there is a device.
+//! The references and their names are described in `tools/engine_fixtures.py`. Everything is computed on the
+//! CPU, by the CUDA backend's kernels emulated on the CPU, and by the CUDA backend itself where there is a
+//! device.
 
 mod machines;
 

@@ -1,8 +1,9 @@
-//! The bound of a trained model in both forms, eq. 5 and eq. 16 of the paper, for a data set of finitely many images, of which all
-//! entropies are known; and in which order a diffusion model decodes them: I(x_0; x_{t-1} | x_t) by t.
+//! The bound of a trained model in both forms, eq. 5 and eq. 16 of the paper, for a data set of finitely many
+//! images, of which all entropies are known; and in which order a diffusion model decodes them: I(x_0;
+//! x_{t-1} | x_t) by t.
 //!
-//! `cargo run --release -p ddpm-eval --example rewritten_bound -- MODEL SRC [images] [steps] [information.svg]`, for instance
-//! `models/mnist32 mnist:DIR:test 32 100`. It calls the network images × steps times.
+//! `cargo run --release -p ddpm-eval --example rewritten_bound -- MODEL SRC [images] [steps] [information.svg]`,
+//! for instance `models/mnist32 mnist:DIR:test 32 100`. It calls the network images × steps times.
 
 use checkpoint::{ModelLocation, StoredModel};
 use data::{ImageOptions, SourceSpec};

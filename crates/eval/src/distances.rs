@@ -6,7 +6,8 @@ use rayon::prelude::*;
 /// Rows on each side of a block of distances.
 const BLOCK: usize = 256;
 
-/// For each of `queries` `[n, dims]`: `start()`, to which `visit` adds every reference's number and squared distance, in order.
+/// For each of `queries` `[n, dims]`: `start()`, to which `visit` adds every reference's number and squared
+/// distance, in order.
 pub(crate) fn fold_distances<A: Send>(
     queries: &[f32],
     references: &[f32],

@@ -58,12 +58,12 @@ impl FeatureExtractor {
         self.network.features(&self.inputs)
     }
 
-    /// Computes the features of `set` that `store` does not have yet, in order, and appends them. `progress` is told how many
-    /// images are done, and answers whether to go on.
+    /// Computes the features of `set` that `store` does not have yet, in order, and appends them. `progress`
+    /// is told how many images are done, and answers whether to go on.
     ///
     /// # Errors
-    /// If an image cannot be read, a feature is not finite, the store cannot be written, or the work was stopped; what the
-    /// store has by then, it keeps.
+    /// If an image cannot be read, a feature is not finite, the store cannot be written, or the work was
+    /// stopped; what the store has by then, it keeps.
     pub fn fill(
         &mut self,
         set: &mut dyn ImageSet,

@@ -1,5 +1,5 @@
-//! Features on disk: appended as they are computed, so that a long run that was stopped goes on where it was, and kept under
-//! a key of everything they depend on, so that they are computed once.
+//! Features on disk: appended as they are computed, so that a long run that was stopped goes on where it was,
+//! and kept under a key of everything they depend on, so that they are computed once.
 //!
 //! A file is a header (`ddpm features 2`, the dimensions, the key) and records: first image, images, rows,
 //! checksum, then the rows as little-endian `f32`. The checksum is of the numbers before it and of the rows.
@@ -19,8 +19,9 @@ const EARLIER_MAGIC: &[u8; 16] = b"ddpm features 1\n";
 const HEADER_BYTES: u64 = 16 + 8 + 16;
 const RECORD_BYTES: usize = 32;
 
-/// The key of a store: all that features depend on. `content` is what [`ImageSet::content_key`](crate::image_set::ImageSet::content_key)
-/// says of the images, `convolutions` how they are computed.
+/// The key of a store: all that features depend on. `content` is what
+/// [`ImageSet::content_key`](crate::image_set::ImageSet::content_key) says of the images, `convolutions` how
+/// they are computed.
 pub fn features_key(
     inception_sha256: &str,
     dims: usize,
@@ -158,7 +159,8 @@ impl FeatureStore {
         self.records.iter().map(|record| record.rows).sum()
     }
 
-    /// Mean and covariance of the rows of the first `images` images, in f64, without holding them all; `what` says what they are.
+    /// Mean and covariance of the rows of the first `images` images, in f64, without holding them all; `what`
+    /// says what they are.
     ///
     /// # Errors
     /// [`MeasureError::TooFew`] of fewer than two rows; and as [`Self::for_each_rows`].

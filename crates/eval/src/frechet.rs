@@ -1,9 +1,10 @@
-//! The Fréchet distance between two Gaussians, and so FID (Heusel et al., "GANs Trained by a Two Time-Scale Update Rule
-//! Converge to a Local Nash Equilibrium", 2017, equation 6).
+//! The Fréchet distance between two Gaussians, and so FID (Heusel et al., "GANs Trained by a Two Time-Scale
+//! Update Rule Converge to a Local Nash Equilibrium", 2017, equation 6).
 //!
-//! `|μ₁ - μ₂|² + tr(Σ₁ + Σ₂ - 2 √(Σ₁ Σ₂))`. With Σ₁ = W₁ W₁ᵀ and Σ₂ = W₂ W₂ᵀ, the eigenvalues of Σ₁ Σ₂ that are not 0 are the
-//! squares of the singular values of W₁ᵀ W₂, whose sum is tr √(Σ₁ Σ₂): without a complex or failing matrix root, also where
-//! covariances are singular (fewer images than features), and without squares, of which rounding would lose the small ones.
+//! `|μ₁ - μ₂|² + tr(Σ₁ + Σ₂ - 2 √(Σ₁ Σ₂))`. With Σ₁ = W₁ W₁ᵀ and Σ₂ = W₂ W₂ᵀ, the eigenvalues of Σ₁ Σ₂ that
+//! are not 0 are the squares of the singular values of W₁ᵀ W₂, whose sum is tr √(Σ₁ Σ₂): without a complex or
+//! failing matrix root, also where covariances are singular (fewer images than features), and without
+//! squares, of which rounding would lose the small ones.
 
 use crate::{MeasureError, Statistics};
 use faer::{Mat, MatRef, Side};
@@ -41,7 +42,8 @@ fn trace_of_root(dims: usize, first: &[f64], second: &[f64]) -> Result<f64, Meas
     Ok(values.iter().sum())
 }
 
-/// W of Σ = W Wᵀ, with a column for each eigenvalue that is not 0 up to rounding; `what` the covariance is, for errors.
+/// W of Σ = W Wᵀ, with a column for each eigenvalue that is not 0 up to rounding; `what` the covariance is,
+/// for errors.
 fn factor(dims: usize, sigma: &[f64], what: &'static str) -> Result<Mat<f64>, MeasureError> {
     let sigma = symmetric(MatRef::from_row_major_slice(sigma, dims, dims));
     let eigen = sigma.self_adjoint_eigen(Side::Lower).map_err(|_| MeasureError::NoEigenvalues { what })?;

@@ -2,8 +2,8 @@
 
 use crate::estimate::{Estimate, RunningMean};
 
-/// The RMSE between images and their counterparts, on the 0–255 scale: the root of the mean over images of their mean squared
-/// error.
+/// The RMSE between images and their counterparts, on the 0–255 scale: the root of the mean over images of
+/// their mean squared error.
 ///
 /// # Panics
 /// If the sets do not hold the same number of images of `len` values.

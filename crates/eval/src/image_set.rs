@@ -40,7 +40,8 @@ pub trait ImageSet {
     /// If an image cannot be read and such are not passed over.
     fn content_key(&mut self, progress: &mut dyn FnMut(u64) -> bool) -> Result<String, MeasureError>;
 
-    /// Images `first .. first + count` (all of them inside the set), less those that cannot be read where such are passed over.
+    /// Images `first .. first + count` (all of them inside the set), less those that cannot be read where
+    /// such are passed over.
     ///
     /// # Errors
     /// If an image cannot be read and such are not passed over.

@@ -1,6 +1,7 @@
-//! The Inception Score (Salimans et al., "Improved Techniques for Training GANs", 2016), as openai's code computes it:
-//! `exp(mean over images of KL(p(y|x) ‖ p(y)))` over ten consecutive parts of the images, of which the mean and the deviation
-//! are reported. p is the softmax of the network's 1008 logits without their bias.
+//! The Inception Score (Salimans et al., "Improved Techniques for Training GANs", 2016), as openai's code
+//! computes it: `exp(mean over images of KL(p(y|x) ‖ p(y)))` over ten consecutive parts of the images, of
+//! which the mean and the deviation are reported. p is the softmax of the network's 1008 logits without their
+//! bias.
 
 use crate::MeasureError;
 use crate::feature_store::FeatureStore;
@@ -20,7 +21,8 @@ pub struct InceptionScore {
     pub splits: Vec<f64>,
 }
 
-/// The score of the first `images` images of a store of 2048 features, of which `rows` could be read, over `splits` parts.
+/// The score of the first `images` images of a store of 2048 features, of which `rows` could be read, over
+/// `splits` parts.
 ///
 /// # Errors
 /// [`MeasureError::TooFew`] if a part would be empty; or if the store cannot be read.
@@ -62,7 +64,8 @@ struct Part {
 }
 
 impl ScoreSums {
-    /// For `images` images with `classes` logits each, in `splits` parts: part i has the images from ⌊i n / splits⌋ on.
+    /// For `images` images with `classes` logits each, in `splits` parts: part i has the images from ⌊i n /
+    /// splits⌋ on.
     ///
     /// # Errors
     /// [`MeasureError::TooFew`] if a part would be empty.

@@ -1,7 +1,7 @@
 //! The Inception network's weights: where they are found, that they are the published ones, and how they become ours.
 //!
-//! They are the user's file: pytorch-fid's `.pth`, or a safetensors file with the same keys. One that ends after `Mixed_6e`
-//! gives the features of 64, 192 and 768 dimensions.
+//! They are the user's file: pytorch-fid's `.pth`, or a safetensors file with the same keys. One that ends
+//! after `Mixed_6e` gives the features of 64, 192 and 768 dimensions.
 
 use crate::MeasureError;
 use crate::cache_folder::{cache_folder, user_cache};
@@ -45,8 +45,8 @@ pub fn locate(given: Option<&Path>) -> Result<PathBuf, MeasureError> {
     }
 }
 
-/// Where the weights are looked for when nobody says: this program's cache folder, then the cache of PyTorch's hub, where
-/// pytorch-fid and torch-fidelity keep them.
+/// Where the weights are looked for when nobody says: this program's cache folder, then the cache of
+/// PyTorch's hub, where pytorch-fid and torch-fidelity keep them.
 pub fn search_path() -> Vec<PathBuf> {
     let ours = cache_folder()
         .into_iter()
@@ -147,7 +147,8 @@ impl InceptionWeights {
         Ok(buffer)
     }
 
-    /// The classifier's weights, in the order of [`Classifier::layout`], with the bias left out as the Inception Score has it.
+    /// The classifier's weights, in the order of [`Classifier::layout`], with the bias left out as the
+    /// Inception Score has it.
     ///
     /// # Errors
     /// [`MeasureError::PartialWeights`] if the file has none; else if it is damaged or of another network.

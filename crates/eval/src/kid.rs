@@ -1,5 +1,6 @@
-//! The Kernel Inception Distance (Bińkowski et al., "Demystifying MMD GANs", 2018): the squared maximum mean discrepancy
-//! between two sets of features under the kernel (x·y / d + 1)³, estimated without bias on random subsets.
+//! The Kernel Inception Distance (Bińkowski et al., "Demystifying MMD GANs", 2018): the squared maximum mean
+//! discrepancy between two sets of features under the kernel (x·y / d + 1)³, estimated without bias on random
+//! subsets.
 
 use crate::MeasureError;
 use engine::random::{Purpose, Stream};

@@ -1,9 +1,11 @@
 //! What the paper measures of a trained model.
 //!
-//! Sample quality: an [`ImageSet`](image_set::ImageSet) goes through a [`FeatureExtractor`](feature_extractor::FeatureExtractor)
-//! into a [`FeatureStore`](feature_store::FeatureStore); from its rows follow [`FeatureMoments`](moments::FeatureMoments) and
-//! [`Statistics`], and from those the figures: [`frechet`] (FID), [`inception_score`], [`kid`], [`precision_recall`],
-//! [`neighbours`]. Likelihood: [`likelihood`]. Table 2: [`ablation`]. A run on one page: [`run_report`].
+//! Sample quality: an [`ImageSet`](image_set::ImageSet) goes through a
+//! [`FeatureExtractor`](feature_extractor::FeatureExtractor) into a
+//! [`FeatureStore`](feature_store::FeatureStore); from its rows follow
+//! [`FeatureMoments`](moments::FeatureMoments) and [`Statistics`], and from those the figures: [`frechet`]
+//! (FID), [`inception_score`], [`kid`], [`precision_recall`], [`neighbours`]. Likelihood: [`likelihood`].
+//! Table 2: [`ablation`]. A run on one page: [`run_report`].
 
 #![forbid(unsafe_code)]
 

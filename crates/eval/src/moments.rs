@@ -7,8 +7,8 @@ const GROUP: usize = 8;
 /// Rows of the matrix of products that one task owns.
 const STRIP: usize = 16;
 
-/// Σ x and Σ x xᵀ over rows of features, in double precision. Each element is one sum over the rows in their order, so the
-/// result is the same for any number of threads and any split into batches.
+/// Σ x and Σ x xᵀ over rows of features, in double precision. Each element is one sum over the rows in their
+/// order, so the result is the same for any number of threads and any split into batches.
 #[derive(Clone, PartialEq, Debug)]
 pub struct FeatureMoments {
     dims: usize,

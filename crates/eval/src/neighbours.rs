@@ -1,5 +1,5 @@
-//! The training images nearest to samples in feature space: whether a model remembers or invents (the paper's appendix shows
-//! them).
+//! The training images nearest to samples in feature space: whether a model remembers or invents (the paper's
+//! appendix shows them).
 
 use crate::MeasureError;
 use crate::distances::{Nearest, fold_distances};

@@ -1,9 +1,10 @@
-//! Precision and recall (Kynkäänniemi et al., "Improved Precision and Recall Metric for Assessing Generative Models", 2019):
-//! how many generated images lie within the real ones' neighbourhoods, and how many real ones within the generated ones'.
+//! Precision and recall (Kynkäänniemi et al., "Improved Precision and Recall Metric for Assessing Generative
+//! Models", 2019): how many generated images lie within the real ones' neighbourhoods, and how many real ones
+//! within the generated ones'.
 //!
-//! An image's neighbourhood is the ball in feature space that reaches to its k-th nearest neighbour in its own set. The paper
-//! has k = 3 and VGG features; those of Inception, as here, are what evaluations of diffusion models have. Figures of
-//! different numbers of images cannot be compared.
+//! An image's neighbourhood is the ball in feature space that reaches to its k-th nearest neighbour in its
+//! own set. The paper has k = 3 and VGG features; those of Inception, as here, are what evaluations of
+//! diffusion models have. Figures of different numbers of images cannot be compared.
 
 use crate::MeasureError;
 use crate::distances::{Nearest, fold_distances};
@@ -20,8 +21,8 @@ pub struct PrecisionRecall {
     pub recall: f64,
 }
 
-/// Both figures for rows of features `[n, dims]`, with neighbourhoods to the `k`-th neighbour. Takes time in proportion to
-/// the square of the number of images.
+/// Both figures for rows of features `[n, dims]`, with neighbourhoods to the `k`-th neighbour. Takes time in
+/// proportion to the square of the number of images.
 ///
 /// # Errors
 /// [`MeasureError::TooFew`] if a set has no `k` neighbours.
@@ -71,7 +72,8 @@ mod tests {
 
     #[test]
     fn points_on_a_line() {
-        // Real 0 1 2 3, k = 1: radii 1. Generated 0.5 (inside), 4 (at the edge), 10, 20 (outside); radii 3.5, 3.5, 6, 10.
+        // Real 0 1 2 3, k = 1: radii 1. Generated 0.5 (inside), 4 (at the edge), 10, 20 (outside); radii 3.5,
+        // 3.5, 6, 10.
         let (generated, real) = ([0.5, 4.0, 10.0, 20.0], [0.0, 1.0, 2.0, 3.0]);
         let result = precision_recall(&generated, &real, 1, 1).unwrap();
         assert_eq!(result, PrecisionRecall { precision: 0.5, recall: 1.0 });

@@ -1,5 +1,5 @@
-//! What is left of images that have gone forward to x_t and back, by t (§4.4): from a small t an image returns nearly as it was,
-//! from T another one comes.
+//! What is left of images that have gone forward to x_t and back, by t (§4.4): from a small t an image
+//! returns nearly as it was, from T another one comes.
 
 use crate::chart::{Axis, Chart, Figure, Scale, Series};
 use crate::estimate::Estimate;

@@ -1,7 +1,7 @@
 //! From an image's pixels to what the Inception network sees: 299×299 and a scale.
 //!
-//! The tools of the field do this in three ways that give different FIDs (Parmar et al., "On Aliased Resizing and Surprising
-//! Subtleties in GAN Evaluation", 2022), so every figure names its own.
+//! The tools of the field do this in three ways that give different FIDs (Parmar et al., "On Aliased Resizing
+//! and Surprising Subtleties in GAN Evaluation", 2022), so every figure names its own.
 
 use engine::ImageShape;
 use models::inception::IMAGE_SIZE;
@@ -19,8 +19,8 @@ pub enum ResizeMode {
     /// As pytorch-fid: bilinear between pixels' centres, 2x - 1 of [0, 1].
     #[default]
     PytorchFid,
-    /// As TensorFlow 1 and so the published figures of 2017 to 2020, torch-fidelity: bilinear between pixels' corners,
-    /// (x - 128) / 128.
+    /// As TensorFlow 1 and so the published figures of 2017 to 2020, torch-fidelity: bilinear between pixels'
+    /// corners, (x - 128) / 128.
     TorchFidelity,
     /// As clean-fid: bicubic, widened when shrinking so that nothing aliases, clipped to 0…255, (x - 128) / 128.
     Clean,

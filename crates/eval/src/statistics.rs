@@ -1,6 +1,8 @@
-//! Statistics files: the mean and covariance of a set's features, as TTUR and pytorch-fid keep them, and what they are of.
+//! Statistics files: the mean and covariance of a set's features, as TTUR and pytorch-fid keep them, and what
+//! they are of.
 //!
-//! An `.npz` with `mu` `[d]` and `sigma` `[d, d]`; ours also have `ddpm`, a JSON text, which other programs pass over.
+//! An `.npz` with `mu` `[d]` and `sigma` `[d, d]`; ours also have `ddpm`, a JSON text, which other programs
+//! pass over.
 
 use crate::resize::ResizeMode;
 use crate::{MeasureError, ModelFacts};

@@ -1,7 +1,9 @@
-//! Features and figures against other programs'. What the fixture holds is described in `tools/inception_fixtures.py`.
+//! Features and figures against other programs'. What the fixture holds is described in
+//! `tools/inception_fixtures.py`.
 //!
-//! `DDPM_TEST_INCEPTION` names the real weights up to `Mixed_6e` (else `../weights/…` beside the folder `DDPM_TEST_DATA`),
-//! `DDPM_TEST_CIFAR10` the folder of CIFAR-10's `.bin` files; without them the tests that need them say that they were skipped.
+//! `DDPM_TEST_INCEPTION` names the real weights up to `Mixed_6e` (else `../weights/…` beside the folder
+//! `DDPM_TEST_DATA`), `DDPM_TEST_CIFAR10` the folder of CIFAR-10's `.bin` files; without them the tests that
+//! need them say that they were skipped.
 
 #[path = "../../models/tests/diffusers_parity/portable_values.rs"]
 #[allow(dead_code)]

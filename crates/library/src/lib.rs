@@ -37,9 +37,9 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! This crate has the shortest way to the usual things; the crates it stands on, which are re-exported, have all of them.
-//! Whoever has a network of their own implements [`diffusion::Denoiser`], whoever has images elsewhere
-//! [`data::ImageSource`].
+//! This crate has the shortest way to the usual things; the crates it stands on, which are re-exported, have
+//! all of them. Whoever has a network of their own implements [`diffusion::Denoiser`], whoever has images
+//! elsewhere [`data::ImageSource`].
 
 #![forbid(unsafe_code)]
 

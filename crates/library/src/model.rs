@@ -44,8 +44,8 @@ pub struct Model {
 }
 
 impl Model {
-    /// Opens a run's directory (its last checkpoint), a checkpoint, or a directory in diffusers' layout, with the averaged
-    /// weights where there are two kinds.
+    /// Opens a run's directory (its last checkpoint), a checkpoint, or a directory in diffusers' layout, with
+    /// the averaged weights where there are two kinds.
     ///
     /// # Errors
     /// If there is no model, it is not whole or not supported, or memory is short.

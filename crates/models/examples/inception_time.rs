@@ -1,7 +1,7 @@
 //! Times the Inception network's features with random weights.
 //!
-//! `cargo run --release -p ddpm-models --example inception_time -- [dims] [batch] [repeats] [threads] [fast|direct|bf16x3] [profile]` prints
-//! one JSON object, with `profile` also where the time went (on standard error).
+//! `cargo run --release -p ddpm-models --example inception_time -- [dims] [batch] [repeats] [threads] [fast|direct|bf16x3] [profile]`
+//! prints one JSON object, with `profile` also where the time went (on standard error).
 
 use engine::{Cpu, CpuOptions};
 use models::inception::{FeatureNetwork, IMAGE_SIZE, Inception, Tap};

@@ -1,9 +1,10 @@
-//! An autoregressive model as a diffusion model (§4.3 of the paper): T is the number of dimensions, and step t of the forward
-//! process masks dimension t. Trained with the engine on the 30 pictures of bars and stripes on 4×4 pixels, uniformly
-//! distributed, whose entropy is log₂ 30 = 4.907 bits.
+//! An autoregressive model as a diffusion model (§4.3 of the paper): T is the number of dimensions, and step
+//! t of the forward process masks dimension t. Trained with the engine on the 30 pictures of bars and stripes
+//! on 4×4 pixels, uniformly distributed, whose entropy is log₂ 30 = 4.907 bits.
 //!
-//! `cargo run --release -p ddpm-models --example masking_autoregressive -- [updates]` trains it (3000 updates, seconds) and shows
-//! that its bound is the likelihood of an autoregressive model, exactly; it ends with an error if it is not.
+//! `cargo run --release -p ddpm-models --example masking_autoregressive -- [updates]` trains it (3000
+//! updates, seconds) and shows that its bound is the likelihood of an autoregressive model, exactly; it ends
+//! with an error if it is not.
 
 use engine::random::{Purpose, Stream};
 use engine::{AdamStep, Backend, Cpu, Graph, Init, Program, Run, Session, Shape, Var};
@@ -160,16 +161,17 @@ fn bits(logit: f64, bit: bool) -> f64 {
     (against.max(0.0) + (-against.abs()).exp().ln_1p()) / std::f64::consts::LN_2
 }
 
-/// The bound's terms (eq. 5) of a picture, L_{t-1} for t = 1, …, T, in bits. L_T is 0: q(x_T | x_0) and p(x_T) are both certain of
-/// a state in which all is masked. q(x_{t-1} | x_t, x_0) is certain too, so each divergence is -log p of what it is certain of.
+/// The bound's terms (eq. 5) of a picture, L_{t-1} for t = 1, …, T, in bits. L_T is 0: q(x_T | x_0) and
+/// p(x_T) are both certain of a state in which all is masked. q(x_{t-1} | x_t, x_0) is certain too, so each
+/// divergence is -log p of what it is certain of.
 fn bound(network: &mut Network, picture: Picture) -> Vec<f64> {
     let states: Vec<_> = (1..=T).map(|t| State::of(picture, t)).collect();
     let logits = network.logits(&states);
     (1..=T).zip(logits).map(|(t, logit)| bits(logit, picture >> (t - 1) & 1 == 1)).collect()
 }
 
-/// The distribution of x_0 under the reverse process, of all 2^T pictures: from x_T on, each step splits every state's probability
-/// between the two values of a dimension. -log₂, in bits.
+/// The distribution of x_0 under the reverse process, of all 2^T pictures: from x_T on, each step splits
+/// every state's probability between the two values of a dimension. -log₂, in bits.
 fn all_pictures(network: &mut Network) -> Vec<f64> {
     let mut states = vec![(State::of(0, T), 0.0)];
     for _ in 0..T {

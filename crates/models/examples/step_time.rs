@@ -1,8 +1,8 @@
 //! Times the paper's networks: forward, or a training step.
 //!
-//! `cargo run --release -p ddpm-models --example step_time -- [forward|train] [batch] [repeats] [threads] [cifar10|celebahq256]
-//! [profile] [--image-size N] [--channels N] [--recompute nothing|cheap|convolutions] [--conv fast|direct|bf16x3] [--device cpu|cuda[:N]] [--precision f32|tf32|bf16]
-//! [--deterministic true|false]` prints one JSON object (`fastest`: the least disturbed time), with `profile` also where the time went (on standard error).
+//! `cargo run --release -p ddpm-models --example step_time -- [forward|train] [batch] [repeats] [threads] [cifar10|celebahq256] [profile] [--image-size N] [--channels N] [--recompute nothing|cheap|convolutions] [--conv fast|direct|bf16x3] [--device cpu|cuda[:N]] [--precision f32|tf32|bf16] [--deterministic true|false]`
+//! prints one JSON object (`fastest`: the least disturbed time), with `profile` also where the time went (on
+//! standard error).
 
 use engine::{
     AdamStep, Algorithms, CpuOptions, Hardware, Precision, Program, Recomputation, Run, Session,

@@ -5,9 +5,10 @@ use serde::{Deserialize, Serialize};
 
 /// A U-Net of the paper's family, complete: with the image it is for.
 ///
-/// Presets of the paper: CIFAR-10 is `channels` 128, `channel_mult` (1, 2, 2, 2), 2 blocks, attention at 16 (35,746,307 parameters);
-/// 256×256 is `channel_mult` (1, 1, 2, 2, 4, 4) (113,673,219). The large LSUN Bedroom model's width is not published: parameters grow
-/// with the square of the width, and 192 channels give 255,677,955, the paper's 256M.
+/// Presets of the paper: CIFAR-10 is `channels` 128, `channel_mult` (1, 2, 2, 2), 2 blocks, attention at 16
+/// (35,746,307 parameters); 256×256 is `channel_mult` (1, 1, 2, 2, 4, 4) (113,673,219). The large LSUN
+/// Bedroom model's width is not published: parameters grow with the square of the width, and 192 channels
+/// give 255,677,955, the paper's 256M.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct UnetConfig {
@@ -31,8 +32,8 @@ pub struct UnetConfig {
     pub block_size: usize,
     /// Groups of every group normalisation; divides all channel counts.
     pub norm_groups: usize,
-    /// Whether the time embedding scales and shifts what a residual block's second normalisation gives, rather than being
-    /// added before it (Nichol & Dhariwal 2021).
+    /// Whether the time embedding scales and shifts what a residual block's second normalisation gives,
+    /// rather than being added before it (Nichol & Dhariwal 2021).
     #[serde(default)]
     pub scale_shift_norm: bool,
     /// What other programs do otherwise.
@@ -40,7 +41,8 @@ pub struct UnetConfig {
     pub conventions: Conventions,
 }
 
-/// What implementations of this network differ in, though their parameters be the same. The default is the paper's code's.
+/// What implementations of this network differ in, though their parameters be the same. The default is the
+/// paper's code's.
 #[derive(Clone, Copy, PartialEq, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Conventions {
@@ -50,8 +52,8 @@ pub struct Conventions {
     pub freq_shift: usize,
     /// Whether the time embedding has its cosines before its sines.
     pub cosines_first: bool,
-    /// Rows and columns of zeros that a halving convolution has above and left of the image, 0 or 1; below and right it
-    /// has one.
+    /// Rows and columns of zeros that a halving convolution has above and left of the image, 0 or 1; below
+    /// and right it has one.
     pub downsample_padding: usize,
     /// Channels of each of attention's heads; `None`: one head has all.
     pub head_channels: Option<usize>,

@@ -1,11 +1,12 @@
 //! The Inception-v3 network of 5 December 2015 that FID and Inception Score are defined by, forward only.
 //!
-//! Szegedy et al., "Rethinking the Inception Architecture for Computer Vision" (2016), as TensorFlow trained it with 1008
-//! outputs. It differs from later Inception-v3 networks: average pools do not count padding, and the pool of the last
-//! block takes the maximum. Blocks and parameters are named as in pytorch-fid's port of the weights.
+//! Szegedy et al., "Rethinking the Inception Architecture for Computer Vision" (2016), as TensorFlow trained
+//! it with 1008 outputs. It differs from later Inception-v3 networks: average pools do not count padding, and
+//! the pool of the last block takes the maximum. Blocks and parameters are named as in pytorch-fid's port of
+//! the weights.
 //!
-//! Batch normalisation is folded into the convolutions when weights are loaded ([`fold_batch_norm`]), so that a layer here is
-//! convolution, bias, ReLU.
+//! Batch normalisation is folded into the convolutions when weights are loaded ([`fold_batch_norm`]), so that
+//! a layer here is convolution, bias, ReLU.
 
 use engine::{
     Backend, BackendError, Conv, Graph, Init, Padding, ParamLayout, Pool, Profile, Program, Run, Session,
@@ -243,8 +244,9 @@ pub struct NormalisedConv {
     pub variance: Vec<f32>,
 }
 
-/// The weight `[kh, kw, in, out]` and bias `[out]` of one convolution that does what a convolution and its normalisation do:
-/// `scale · (w * x - mean) / √(variance + 0.001) + shift`. `taps` is kh · kw. Computed in double precision.
+/// The weight `[kh, kw, in, out]` and bias `[out]` of one convolution that does what a convolution and its
+/// normalisation do: `scale · (w * x - mean) / √(variance + 0.001) + shift`. `taps` is kh · kw. Computed in
+/// double precision.
 ///
 /// # Panics
 /// If the lengths do not belong to one layer.
@@ -279,8 +281,8 @@ pub struct FeatureNetwork {
 }
 
 impl FeatureNetwork {
-    /// The network up to `tap` with `weights` in the order of [`Inception::layout`], computing `batch` images at a time.
-    /// An image's features do not depend on `batch`.
+    /// The network up to `tap` with `weights` in the order of [`Inception::layout`], computing `batch` images
+    /// at a time. An image's features do not depend on `batch`.
     ///
     /// # Errors
     /// [`BackendError`] when memory is short.
@@ -356,7 +358,8 @@ impl Classifier {
         Self::graph(1).0.layout().clone()
     }
 
-    /// The classifier with `weights` in the order of [`Self::layout`]. The Inception Score leaves the bias out: give zeros.
+    /// The classifier with `weights` in the order of [`Self::layout`]. The Inception Score leaves the bias
+    /// out: give zeros.
     ///
     /// # Errors
     /// [`BackendError`] when memory is short.
@@ -420,8 +423,8 @@ mod tests {
 
     #[test]
     fn the_whole_network_has_the_published_number_of_parameters() {
-        // torchvision's Inception-v3 has 21,785,568 before the classifiers: convolutions without bias, and scale and shift of
-        // 17,216 normalised channels. Folded, these two become one bias.
+        // torchvision's Inception-v3 has 21,785,568 before the classifiers: convolutions without bias, and
+        // scale and shift of 17,216 normalised channels. Folded, these two become one bias.
         let layout = Inception::layout(Tap::Pool3);
         let weights: usize =
             layout.specs().iter().filter(|spec| spec.shape.len() == 4).map(engine::ParamSpec::len).sum();

@@ -40,7 +40,8 @@ impl UnetDenoiser {
         Ok(denoiser)
     }
 
-    /// The same network before it has weights: [`Self::read_weights`] sets them with no second copy of them in memory.
+    /// The same network before it has weights: [`Self::read_weights`] sets them with no second copy of them
+    /// in memory.
     ///
     /// # Errors
     /// [`BackendError`] when memory is short.

@@ -132,8 +132,8 @@ impl Builder<'_> {
         self.graph.silu(h)
     }
 
-    /// GroupNorm, SiLU, conv; + time; GroupNorm, SiLU, dropout, conv; + input (projected when channels change). Or, instead of
-    /// being added, the time scales and shifts what the second GroupNorm gives.
+    /// GroupNorm, SiLU, conv; + time; GroupNorm, SiLU, dropout, conv; + input (projected when channels
+    /// change). Or, instead of being added, the time scales and shifts what the second GroupNorm gives.
     fn residual_block(&mut self, name: &str, x: Var, time: Var, channels: usize) -> Var {
         let (input, time_channels) = (self.graph.shape(x).c, self.graph.shape(time).c);
         let scale_shift = self.config.scale_shift_norm;
@@ -268,7 +268,8 @@ mod tests {
         assert_eq!(count(&paper(256, 192, &[1, 1, 2, 2, 4, 4], 1)), 255_677_955);
         let learned = UnetConfig { learned_variance: true, ..paper(32, 128, &[1, 2, 2, 2], 1) };
         assert_eq!(count(&learned), 35_746_307 + 3 * (9 * 128 + 1));
-        // openai's published CIFAR-10 network ("50M"): the two halves of the time's projections, and one block a level more.
+        // openai's published CIFAR-10 network ("50M"): the two halves of the time's projections, and one
+        // block a level more.
         let improved = UnetConfig {
             learned_variance: true,
             num_res_blocks: 3,

@@ -1,4 +1,5 @@
-//! The network's bits do not depend on threads, vector width or batch: predictions, gradients, and the weights after a step.
+//! The network's bits do not depend on threads, vector width or batch: predictions, gradients, and the
+//! weights after a step.
 
 use engine::cpu::Level;
 use engine::random::{Purpose, Stream};

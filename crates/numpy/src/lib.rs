@@ -1,7 +1,7 @@
 //! NumPy's files: `.npy`, one array of numbers, and `.npz`, a zip archive of them.
 //!
-//! Arrays are read whole ([`npy::read`], [`Member::read_f64`]) or a piece at a time ([`Member`]); memory is never asked for
-//! before the bytes that fill it are there.
+//! Arrays are read whole ([`npy::read`], [`Member::read_f64`]) or a piece at a time ([`Member`]); memory is
+//! never asked for before the bytes that fill it are there.
 
 #![forbid(unsafe_code)]
 

@@ -1,9 +1,10 @@
-//! A reader of Python pickles that hold plain values, for formats that are made of them (CIFAR-10's batches, PyTorch's
-//! checkpoints).
+//! A reader of Python pickles that hold plain values, for formats that are made of them (CIFAR-10's batches,
+//! PyTorch's checkpoints).
 //!
-//! A pickle is a program for a stack machine that can call any function. This reader runs the instructions of protocol 2
-//! that dictionaries, lists, tuples, numbers and strings need. Of calls it keeps a note ([`Value::Call`]) and makes none; a
-//! call of anything but what the caller expects is an error. Memory is at most in proportion to the input.
+//! A pickle is a program for a stack machine that can call any function. This reader runs the instructions of
+//! protocol 2 that dictionaries, lists, tuples, numbers and strings need. Of calls it keeps a note
+//! ([`Value::Call`]) and makes none; a call of anything but what the caller expects is an error. Memory is at
+//! most in proportion to the input.
 //!
 //! ```
 //! use pickle::{Rules, Value, read};
@@ -26,7 +27,8 @@ use std::ops::Range;
 /// The number of a value in its pickle.
 pub type Id = u32;
 
-/// A value. Values hold others by number, so that what a hostile file nests deep or shares costs no stack and no copy.
+/// A value. Values hold others by number, so that what a hostile file nests deep or shares costs no stack and
+/// no copy.
 #[derive(Clone, PartialEq, Debug)]
 pub enum Value {
     /// `None`.

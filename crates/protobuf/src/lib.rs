@@ -1,7 +1,7 @@
 //! Protocol Buffers' wire format, and the checksums that stand beside it in TensorFlow's files.
 //!
-//! What is read here are a handful of small messages (`tf.train.Example`, the entries of tensor bundles) whose schemas have
-//! not changed since 2015: a generator of code would be more than the code.
+//! What is read here are a handful of small messages (`tf.train.Example`, the entries of tensor bundles)
+//! whose schemas have not changed since 2015: a generator of code would be more than the code.
 //!
 //! ```
 //! use protobuf::{Fields, Value, push_bytes, push_number};
@@ -146,8 +146,8 @@ pub fn push_varint(message: &mut Vec<u8>, mut value: u64) {
     message.push(value as u8);
 }
 
-/// CRC-32C (Castagnoli) of `parts` one after the other, rotated right by 15 bits and offset, as TensorFlow and LevelDB store
-/// it ("masked").
+/// CRC-32C (Castagnoli) of `parts` one after the other, rotated right by 15 bits and offset, as TensorFlow
+/// and LevelDB store it ("masked").
 pub fn masked_crc(parts: &[&[u8]]) -> u32 {
     let crc = parts.iter().fold(0, |crc, part| crc32c::crc32c_append(crc, part));
     crc.rotate_right(15).wrapping_add(0xa282_ead8)

@@ -30,8 +30,8 @@ pub struct Config {
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct DataConfig {
-    /// Where the images come from: a [`data::SourceSpec`], such as `cifar10:DIR[:train|:test]`, `images:DIR`, `lmdb:DIR`
-    /// or `shapes32`; [`data::SOURCE_KINDS`] are all the kinds.
+    /// Where the images come from: a [`data::SourceSpec`], such as `cifar10:DIR[:train|:test]`, `images:DIR`,
+    /// `lmdb:DIR` or `shapes32`; [`data::SOURCE_KINDS`] are all the kinds.
     pub source: String,
     /// Height and width the images are brought to, in pixels.
     pub image_size: usize,
@@ -61,8 +61,8 @@ pub struct ModelConfig {
     pub block_size: usize,
     /// Groups of every group normalisation.
     pub norm_groups: usize,
-    /// Whether the time embedding scales and shifts after the second normalisation of a block (as improved-diffusion's
-    /// networks do) instead of being added before it.
+    /// Whether the time embedding scales and shifts after the second normalisation of a block (as
+    /// improved-diffusion's networks do) instead of being added before it.
     pub scale_shift_norm: bool,
 }
 
@@ -74,18 +74,18 @@ pub struct TrainConfig {
     pub steps: u64,
     /// Images per update.
     pub batch_size: usize,
-    /// Images per pass through the network, whose gradients are summed up to a batch; 0: the whole batch at once. Fewer
-    /// take less memory. Changes at most the last bits of the gradient, by rounding.
+    /// Images per pass through the network, whose gradients are summed up to a batch; 0: the whole batch at
+    /// once. Fewer take less memory. Changes at most the last bits of the gradient, by rounding.
     pub micro_batch: usize,
-    /// What is computed again for the backward pass instead of being kept from the forward pass. More takes less memory and, from
-    /// convolutions on, more time; no bit of any result changes.
+    /// What is computed again for the backward pass instead of being kept from the forward pass. More takes
+    /// less memory and, from convolutions on, more time; no bit of any result changes.
     pub recompute: Recompute,
     /// Adam's step size once warmed up.
     pub learning_rate: f64,
     /// Updates over which the step size grows linearly from 0; 0: none.
     pub warmup_steps: u64,
-    /// Updates over which the step size falls linearly to a hundredth of itself, where it stays; 0: it stays as it is.
-    /// It does not follow `steps`, so a run can be made longer without becoming another run.
+    /// Updates over which the step size falls linearly to a hundredth of itself, where it stays; 0: it stays
+    /// as it is. It does not follow `steps`, so a run can be made longer without becoming another run.
     pub decay_steps: u64,
     /// Adam's decay of the gradient's mean, in [0, 1).
     pub beta1: f64,
@@ -111,7 +111,8 @@ pub struct TrainConfig {
 pub enum Recompute {
     /// Nothing.
     Nothing,
-    /// What takes little more than a pass over memory: normalised and activated values, concatenations, the convolution of the image.
+    /// What takes little more than a pass over memory: normalised and activated values, concatenations, the
+    /// convolution of the image.
     #[default]
     Cheap,
     /// Also dropout, and convolutions that cost little for the memory they take.
@@ -140,8 +141,8 @@ pub struct LogConfig {
     pub sample_count: usize,
     /// Steps of the sampler for such a grid, at most `diffusion.timesteps`.
     pub sample_steps: usize,
-    /// Updates between two evaluations of the averaged weights (FID of samples, likelihood); 0: none. The best weights
-    /// are kept apart, in `best/`.
+    /// Updates between two evaluations of the averaged weights (FID of samples, likelihood); 0: none. The
+    /// best weights are kept apart, in `best/`.
     pub evaluate_every: u64,
     /// Samples drawn for the FID of an evaluation; 0: no FID, the likelihood decides.
     pub evaluate_samples: u64,
@@ -256,9 +257,9 @@ impl TrainConfig {
         if self.micro_batch == 0 { self.batch_size } else { self.micro_batch }
     }
 
-    /// Adam's step size for the update that follows `completed` others: `learning_rate`, times `completed / warmup_steps`
-    /// until that is 1, times `1 - completed / decay_steps` until that is 0.01. The first update of a warm-up so leaves
-    /// the weights as they are, as the paper's code has it.
+    /// Adam's step size for the update that follows `completed` others: `learning_rate`, times
+    /// `completed / warmup_steps` until that is 1, times `1 - completed / decay_steps` until that is 0.01.
+    /// The first update of a warm-up so leaves the weights as they are, as the paper's code has it.
     pub fn learning_rate_at(&self, completed: u64) -> f64 {
         let of = |steps: u64| completed as f64 / steps as f64;
         let warmth = if completed >= self.warmup_steps { 1.0 } else { of(self.warmup_steps) };

@@ -22,8 +22,8 @@ pub type EvaluationError = Box<dyn Error + Send + Sync>;
 
 /// Scores weights. The same weights must get the same scores.
 pub trait Evaluator {
-    /// The scores of the averaged weights `ema` after `completed` updates, the one that decides which are the best first.
-    /// `None` if `stop` was set on the way.
+    /// The scores of the averaged weights `ema` after `completed` updates, the one that decides which are the
+    /// best first. `None` if `stop` was set on the way.
     ///
     /// # Errors
     /// If they cannot be scored.

@@ -1,7 +1,7 @@
 //! The trainer: configuration, presets, the training loop, logs, resume.
 //!
-//! [`config_text::load`] reads a [`Config`], [`train()`] trains what it describes and tells an [`Observer`] how it goes.
-//! What a run writes, and where, is in [`training_run`].
+//! [`config_text::load`] reads a [`Config`], [`train()`] trains what it describes and tells an [`Observer`]
+//! how it goes. What a run writes, and where, is in [`training_run`].
 
 #![forbid(unsafe_code)]
 

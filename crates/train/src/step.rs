@@ -135,8 +135,9 @@ impl TrainingStep {
         }
     }
 
-    /// Makes the update that follows `completed` others, with a batch of images `[batch_size, size, size, channels]` in
-    /// [-1, 1] whose first is number `first_sample` of the whole training.
+    /// Makes the update that follows `completed` others, with a batch of images
+    /// `[batch_size, size, size, channels]` in [-1, 1] whose first is number `first_sample` of the whole
+    /// training.
     ///
     /// The batch goes through the network in passes of `train.micro_batch` images. Their size changes no bit of a
     /// prediction or a loss; of the gradient none with [`engine::ConvMethod::Direct`], else the last ones.

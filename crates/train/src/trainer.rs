@@ -258,8 +258,8 @@ impl Trainer<'_> {
         Ok(())
     }
 
-    /// Whether what happens every `every` updates (0: never) belongs to the weights as they are now: regularly, and at the
-    /// end.
+    /// Whether what happens every `every` updates (0: never) belongs to the weights as they are now:
+    /// regularly, and at the end.
     fn due_now(&self, every: u64) -> bool {
         let at_the_end = every > 0 && self.completed == self.config.train.steps;
         self.completed > 0 && (due(self.completed, every) || at_the_end)

@@ -103,8 +103,8 @@ pub struct TrainingRun {
 impl TrainingRun {
     /// Checks that a run can be at `path`, without writing anything: a new one, or with `resume` one to go on with.
     ///
-    /// With `resume`, too, `path` may be empty or not exist: the run is then yet to be begun. That is how a kill in its
-    /// first moment leaves it.
+    /// With `resume`, too, `path` may be empty or not exist: the run is then yet to be begun. That is how a
+    /// kill in its first moment leaves it.
     ///
     /// # Errors
     /// If it is a file, or has something in it, and with `resume` something else than a run.

@@ -1,7 +1,7 @@
 //! The range of every configuration value, and how values must fit each other.
 //!
-//! What `[diffusion]` may hold is the method's matter ([`diffusion::DiffusionConfig::validate`]), what makes a network
-//! is [`models::UnetConfig::validate`]'s.
+//! What `[diffusion]` may hold is the method's matter ([`diffusion::DiffusionConfig::validate`]), what makes
+//! a network is [`models::UnetConfig::validate`]'s.
 
 use crate::config::Config;
 use std::fmt::Display;

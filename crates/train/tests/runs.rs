@@ -1,4 +1,5 @@
-//! Whole runs of a tiny network: what they leave in their directory, and that stopping leaves no trace in the weights.
+//! Whole runs of a tiny network: what they leave in their directory, and that stopping leaves no trace in the
+//! weights.
 
 use engine::CpuOptions;
 use std::collections::BTreeMap;

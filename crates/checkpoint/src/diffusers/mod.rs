@@ -250,8 +250,8 @@ impl PipelineFiles {
         }
     }
 
-    /// The files of weights that were saved as a variant (`diffusion_pytorch_model.fp16.safetensors`), sorted; of a variant
-    /// that is there in both forms, the safetensors file.
+    /// The files of weights that were saved as a variant (`diffusion_pytorch_model.fp16.safetensors`),
+    /// sorted; of a variant that is there in both forms, the safetensors file.
     fn variants(&self) -> Result<Vec<String>, Error> {
         let stem = WEIGHTS_FILE.split_once('.').map_or(WEIGHTS_FILE, |(stem, _)| stem);
         let mut found = BTreeMap::new();

@@ -81,8 +81,8 @@ pub(crate) fn write_parameters(
     write_tensors(path, out, labels, dtype, &tensors)
 }
 
-/// Reads all parameters of `layout` from a diffusers weights file, and calls `visit` with each and its values in memory's
-/// order. Memory is taken for the largest of them alone.
+/// Reads all parameters of `layout` from a diffusers weights file, and calls `visit` with each and its values
+/// in memory's order. Memory is taken for the largest of them alone.
 ///
 /// # Errors
 /// If tensors are missing, unexpected, of another shape or an unsupported type, a weight is NaN or infinite, or the
@@ -164,7 +164,8 @@ pub(crate) fn load_parameter(spec: &ParamSpec, stored: &[f32], memory: &mut [f32
 
 /// A weight as `positions` matrices (one for each place in the kernel).
 ///
-/// In memory it is `[positions, inputs, outputs]`, in the file `[outputs, inputs, positions]`; vectors have one output.
+/// In memory it is `[positions, inputs, outputs]`, in the file `[outputs, inputs, positions]`; vectors have
+/// one output.
 struct Matrices {
     positions: usize,
     inputs: usize,

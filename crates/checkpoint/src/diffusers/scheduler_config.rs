@@ -1,8 +1,8 @@
 //! `scheduler/scheduler_config.json`: a [`DiffusionConfig`] in the words of diffusers' `DDPMScheduler`.
 //!
-//! What that scheduler cannot do is written in words that it does not know, so that it refuses to sample instead of
-//! sampling something else: prediction types `xprev`, and `epsilon+log_variance` (`sample+…`, `xprev+…`) for a learned
-//! variance, which diffusers would take for the variance itself.
+//! What that scheduler cannot do is written in words that it does not know, so that it refuses to sample
+//! instead of sampling something else: prediction types `xprev`, and `epsilon+log_variance` (`sample+…`,
+//! `xprev+…`) for a learned variance, which diffusers would take for the variance itself.
 
 use super::DIFFUSERS_VERSION;
 use crate::Error;

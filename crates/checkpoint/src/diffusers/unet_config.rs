@@ -21,15 +21,17 @@ const SCALE_SHIFT: &str = "scale_shift";
 
 /// The content of `unet/config.json` for a network.
 ///
-/// `sample_size`, `in_channels` and `out_channels` are those of the network itself, after pixels have been gathered into
-/// channels by `block_size`.
+/// `sample_size`, `in_channels` and `out_channels` are those of the network itself, after pixels have been
+/// gathered into channels by `block_size`.
 ///
-/// What diffusers cannot do is written in words that it stops at, so that it does not compute something else: a list of
-/// `attention_head_dim` where levels differ, and `positional*SCALE` where t is scaled before its embedding.
+/// What diffusers cannot do is written in words that it stops at, so that it does not compute something else:
+/// a list of `attention_head_dim` where levels differ, and `positional*SCALE` where t is scaled before its
+/// embedding.
 ///
 /// # Errors
-/// If diffusers has no words for the network: its first channel multiplier is not 1 (the width of the time embedding and
-/// of the first convolution are one setting there), or the block size does not divide the image size.
+/// If diffusers has no words for the network: its first channel multiplier is not 1 (the width of the time
+/// embedding and of the first convolution are one setting there), or the block size does not divide the image
+/// size.
 pub fn unet_to_json(config: &UnetConfig) -> Result<Value, Error> {
     let not_expressible = |key, value: String, reason| Err(Error::NotExpressible { key, value, reason });
     if config.channel_mult.first() != Some(&1) {
@@ -62,7 +64,8 @@ pub fn unet_to_json(config: &UnetConfig) -> Result<Value, Error> {
         "act_fn": "silu",
         "add_attention": true,
         "attention_head_dim": head_dim_to_json(config, &attention),
-        // Without it, diffusers leaves out the normalisation before the middle's attention where time scales and shifts.
+        // Without it, diffusers leaves out the normalisation before the middle's attention where time scales
+        // and shifts.
         "attn_norm_num_groups": config.scale_shift_norm.then_some(config.norm_groups),
         "block_out_channels": block_out_channels,
         "center_input_sample": false,
@@ -127,8 +130,9 @@ fn shortest(value: f32) -> Value {
 
 /// Reads `unet/config.json`.
 ///
-/// `block_size` is what the file cannot say: how many pixels were gathered into channels (1: none). Every key is looked
-/// at. One that is left out has the value that diffusers takes then, which is not always one supported here.
+/// `block_size` is what the file cannot say: how many pixels were gathered into channels (1: none). Every key
+/// is looked at. One that is left out has the value that diffusers takes then, which is not always one
+/// supported here.
 ///
 /// # Errors
 /// Names the key whose value is not supported.
@@ -313,8 +317,8 @@ fn conventions(
     Ok((conventions, heads))
 }
 
-/// Channels of a head; none where that is as many as every block that attends has (the middle always does). Or the number
-/// of heads, from a list of their channels for each level.
+/// Channels of a head; none where that is as many as every block that attends has (the middle always does).
+/// Or the number of heads, from a list of their channels for each level.
 fn heads(
     fields: &mut Fields,
     widths: &[usize],

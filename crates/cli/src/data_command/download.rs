@@ -33,8 +33,8 @@ impl From<Failure> for Interruption {
     }
 }
 
-/// Fetches `file` from `base` into `folder`; `watch` is told how many bytes are there, and says whether to stop. Proxies are
-/// those of the environment (`https_proxy` and so on).
+/// Fetches `file` from `base` into `folder`; `watch` is told how many bytes are there, and says whether to
+/// stop. Proxies are those of the environment (`https_proxy` and so on).
 ///
 /// # Errors
 /// If the server cannot be reached or does not have the file, what it sends is something else, or the disk is full.

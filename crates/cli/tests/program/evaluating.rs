@@ -88,32 +88,32 @@ fn a_quick_look_is_not_in_the_way_of_the_whole() {
 }
 
 #[test]
-fn a_missing_inception_network_is_named_before_anything_is_measured() {
-    #[test]
-    fn a_report_shows_the_averaged_weights_where_both_were_judged() {
-        let dir = tempfile::tempdir().unwrap();
-        let inception = dir.path().join("inception.safetensors");
-        write_weights(&inception, Tap::Pool1);
-        let run = trained(dir.path());
-        let mut command = ddpm(&["evaluate", "--json", "--dims", "64", "--n", "2", "--reference-n", "2"]);
-        command.args(["--data", "shapes32", "--likelihood-n", "2", "--terms", "4"]).arg(&run);
-        command.arg("--inception").arg(&inception).env("XDG_CACHE_HOME", dir.path().join("cache"));
-        let evaluation = object(&command.output().unwrap());
-        let path = std::path::PathBuf::from(evaluation["out"].as_str().unwrap());
-        let ema = std::fs::read_to_string(&path).unwrap();
-        assert!(ema.contains("2 samples of"), "{ema}");
-        // Those of the raw weights, in folders that are looked at before and after.
-        let raw = ema.replace("\"ema\"", "\"raw\"").replace("2 samples of", "the raw weights, of");
-        for name in ["a", "zz", "0", "raw"] {
-            let folder = run.join("evaluation").join(name);
-            std::fs::create_dir(&folder).unwrap();
-            std::fs::write(folder.join("evaluation.json"), &raw).unwrap();
-        }
-        succeed(ddpm(&["report"]).arg(&run));
-        let page = std::fs::read_to_string(run.join("report/report.html")).unwrap();
-        assert!(page.contains("2 samples of") && !page.contains("the raw weights, of"), "{page}");
+fn a_report_shows_the_averaged_weights_where_both_were_judged() {
+    let dir = tempfile::tempdir().unwrap();
+    let inception = dir.path().join("inception.safetensors");
+    write_weights(&inception, Tap::Pool1);
+    let run = trained(dir.path());
+    let mut command = ddpm(&["evaluate", "--json", "--dims", "64", "--n", "2", "--reference-n", "2"]);
+    command.args(["--data", "shapes32", "--likelihood-n", "2", "--terms", "4"]).arg(&run);
+    command.arg("--inception").arg(&inception).env("XDG_CACHE_HOME", dir.path().join("cache"));
+    let evaluation = object(&command.output().unwrap());
+    let path = std::path::PathBuf::from(evaluation["out"].as_str().unwrap());
+    let ema = std::fs::read_to_string(&path).unwrap();
+    assert!(ema.contains("2 samples of"), "{ema}");
+    // Those of the raw weights, in folders that are looked at before and after.
+    let raw = ema.replace("\"ema\"", "\"raw\"").replace("2 samples of", "the raw weights, of");
+    for name in ["a", "zz", "0", "raw"] {
+        let folder = run.join("evaluation").join(name);
+        std::fs::create_dir(&folder).unwrap();
+        std::fs::write(folder.join("evaluation.json"), &raw).unwrap();
     }
+    succeed(ddpm(&["report"]).arg(&run));
+    let page = std::fs::read_to_string(run.join("report/report.html")).unwrap();
+    assert!(page.contains("2 samples of") && !page.contains("the raw weights, of"), "{page}");
+}
 
+#[test]
+fn a_missing_inception_network_is_named_before_anything_is_measured() {
     let dir = tempfile::tempdir().unwrap();
     let run = trained(dir.path());
     let mut command = ddpm(&["evaluate", "--data", "shapes32", "--inception", "nowhere.pth"]);

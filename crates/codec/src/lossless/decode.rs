@@ -14,12 +14,12 @@ use crate::progress::{Progress, Take, Watch};
 use crate::progressive::walk;
 use crate::schedule::Schedule;
 
-/// Decodes a lossless file, and gives the pixels of each image, from the last to the first, to `take` with its number.
-/// Says how many there were.
+/// Decodes a lossless file, and gives the pixels of each image, from the last to the first, to `take` with
+/// its number. Says how many there were.
 ///
 /// # Errors
-/// Everything that a [`CodecError`] says about files, [`CodecError::Stopped`] when `watch` says so, and the network's.
-/// No network is asked before the file has been checked.
+/// Everything that a [`CodecError`] says about files, [`CodecError::Stopped`] when `watch` says so, and the
+/// network's. No network is asked before the file has been checked.
 pub fn decode(model: &mut Model, bytes: &[u8], watch: Watch, take: Take<u8>) -> Result<usize, CodecError> {
     let mut cursor = Cursor { bytes, position: 0 };
     let header = Header::expect(&mut cursor, Kind::Lossless, model)?;

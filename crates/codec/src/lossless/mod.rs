@@ -1,11 +1,11 @@
-//! The lossless codec: bits back with asymmetric numeral systems over the whole chain (Townsend, Bird, Barber 2019; Kingma,
-//! Abbeel, Ho 2019, "Bit-Swap").
+//! The lossless codec: bits back with asymmetric numeral systems over the whole chain (Townsend, Bird, Barber
+//! 2019; Kingma, Abbeel, Ho 2019, "Bit-Swap").
 //!
-//! To send an image, the sender draws the first latent from q(x_0 | pixels) by popping bits from the stack, pushes the
-//! pixels by p(pixels | x_0), draws the next latent, pushes x_0 by p(x_0 | x_1), and so on to the prior. The receiver
-//! undoes all that, and has the popped bits back. So an image costs its variational bound, but something must be on the
-//! stack when the first one is sent: here a few images that are sent another way, as a progressive file is, with their
-//! pixels pushed by p(pixels | x_t) of its last x_t.
+//! To send an image, the sender draws the first latent from q(x_0 | pixels) by popping bits from the stack,
+//! pushes the pixels by p(pixels | x_0), draws the next latent, pushes x_0 by p(x_0 | x_1), and so on to the
+//! prior. The receiver undoes all that, and has the popped bits back. So an image costs its variational
+//! bound, but something must be on the stack when the first one is sent: here a few images that are sent
+//! another way, as a progressive file is, with their pixels pushed by p(pixels | x_t) of its last x_t.
 
 mod ans;
 mod chain;
@@ -36,8 +36,8 @@ fn pop(stack: &mut Stack, grid: &Grid, by: &Gaussians) -> Result<Vec<u32>, Empty
     Ok(cells)
 }
 
-/// Draws cells from a distribution, the last first. What is never drawn needs no slots: the floor would now and then be
-/// drawn from, far from everything that is likely.
+/// Draws cells from a distribution, the last first. What is never drawn needs no slots: the floor would now
+/// and then be drawn from, far from everything that is likely.
 fn draw(stack: &mut Stack, grid: &Grid, from: &Gaussians) -> Result<Vec<u32>, Empty> {
     let grid = Grid { floor: 0, ..*grid };
     let mut cells = vec![0; from.mean.len()];

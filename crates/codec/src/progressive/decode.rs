@@ -32,12 +32,12 @@ pub struct Decoded {
     pub reached: (usize, usize),
 }
 
-/// Decodes a progressive file or a prefix of it, and gives each image, [-1, 1] in the network's shape, to `take` with its
-/// number.
+/// Decodes a progressive file or a prefix of it, and gives each image, [-1, 1] in the network's shape, to
+/// `take` with its number.
 ///
 /// # Errors
-/// Everything that a [`CodecError`] says about files, [`CodecError::Stopped`] when `watch` says so, and the network's.
-/// No network is asked, and no image given out, before the whole file has been checked.
+/// Everything that a [`CodecError`] says about files, [`CodecError::Stopped`] when `watch` says so, and the
+/// network's. No network is asked, and no image given out, before the whole file has been checked.
 pub fn decode(
     model: &mut Model,
     bytes: &[u8],

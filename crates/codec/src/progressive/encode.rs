@@ -16,9 +16,9 @@ use std::f64::consts::LN_2;
 /// A gear is changed when it is off by more than this.
 const GEAR_TOLERANCE: f64 = 0.6;
 
-/// Gears are chosen so much below the error's. A chunk that is too small sends all that its bits can say, and the next ones
-/// say the rest; what a chunk is too large by is lost. (Of 0, 0.3 and 0.6 the last has the smallest files for the same
-/// error below 0.9 bits/dim.)
+/// Gears are chosen so much below the error's. A chunk that is too small sends all that its bits can say, and
+/// the next ones say the rest; what a chunk is too large by is lost. (Of 0, 0.3 and 0.6 the last has the
+/// smallest files for the same error below 0.9 bits/dim.)
 const GEAR_BEHIND: f64 = 0.6;
 
 /// Where a file ends.
@@ -44,7 +44,8 @@ pub struct Encoded {
     pub header_bytes: usize,
     /// Mean squared error of x̂0 at the end, on the [-1, 1] scale.
     pub squared_error: f64,
-    /// After each step in the file's order: bytes needed to decode it, Σ D_KL so far in bits, mean squared error of x̂0.
+    /// After each step in the file's order: bytes needed to decode it, Σ D_KL so far in bits, mean squared
+    /// error of x̂0.
     pub curve: Vec<CurvePoint>,
 }
 

@@ -10,8 +10,8 @@ use std::ops::ControlFlow;
 
 const IMAGE: ImageShape = ImageShape::new(8, 6, 3);
 
-/// The file of three images with everything by default. A change of it is a breaking change: files that exist would no
-/// longer be decoded.
+/// The file of three images with everything by default. A change of it is a breaking change: files that exist
+/// would no longer be decoded.
 const GOLDEN: &str =
     "dd702088cf57713832780603aacc000fa29a8ef67e6f6dd77483c614163aa95fbc879e62ff232b7eaf7b2a1a5a3d1200";
 

@@ -56,7 +56,8 @@ pub(super) fn read<'a>(content: &'a [u8], path: &Path) -> Result<PythonBatch<'a>
     Ok(PythonBatch { data, labels: items.iter().map(integer).collect::<Result<_, _>>()? })
 }
 
-/// The array that `_reconstruct` and the state set on it, (version, shape, type, Fortran order, bytes), would have made.
+/// The array that `_reconstruct` and the state set on it, (version, shape, type, Fortran order, bytes), would
+/// have made.
 fn byte_matrix<'a>(pickle: &Pickle<'a>, array: Id) -> Option<ByteMatrix<'a>> {
     let Value::Call { name, state: Some(state), .. } = pickle.value(array) else { return None };
     let [_version, shape, dtype, fortran, data] = *pickle.tuple(*state)? else { return None };

@@ -34,8 +34,8 @@ impl Figure {
         Self::Heart,
     ];
 
-    /// The signed distance from (`x`, `y`) to the figure's outline, negative inside, for the figure of size 1 about the
-    /// origin; y points down. Exact near the outline, which is where it decides a pixel's colour.
+    /// The signed distance from (`x`, `y`) to the figure's outline, negative inside, for the figure of size 1
+    /// about the origin; y points down. Exact near the outline, which is where it decides a pixel's colour.
     pub(super) fn distance(self, x: f32, y: f32) -> f32 {
         // Sizes are chosen so that the figures look equally large.
         match self {

@@ -1,5 +1,5 @@
-//! Items of different lengths, appended to a file, their lengths to another: what formats that need all of their content
-//! before the first byte are made from, and what survives a stop.
+//! Items of different lengths, appended to a file, their lengths to another: what formats that need all of
+//! their content before the first byte are made from, and what survives a stop.
 
 use crate::DataError;
 use std::fs::{File, OpenOptions};

@@ -3,7 +3,8 @@
 use diffusion::{DenoiseError, Denoiser};
 use engine::ImageShape;
 
-/// 1.2 x / (1 + |x|) + 0.3 t/1000 - 0.1 c for channel c; with a range, then -0.4 + 0.5 x / (1 + |x|) for each channel.
+/// 1.2 x / (1 + |x|) + 0.3 t/1000 - 0.1 c for channel c; with a range, then -0.4 + 0.5 x / (1 + |x|) for each
+/// channel.
 pub struct ToyDenoiser {
     image: ImageShape,
     has_range: bool,

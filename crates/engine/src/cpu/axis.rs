@@ -3,8 +3,9 @@
 use crate::ops::Conv;
 use crate::shape::Shape;
 
-/// Pixels of the result along one axis that share their taps, and where their sources lie:
-/// pixel `j` is at `phase + j · step`, its tap `i` reads `j · source_step + shift + i · shift_step` and is filter position `tap + i · tap_step`.
+/// Pixels of the result along one axis that share their taps, and where their sources lie: pixel `j` is at
+/// `phase + j · step`, its tap `i` reads `j · source_step + shift + i · shift_step` and is filter position
+/// `tap + i · tap_step`.
 #[derive(Clone, Copy)]
 pub(crate) struct Axis {
     pub pixels: usize,
@@ -51,7 +52,8 @@ impl Axis {
         }
     }
 
-    /// Input pixels ≡ `phase` (mod stride): the taps k with `phase + before - k` divisible by the stride reach an output.
+    /// Input pixels ≡ `phase` (mod stride): the taps k with `phase + before - k` divisible by the stride
+    /// reach an output.
     fn input_gradient(
         output: usize,
         input: usize,

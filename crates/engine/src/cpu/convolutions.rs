@@ -14,13 +14,14 @@ use std::str::FromStr;
 /// How convolutions are computed.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub enum ConvMethod {
-    /// 3×3 convolutions of stride 1 by Winograd's F(4×4, 3×3) where the shape makes it faster; the error of the whole network stays near 1e-5.
+    /// 3×3 convolutions of stride 1 by Winograd's F(4×4, 3×3) where the shape makes it faster; the error of
+    /// the whole network stays near 1e-5.
     #[default]
     Fast,
     /// By direct summation everywhere: slower, exact to `f32` rounding.
     Direct,
-    /// By direct summation of factors of 16 bits, each the sum of two bf16, by the processor's matrix unit (AMX): faster; the error of the
-    /// whole network is near 5e-5. Refused where there is no such unit.
+    /// By direct summation of factors of 16 bits, each the sum of two bf16, by the processor's matrix unit
+    /// (AMX): faster; the error of the whole network is near 5e-5. Refused where there is no such unit.
     Bf16x3,
 }
 
@@ -65,12 +66,14 @@ impl Convolutions {
     /// By the matrix unit, emulated.
     pub const EMULATED: Self = Self::Bf16x3(MatrixUnit::Emulated);
 
-    /// Whether this processor has a matrix unit that [`ConvMethod::Bf16x3`] would use, where the fastest way is wanted.
+    /// Whether this processor has a matrix unit that [`ConvMethod::Bf16x3`] would use, where the fastest way
+    /// is wanted.
     pub fn has_faster(self) -> bool {
         matches!(self, Self::Fast) && MatrixUnit::detect().is_some()
     }
 
-    /// The way from `source` to `result`, and of this convolution's gradients: a matter of shapes alone, and never of the batch.
+    /// The way from `source` to `result`, and of this convolution's gradients: a matter of shapes alone, and
+    /// never of the batch.
     fn way(self, conv: Conv, source: Shape, result: Shape) -> Way {
         match self {
             Self::Fast if winograd::pays(conv, source, result) => Way::Winograd,

@@ -18,7 +18,8 @@ impl Epilogue<'_> {
     /// The same for rows anywhere in `result`.
     ///
     /// # Panics
-    /// If it is [`Self::AddPerSample`]: [`super::convolutions::Convolutions::fuses`] offers it for tiles of pixels alone.
+    /// If it is [`Self::AddPerSample`]: [`super::convolutions::Convolutions::fuses`] offers it for tiles of
+    /// pixels alone.
     pub fn of_rows(&self, result: Shared) -> RowEpilogue {
         let result = result.pointer(0).cast_const();
         match *self {

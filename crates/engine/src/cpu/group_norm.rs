@@ -1,10 +1,10 @@
 //! Group normalisation and SiLU, fused, forward and backward: see [`crate::ops::group_norm`].
 //!
-//! Statistics: each channel is summed over stretches of [`STRETCH`] pixels in `f32`, the stretches and then the channels of a group in
-//! `f64`; the variance in a second pass, from the differences to the mean.
+//! Statistics: each channel is summed over stretches of [`STRETCH`] pixels in `f32`, the stretches and then
+//! the channels of a group in `f64`; the variance in a second pass, from the differences to the mean.
 //!
-//! Passes go over stretches of whole pixels, so memory is read in its order. The sums of stretches are added in order, whichever
-//! thread computed them.
+//! Passes go over stretches of whole pixels, so memory is read in its order. The sums of stretches are added
+//! in order, whichever thread computed them.
 
 use super::math::sigmoid;
 use super::parallel::{Shared, for_each_task};
@@ -103,7 +103,8 @@ impl Plan {
 
     /// Runs the passes over all samples.
     fn run(&self, passes: &[Pass]) {
-        // Many samples: each is one task, which keeps what it reads again in its cache. Few: their stretches are shared out.
+        // Many samples: each is one task, which keeps what it reads again in its cache. Few: their stretches
+        // are shared out.
         if self.shape.n >= 2 * rayon::current_num_threads() {
             for_each_task(self.shape.n, |n| {
                 for pass in passes {
@@ -136,8 +137,9 @@ pub(crate) fn forward(
     let group = c / norm.groups;
     let count = (shape.pixels() * group) as f64;
     let (workspace, y, statistics) = (Shared::new(workspace), Shared::new(y), Shared::new(statistics));
-    // SAFETY of what follows: within a pass a stretch's sums and elements are one task's, and a sample's coefficients are only
-    // read; between passes a sample's sums, coefficients and statistics are those of the one that finishes it.
+    // SAFETY of what follows: within a pass a stretch's sums and elements are one task's, and a sample's
+    // coefficients are only read; between passes a sample's sums, coefficients and statistics are those of
+    // the one that finishes it.
     let source = |place| {
         let (start, len) = plan.elements(place);
         &x[start..start + len]

@@ -4,7 +4,8 @@
 
 /// eˣ within 1.5 units in the last place; 0 below -87.3, NaN for NaN, saturating at e^88.3 above.
 ///
-/// Cody–Waite reduction by ln 2 and a polynomial of degree 6 on ±ln 2 / 2 (Taylor's, minimax-adjusted in the last terms).
+/// Cody–Waite reduction by ln 2 and a polynomial of degree 6 on ±ln 2 / 2 (Taylor's, minimax-adjusted in the
+/// last terms).
 #[inline(always)]
 pub(crate) fn exp(x: f32) -> f32 {
     const LOW: f32 = -87.336_54;
@@ -40,7 +41,8 @@ pub(crate) fn sigmoid(x: f32) -> f32 {
 /// Virtual lanes of a sum, whatever the vector's real width.
 pub(crate) const LANES: usize = 16;
 
-/// Σ f(index), for `index` in `0..len`: lane l takes the indices ≡ l (mod 16) in order, then the lanes are folded in halves.
+/// Σ f(index), for `index` in `0..len`: lane l takes the indices ≡ l (mod 16) in order, then the lanes are
+/// folded in halves.
 #[inline(always)]
 pub(crate) fn lane_sum(len: usize, f: impl Fn(usize) -> f32) -> f32 {
     let mut lanes = [0.0f32; LANES];

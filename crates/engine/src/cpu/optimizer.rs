@@ -19,8 +19,8 @@ pub(crate) fn global_norm(level: Level, gradients: &[f32], parts: &mut [f64]) ->
             || {
                 let mut lanes = [0.0f64; LANES];
                 let (whole, rest) = chunk.as_chunks::<LANES>();
-                // Whole groups by themselves: their constant length is what lets the lanes stay in registers, several so that
-                // one sum need not wait for another.
+                // Whole groups by themselves: their constant length is what lets the lanes stay in registers,
+                // several so that one sum need not wait for another.
                 for group in whole {
                     for (lane, &g) in lanes.iter_mut().zip(group) {
                         *lane += f64::from(g) * f64::from(g);
@@ -45,8 +45,8 @@ pub(crate) struct State<'a> {
     pub ema: &'a mut [f32],
 }
 
-/// `m ← β₁ m + (1-β₁) g`, `v ← β₂ v + (1-β₂) g²`, `p ← p - lr · m̂ / (√v̂ + ε)`, `ema ← ema + (1-d)(p - ema)`; `g ← 0` if
-/// `clears`.
+/// `m ← β₁ m + (1-β₁) g`, `v ← β₂ v + (1-β₂) g²`, `p ← p - lr · m̂ / (√v̂ + ε)`,
+/// `ema ← ema + (1-d)(p - ema)`; `g ← 0` if `clears`.
 pub(crate) fn adam(level: Level, step: &AdamStep, gradient_scale: f32, clears: bool, state: State) {
     let (rate, root) = step.corrected();
     let AdamStep { beta1, beta2, epsilon, ema_decay, .. } = *step;

@@ -1,7 +1,7 @@
 //! The right factor of a product, packed into panels as wide as a tile, so that a tile reads it in one stream.
 //!
-//! A panel holds `width` columns: first a row of initial values (a bias or zeros), then the factor's rows. Columns beyond the
-//! last are zeros.
+//! A panel holds `width` columns: first a row of initial values (a bias or zeros), then the factor's rows.
+//! Columns beyond the last are zeros.
 
 use super::parallel::{Shared, for_each_task};
 use super::simd::{Level, copy};
@@ -39,8 +39,8 @@ impl Panels {
         self.width.min(self.columns - index * self.width)
     }
 
-    /// Packs `count` factors, each into a run of `panels.len()` elements of `target`. `initial` holds the first row, zeros
-    /// without; `source(factor)` gives a factor and how it lies in memory.
+    /// Packs `count` factors, each into a run of `panels.len()` elements of `target`. `initial` holds the
+    /// first row, zeros without; `source(factor)` gives a factor and how it lies in memory.
     pub fn pack<'a>(
         &self,
         level: Level,

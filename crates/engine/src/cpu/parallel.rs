@@ -66,7 +66,8 @@ pub(crate) fn thread_index() -> usize {
     rayon::current_thread_index().unwrap_or(0)
 }
 
-/// What each thread of the pool has made last in memory of its own, by number, for tasks that all need one such thing first.
+/// What each thread of the pool has made last in memory of its own, by number, for tasks that all need one
+/// such thing first.
 pub(crate) struct Made(Vec<AtomicUsize>);
 
 impl Made {

@@ -11,7 +11,8 @@ fn window(index: usize, stride: usize, before: usize, kernel: usize, len: usize)
     start.saturating_sub(before)..(start + kernel).saturating_sub(before).min(len)
 }
 
-/// Calls `f(pixel of x, pixel of y, pixels of the window)` for a sample's pixels y and the pixels x of their windows, in order.
+/// Calls `f(pixel of x, pixel of y, pixels of the window)` for a sample's pixels y and the pixels x of their
+/// windows, in order.
 fn for_each_pair(pool: Pool, x: Shape, y: Shape, mut f: impl FnMut(usize, usize, usize)) {
     for out_y in 0..y.h {
         let rows = window(out_y, pool.stride, pool.padding.top, pool.kernel_h, x.h);
@@ -27,7 +28,8 @@ fn for_each_pair(pool: Pool, x: Shape, y: Shape, mut f: impl FnMut(usize, usize,
     }
 }
 
-/// Sets each pixel of y to `finish` of what `add`ing the pixels of its window, row by row, to `initial` comes to, and of their number.
+/// Sets each pixel of y to `finish` of what `add`ing the pixels of its window, row by row, to `initial` comes
+/// to, and of their number.
 #[inline(always)]
 fn fold_windows(
     level: Level,

@@ -17,8 +17,8 @@ pub(crate) fn multiply_rows(tiles: Tiles, left: &[f32], right: Panels, packed: &
     }
 }
 
-/// The columns of panel `panel` of such a product; `next` is the left factor that is read after this one, and a right factor to be called
-/// into cache before that.
+/// The columns of panel `panel` of such a product; `next` is the left factor that is read after this one, and
+/// a right factor to be called into cache before that.
 ///
 /// # Safety
 /// `result` leads to rows of all columns, as many as left has, of which nobody else uses these.

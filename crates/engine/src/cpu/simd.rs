@@ -1,11 +1,12 @@
 //! Vector widths: which instructions this processor has, and the few vector operations the GEMM tiles need.
 //!
-//! Every output element of every kernel is one chain of operations in a fixed order, so a level changes speed, never bits.
+//! Every output element of every kernel is one chain of operations in a fixed order, so a level changes
+//! speed, never bits.
 
 /// A set of vector instructions that kernels are compiled for.
 ///
-/// Outside this crate only [`Self::detect`] and [`Self::available`] make one with vectors: where there is a value, the
-/// processor has the instructions.
+/// Outside this crate only [`Self::detect`] and [`Self::available`] make one with vectors: where there is a
+/// value, the processor has the instructions.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Level {
     /// No vectors: one element at a time, with exactly rounded fused multiply-adds.
@@ -155,8 +156,8 @@ pub(crate) fn with_avx512<R>(body: impl FnOnce() -> R) -> R {
 /// Elements of a cache line.
 pub(crate) const LINE: usize = 16;
 
-/// Calls what `address` leads to into the first-level cache, to be written to; any address will do. Without it the first store to a line
-/// that is not there waits until the line has been read.
+/// Calls what `address` leads to into the first-level cache, to be written to; any address will do. Without
+/// it the first store to a line that is not there waits until the line has been read.
 #[inline(always)]
 pub(crate) fn prefetch_for_writing(address: *const f32) {
     #[cfg(target_arch = "x86_64")]
@@ -192,8 +193,9 @@ pub(crate) fn prefetch_second_level(address: *const f32) {
     let _ = address;
 }
 
-/// The same address, of whose origin the compiler knows nothing. It then steps this pointer by itself, where it would give all pointers of a loop one common
-/// index: with an index, Intel's processors split a multiply-add that reads memory in two.
+/// The same address, of whose origin the compiler knows nothing. It then steps this pointer by itself, where
+/// it would give all pointers of a loop one common index: with an index, Intel's processors split a
+/// multiply-add that reads memory in two.
 #[inline(always)]
 pub(crate) fn on_its_own(pointer: *const f32) -> *const f32 {
     #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
@@ -229,7 +231,8 @@ pub(crate) trait Vector: Copy {
     const LANES: usize;
     /// Number of vectors that the processor has registers for.
     const REGISTERS: usize;
-    /// What rows of a product are read by: where vectors are shorter than a line, several side by side, which need fewer loads for as many multiply-adds.
+    /// What rows of a product are read by: where vectors are shorter than a line, several side by side, which
+    /// need fewer loads for as many multiply-adds.
     type Wide: Vector;
     /// All lanes `value`.
     fn splat(value: f32) -> Self;
@@ -344,8 +347,8 @@ impl<V: Vector> Vector for Pair<V> {
     }
 }
 
-/// Makes a processor's vectors [`Vector`]s. The operations are only reached inside functions compiled for, and called on, processors
-/// with the instructions ([`Level`]).
+/// Makes a processor's vectors [`Vector`]s. The operations are only reached inside functions compiled for,
+/// and called on, processors with the instructions ([`Level`]).
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 macro_rules! vector {
     ($type:ty, $lanes:literal, $registers:literal, $wide:ty, $splat:ident, $load:ident, $store:ident, $mul_add:ident, $add:ident, $sub:ident, $mul:ident, $rectified:ident) => {

@@ -1,8 +1,9 @@
 //! Threads that stay awake for a run and share out the tasks of one operation after the other.
 //!
-//! A thread pool's threads sleep when they have found no work for some microseconds, and take 50 more to wake, as long as an operation on a small map;
-//! and while they are awake, work reaches them through queues in which they look at random. Here each knows where its tasks are, and looks for
-//! nothing else until the run has ended.
+//! A thread pool's threads sleep when they have found no work for some microseconds, and take 50 more to
+//! wake, as long as an operation on a small map; and while they are awake, work reaches them through queues
+//! in which they look at random. Here each knows where its tasks are, and looks for nothing else until the
+//! run has ended.
 
 use std::any::Any;
 use std::cell::{Cell, UnsafeCell};
@@ -21,7 +22,8 @@ pub(super) const MOST_TASKS: usize = 1 << TASK_BITS;
 
 type Body<'a> = &'a (dyn Fn(usize) + Sync);
 
-/// The threads of a pool during a run. One of them, the first, goes from round to round of tasks, the others serve it.
+/// The threads of a pool during a run. One of them, the first, goes from round to round of tasks, the others
+/// serve it.
 pub(super) struct Team {
     /// The number of the round that began last.
     round: AtomicU64,
@@ -39,8 +41,8 @@ pub(super) struct Team {
 // SAFETY: the body is `Sync`, and is written to between rounds, when nobody has a task and reads it.
 unsafe impl Sync for Team {}
 
-/// The round's number, the first task that nobody has taken and the end of them, in one number, which can be taken from both ends; alone in its cache line
-/// and the one that the processor fetches with it.
+/// The round's number, the first task that nobody has taken and the end of them, in one number, which can be
+/// taken from both ends; alone in its cache line and the one that the processor fetches with it.
 #[repr(align(128))]
 struct Share(AtomicU64);
 
@@ -192,7 +194,8 @@ fn wait(idle: &mut usize) {
     }
 }
 
-/// Runs `body` for all of `0..tasks` if this thread leads a team, or is in a task, whose own tasks are its alone. Whether it has.
+/// Runs `body` for all of `0..tasks` if this thread leads a team, or is in a task, whose own tasks are its
+/// alone. Whether it has.
 pub(super) fn run_in_team(tasks: usize, thread: usize, body: Body) -> bool {
     match PLACE.get() {
         Place::Outside => return false,

@@ -2,8 +2,8 @@
 
 use super::simd::Level;
 
-/// Sets `out[column][row] = data[row][column]` for `rows × columns` elements of `data`; rows of `data` are `data_stride` elements
-/// apart, rows of `out` `out_stride`.
+/// Sets `out[column][row] = data[row][column]` for `rows × columns` elements of `data`; rows of `data` are
+/// `data_stride` elements apart, rows of `out` `out_stride`.
 ///
 /// # Panics
 /// If a slice is too short.

@@ -39,14 +39,15 @@ fn supported() -> Result<Vec<i32>, CudaError> {
     Ok(architectures)
 }
 
-/// The architecture to compile for: the device's, or the nearest before it, whose code it runs if the major number is the same.
+/// The architecture to compile for: the device's, or the nearest before it, whose code it runs if the major
+/// number is the same.
 fn architecture((major, minor): (i32, i32), supported: &[i32]) -> Option<i32> {
     let family = 10 * major..=10 * major + minor;
     supported.iter().copied().filter(|number| family.contains(number)).max()
 }
 
-/// Machine code of all kernels for a compute capability and activations stored as `storage`. NVRTC must have been loaded. It is made
-/// once in a process: that takes seconds.
+/// Machine code of all kernels for a compute capability and activations stored as `storage`. NVRTC must have
+/// been loaded. It is made once in a process: that takes seconds.
 pub(super) fn compile(capability: (i32, i32), storage: Storage) -> Result<Arc<Vec<u8>>, CudaError> {
     type Made = ((i32, i32), Storage, Arc<Vec<u8>>);
     static MADE: Mutex<Vec<Made>> = Mutex::new(Vec::new());

@@ -1,8 +1,8 @@
 //! Convolutions: by cuDNN, those of single pixels as products, and what no library takes by kernels of our own.
 //!
-//! cuDNN's filters are `[out, kernel_h, kernel_w, in]`, ours `[kernel_h, kernel_w, in, out]`: they are transposed into the scratch for
-//! what is prepared, and the bias is put after them where the library adds it. Padding that it does not take, not being
-//! alike on both sides, is written out, into the workspace.
+//! cuDNN's filters are `[out, kernel_h, kernel_w, in]`, ours `[kernel_h, kernel_w, in, out]`: they are
+//! transposed into the scratch for what is prepared, and the bias is put after them where the library adds
+//! it. Padding that it does not take, not being alike on both sides, is written out, into the workspace.
 
 use super::device::{Address, Argument, Convolved, Libraries, Support};
 use super::error::CudaError;
@@ -102,8 +102,8 @@ fn parts(
     Parts { library, filter, len: filter + gradient }
 }
 
-/// Pixels over which our own kernel sums a part of a filter's gradient, and the number of parts: more of them where the filter is
-/// small, so that all of a device works.
+/// Pixels over which our own kernel sums a part of a filter's gradient, and the number of parts: more of them
+/// where the filter is small, so that all of a device works.
 fn chunks(g: &Convolution) -> (usize, usize) {
     /// Elements of all parts, about.
     const ALL: usize = 1 << 20;
@@ -382,7 +382,8 @@ impl Queue<'_> {
         unsafe { libraries.convolve(direction, geometry, convolved, workspace) }
     }
 
-    /// The product of the step's first input and its weight, by the library with the prepared weight, or our own kernel.
+    /// The product of the step's first input and its weight, by the library with the prepared weight, or our
+    /// own kernel.
     fn multiply_weights(&self, product: &Product, step: &Step, out: Address) -> Result<(), CudaError> {
         let (x, weight) = (self.address(step.inputs[0]), self.address(step.inputs[1]));
         let prepared = step.prepared.map_or(weight, |view| self.address(view));

@@ -287,8 +287,8 @@ fn set<T>(
     set((&raw const *value).cast(), size_of::<T>())
 }
 
-/// Bytes to which an address is aligned, as far as it matters: to more than loads read at once it does not, and the same product is to
-/// be computed alike wherever it lies.
+/// Bytes to which an address is aligned, as far as it matters: to more than loads read at once it does not,
+/// and the same product is to be computed alike wherever it lies.
 fn alignment(address: Address) -> u32 {
     const MOST: u32 = 16;
     1 << address.trailing_zeros().min(MOST.ilog2())

@@ -1,7 +1,7 @@
 //! What the backend asks of a device: memory, launches, and the libraries' products.
 //!
-//! [`super::nvidia`] is the real one. With the feature `emulation` there is another, which runs the same kernels on the CPU, for tests
-//! where there is no GPU.
+//! [`super::nvidia`] is the real one. With the feature `emulation` there is another, which runs the same
+//! kernels on the CPU, for tests where there is no GPU.
 
 use super::convolution::Direction;
 use super::error::CudaError;
@@ -136,7 +136,8 @@ pub(crate) trait Libraries {
     /// What the library does for a convolution; `None` when it does not take it.
     fn support(&self, direction: Direction, geometry: &Convolution) -> Option<Support>;
 
-    /// Computes a convolution that [`Self::support`] took: the one of the tensors that the direction names, from the other two.
+    /// Computes a convolution that [`Self::support`] took: the one of the tensors that the direction names,
+    /// from the other two.
     ///
     /// # Safety
     /// The tensors have the geometry's shapes, the workspace has its size.
@@ -148,8 +149,8 @@ pub(crate) trait Libraries {
         workspace: Address,
     ) -> Result<(), CudaError>;
 
-    /// Computes `batch` products; `false` when the library does not take them. Weights are stored as activations are, gradients are
-    /// `f32`.
+    /// Computes `batch` products; `false` when the library does not take them. Weights are stored as
+    /// activations are, gradients are `f32`.
     ///
     /// # Safety
     /// The matrices are there.

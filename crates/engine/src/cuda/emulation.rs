@@ -1,4 +1,5 @@
-//! The kernels on the CPU: their source compiled as C++ by the system's compiler, with `emulation.h` for what CUDA adds. For tests.
+//! The kernels on the CPU: their source compiled as C++ by the system's compiler, with `emulation.h` for what
+//! CUDA adds. For tests.
 
 mod stand_ins;
 mod tape;

@@ -1,4 +1,5 @@
-//! Group normalisation: passes over stretches of pixels, and the small kernels between them. See `kernels/group_norm.cu`.
+//! Group normalisation: passes over stretches of pixels, and the small kernels between them. See
+//! `kernels/group_norm.cu`.
 
 use super::device::{Address, Argument};
 use super::error::CudaError;

@@ -181,7 +181,8 @@ impl Convolution {
     }
 }
 
-/// `Product` in `kernels/product.cu`: `c = alpha · a b`, or that added to c. Strides in elements; c's columns are 1 apart.
+/// `Product` in `kernels/product.cu`: `c = alpha · a b`, or that added to c. Strides in elements; c's columns
+/// are 1 apart.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub(crate) struct Product {
@@ -230,7 +231,8 @@ pub(crate) enum Side {
 }
 
 impl Product {
-    /// The product `[m, n] = [m, depth] [depth, n]` of matrices without gaps, of which factors may be stored transposed.
+    /// The product `[m, n] = [m, depth] [depth, n]` of matrices without gaps, of which factors may be stored
+    /// transposed.
     pub fn new([m, n, depth]: [usize; 3], a: Side, b: Side) -> Self {
         let strides = |side, rows: usize, columns: usize| match side {
             Side::Plain => (count(columns), 1),

@@ -1,5 +1,5 @@
-//! NVIDIA's libraries, loaded when a device is wanted. They are looked for before they are used, so that what is missing is an error
-//! with a remedy.
+//! NVIDIA's libraries, loaded when a device is wanted. They are looked for before they are used, so that what
+//! is missing is an error with a remedy.
 
 use super::error::CudaError;
 use cudarc::{cublaslt, cudnn, driver, nvrtc};
@@ -159,8 +159,8 @@ pub(super) fn load_compiler(folder: Option<&Path>) -> Result<(), CudaError> {
 }
 
 #[cfg(test)]
-/// Loads all but the driver, without which cuDNN plans for devices that are not there, from the folders that `DDPM_TEST_CUDNN` names;
-/// if there are none, says that `what` is not tested and gives false.
+/// Loads all but the driver, without which cuDNN plans for devices that are not there, from the folders that
+/// `DDPM_TEST_CUDNN` names; if there are none, says that `what` is not tested and gives false.
 pub(super) fn load_without_driver(what: &str) -> bool {
     let folders = folders("DDPM_TEST_CUDNN");
     if folders.is_empty() {
@@ -218,7 +218,8 @@ impl Library {
 
 /// Loads a library for good; that it cannot be shows when it is looked for by its name.
 fn keep(path: &Path) {
-    // SAFETY: NVIDIA's libraries do nothing of note when they are loaded. Whatever else has their names, the user named the folder.
+    // SAFETY: NVIDIA's libraries do nothing of note when they are loaded. Whatever else has their names, the
+    // user named the folder.
     if let Ok(library) = unsafe { libloading::Library::new(path) } {
         std::mem::forget(library);
     }

@@ -1,21 +1,25 @@
 //! The CUDA backend: NVIDIA's libraries for products, kernels of our own for the rest, everything loaded at run time.
 //!
-//! [`Cuda`] is the same backend over two devices (`device.rs`): a real GPU (`nvidia.rs`), and with the feature `emulation` one that
-//! runs the kernels' source, compiled as C++, on the CPU. So launches, offsets and kernels are tested without a GPU, and cuDNN plans its
-//! convolutions for devices that are only described to it; what only a GPU can show are the calls of the driver and of cuBLASLt.
+//! [`Cuda`] is the same backend over two devices (`device.rs`): a real GPU (`nvidia.rs`), and with the
+//! feature `emulation` one that runs the kernels' source, compiled as C++, on the CPU. So launches, offsets
+//! and kernels are tested without a GPU, and cuDNN plans its convolutions for devices that are only described
+//! to it; what only a GPU can show are the calls of the driver and of cuBLASLt.
 //!
 //! - `steps.rs`: each [`Kernel`] as launches. All are supported; what is too large is refused when a session is made.
 //! - `convolution.rs`, `attention.rs`, `group_norm.rs`: those that take several.
-//! - `kernels/*.cu`: the kernels, compiled at start for the device (`compiler.rs`). No sum uses atomics, so the same bits come out each time.
-//! - `cudnn.rs`, `cublas.rs`: the libraries, by [`Algorithms`]. What they do not take goes to `kernels/product.cu`, and the report says so.
+//! - `kernels/*.cu`: the kernels, compiled at start for the device (`compiler.rs`). No sum uses atomics, so
+//!   the same bits come out each time.
+//! - `cudnn.rs`, `cublas.rs`: the libraries, by [`Algorithms`]. What they do not take goes to
+//!   `kernels/product.cu`, and the report says so.
 //! - `library.rs`: what is missing is found out before it is called.
 //!
-//! A list of steps that is run again is recorded as a CUDA graph in its second run, and replayed from then on; what changes between runs
-//! (the seed and number of the first sample) lies in device memory.
+//! A list of steps that is run again is recorded as a CUDA graph in its second run, and replayed from then
+//! on; what changes between runs (the seed and number of the first sample) lies in device memory.
 //!
-//! With [`Precision::Bf16`] activations and their gradients are bf16 in the same arena, which is planned for half the words ([`Storage`]): the
-//! kernels are compiled with another `Element` (`kernels/prelude.cu`), filters are brought to bf16 where they are prepared, from the `f32`
-//! weights. Arithmetic, sums, statistics, parameters and their gradients stay `f32`.
+//! With [`Precision::Bf16`] activations and their gradients are bf16 in the same arena, which is planned for
+//! half the words ([`Storage`]): the kernels are compiled with another `Element` (`kernels/prelude.cu`),
+//! filters are brought to bf16 where they are prepared, from the `f32` weights. Arithmetic, sums, statistics,
+//! parameters and their gradients stay `f32`.
 
 mod attention;
 mod bf16;
@@ -118,8 +122,8 @@ impl Cuda {
         Self::on(Box::new(nvidia::Nvidia::new(options)?), options.precision)
     }
 
-    /// No GPU, but the same kernels and launches on the CPU, slowly: for tests. Without `own_kernels`, products go the ways that they go
-    /// to NVIDIA's libraries, to stand-ins.
+    /// No GPU, but the same kernels and launches on the CPU, slowly: for tests. Without `own_kernels`,
+    /// products go the ways that they go to NVIDIA's libraries, to stand-ins.
     ///
     /// # Errors
     /// What the C++ compiler said.

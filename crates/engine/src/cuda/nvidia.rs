@@ -32,7 +32,8 @@ pub(super) struct Nvidia {
     description: String,
 }
 
-// SAFETY: its handles may be used from any thread, by one at a time, with the context made current; each method does so first.
+// SAFETY: its handles may be used from any thread, by one at a time, with the context made current; each
+// method does so first.
 unsafe impl Send for Nvidia {}
 
 struct Module(sys::CUmodule, Arc<CudaContext>);

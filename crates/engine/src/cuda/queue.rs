@@ -70,8 +70,8 @@ impl Queue<'_> {
         if grid.contains(&0) {
             return Ok(());
         }
-        // SAFETY: the callers in this folder give each kernel its arguments; the planner's views lie within the slots, and
-        // `kernel_tests` runs every kernel with them.
+        // SAFETY: the callers in this folder give each kernel its arguments; the planner's views lie within
+        // the slots, and `kernel_tests` runs every kernel with them.
         unsafe { self.device.launch(kernel, grid, arguments) }
     }
 

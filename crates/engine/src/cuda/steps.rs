@@ -12,7 +12,8 @@ use crate::ops::{Conv, Dropout, Pool, Sinusoid};
 use crate::random::Purpose;
 use crate::shape::Shape;
 
-/// Rows whose sum is one part of a sum over rows: many parts for many rows, so that all of a device works, but few to add up.
+/// Rows whose sum is one part of a sum over rows: many parts for many rows, so that all of a device works,
+/// but few to add up.
 fn rows_per_chunk(rows: usize) -> usize {
     const LEAST: usize = 32;
     const MOST_CHUNKS: usize = 512;

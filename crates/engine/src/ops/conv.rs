@@ -1,7 +1,8 @@
 //! Convolution, and linear maps as 1×1 convolutions.
 //!
-//! `y[n, i, j, o] = b[o] + Σ_{ky, kx, c} x[n, i·s + ky - top, j·s + kx - left, c] · w[ky, kx, c, o]`, zeros outside the image.
-//! Shapes: x `[n, h, w, in]`, w `[kh, kw, in, out]`, b `[out]`, y `[n, h', w', out]` with `h' = (h + top + bottom - kh) / s + 1`.
+//! `y[n, i, j, o] = b[o] + Σ_{ky, kx, c} x[n, i·s + ky - top, j·s + kx - left, c] · w[ky, kx, c, o]`, zeros
+//! outside the image. Shapes: x `[n, h, w, in]`, w `[kh, kw, in, out]`, b `[out]`, y `[n, h', w', out]` with
+//! `h' = (h + top + bottom - kh) / s + 1`.
 
 use crate::graph::{Graph, Operand, Var};
 use crate::kernel::Kernel;

@@ -1,7 +1,8 @@
 //! Group normalisation (Wu & He 2018), with SiLU after it if wanted.
 //!
-//! Per sample and group of channels: `x̂ = (x - mean) / √(variance + ε)`, `y = γ x̂ + β`, then `y · sigmoid(y)`.
-//! The statistics `[n, 1, 1, 2 · groups]` (mean, 1/deviation of each group) are kept for the gradient, which recomputes the rest.
+//! Per sample and group of channels: `x̂ = (x - mean) / √(variance + ε)`, `y = γ x̂ + β`, then
+//! `y · sigmoid(y)`. The statistics `[n, 1, 1, 2 · groups]` (mean, 1/deviation of each group) are kept for
+//! the gradient, which recomputes the rest.
 
 use crate::graph::{Graph, Operand, Var};
 use crate::kernel::Kernel;

@@ -1,4 +1,5 @@
-//! Pooling: the maximum, or the average of the pixels inside the image, over a window. `[n, h, w, c]` → `[n, h', w', c]`.
+//! Pooling: the maximum, or the average of the pixels inside the image, over a window. `[n, h, w, c]` →
+//! `[n, h', w', c]`.
 
 use super::conv::{Conv, Padding};
 use crate::graph::{Graph, Var};

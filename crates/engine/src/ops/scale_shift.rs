@@ -1,6 +1,8 @@
-//! Scale and shift by what each sample says (FiLM, Perez et al. 2018; the time embedding's part in Dhariwal & Nichol 2021).
+//! Scale and shift by what each sample says (FiLM, Perez et al. 2018; the time embedding's part in Dhariwal &
+//! Nichol 2021).
 //!
-//! `y[n, i, j, c] = x[n, i, j, c] · (1 + vector[n, c]) + vector[n, C + c]`: x `[n, h, w, C]`, vector `[n, 1, 1, 2 · C]`.
+//! `y[n, i, j, c] = x[n, i, j, c] · (1 + vector[n, c]) + vector[n, C + c]`: x `[n, h, w, C]`, vector
+//! `[n, 1, 1, 2 · C]`.
 
 use crate::graph::{Graph, Var};
 use crate::kernel::Kernel;

@@ -1,6 +1,7 @@
 //! Blocks of pixels gathered into channels, and back.
 //!
-//! `[n, h, w, c]` ↔ `[n, h/b, w/b, b²c]`; pixel (dy, dx) of a block has channels `(dy·b + dx)·c ..` (TensorFlow's order).
+//! `[n, h, w, c]` ↔ `[n, h/b, w/b, b²c]`; pixel (dy, dx) of a block has channels `(dy·b + dx)·c ..`
+//! (TensorFlow's order).
 
 use crate::graph::{Graph, Var};
 use crate::kernel::Kernel;

@@ -141,8 +141,8 @@ impl Differentiation<'_, '_> {
         }
     }
 
-    /// Emits a kernel whose outputs are the gradients of `operands`, in this order. Gradients of parameters are added to
-    /// by the kernel itself.
+    /// Emits a kernel whose outputs are the gradients of `operands`, in this order. Gradients of parameters
+    /// are added to by the kernel itself.
     pub fn emit_gradient(&mut self, kernel: Kernel, reads: Vec<Place>, operands: &[usize]) {
         self.emit(kernel, reads, operands, None);
     }

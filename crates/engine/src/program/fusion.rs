@@ -1,5 +1,5 @@
-//! What some backends do in one: a group normalisation and the dropout after it, and the gradients of both; a convolution and what is
-//! added to its result, or its rectification.
+//! What some backends do in one: a group normalisation and the dropout after it, and the gradients of both; a
+//! convolution and what is added to its result, or its rectification.
 
 use super::{Draft, Instruction, Place, values};
 use crate::backend::Backend;
@@ -19,7 +19,8 @@ fn passing(draft: &Draft, kept: &[usize]) -> Vec<bool> {
     passing
 }
 
-/// Joins convolutions to what follows them in the forward instructions, as `backend` wants it. Returns how many instructions are forward then.
+/// Joins convolutions to what follows them in the forward instructions, as `backend` wants it. Returns how
+/// many instructions are forward then.
 ///
 /// Both are done where the second was: all that either reads is there by then.
 pub(super) fn fuse_convolutions(
@@ -65,8 +66,9 @@ pub(super) fn fuse_convolutions(
     forward_len - (before - draft.instructions.len())
 }
 
-/// Joins dropouts to the normalisations before them, in the forward instructions and in those of the gradient, where nothing else
-/// reads what is between them and it is not one of `kept`. Returns how many instructions are forward then.
+/// Joins dropouts to the normalisations before them, in the forward instructions and in those of the
+/// gradient, where nothing else reads what is between them and it is not one of `kept`. Returns how many
+/// instructions are forward then.
 pub(super) fn fuse_dropout(draft: &mut Draft, forward_len: usize, kept: &[usize]) -> usize {
     let passing = passing(draft, kept);
     // Written by one and read by the other.
@@ -136,8 +138,8 @@ mod tests {
     use crate::program::Program;
     use crate::{Conv, Cpu, CpuOptions, Graph, Level, Padding, Run, Session, Shape, Var};
 
-    /// Convolutions of every way, maps and channels that are not whole tiles, each followed by what may be done in one with it. Gives the input, and of each
-    /// what is between and what comes of it.
+    /// Convolutions of every way, maps and channels that are not whole tiles, each followed by what may be
+    /// done in one with it. Gives the input, and of each what is between and what comes of it.
     fn network() -> (Graph, Var, Vec<[Var; 2]>) {
         let mut graph = Graph::new();
         let shape = Shape::new(3, 7, 7, 37);

@@ -1,5 +1,6 @@
-//! The gradients of parameters lie at the beginning of the arena, in the parameters' layout. Where a step has one batch nothing is in them before the
-//! backward pass comes to them: until then their memory is that of activations.
+//! The gradients of parameters lie at the beginning of the arena, in the parameters' layout. Where a step has
+//! one batch nothing is in them before the backward pass comes to them: until then their memory is that of
+//! activations.
 
 use super::memory::Lifetime;
 use super::{Draft, Instruction, Place};
@@ -7,8 +8,8 @@ use crate::backend::Backend;
 use crate::kernel::Kernel;
 use crate::params::Param;
 
-/// Elements of gradients that are cleared at once, at least: 1 MiB. Fewer would be steps by the hundred, more would take memory from
-/// activations too soon.
+/// Elements of gradients that are cleared at once, at least: 1 MiB. Fewer would be steps by the hundred, more
+/// would take memory from activations too soon.
 const TOGETHER: usize = 1 << 18;
 
 /// Elements of a gradient that is set by itself, at least: less is cleared with others.
@@ -20,8 +21,8 @@ pub(super) fn kept(draft: &Draft) -> Vec<(usize, Lifetime)> {
     vec![(0, Lifetime { first: 0, last: end, len })]
 }
 
-/// Has gradients cleared right before the first instruction that adds to them, or if one sets them, as `backend` may want it, not at all. Returns where each
-/// lies, and from when on.
+/// Has gradients cleared right before the first instruction that adds to them, or if one sets them, as
+/// `backend` may want it, not at all. Returns where each lies, and from when on.
 pub(super) fn clear_when_needed(draft: &mut Draft, backend: &dyn Backend) -> Vec<(usize, Lifetime)> {
     let writers = writers(draft);
     let is_set = writers.iter().enumerate().map(|(param, writers)| {
@@ -113,7 +114,8 @@ mod tests {
     use crate::program::{Program, TrainingOptions};
     use crate::{AdamStep, Cpu, Graph, Run, Session, Shape, Slot, Var};
 
-    /// Layers whose gradients come one by one, the last one's weights once more, and a parameter that nothing depends on.
+    /// Layers whose gradients come one by one, the last one's weights once more, and a parameter that nothing
+    /// depends on.
     fn network() -> (Graph, Var, Var) {
         const WIDTH: usize = 520;
         const { assert!(WIDTH * WIDTH > TOGETHER) };

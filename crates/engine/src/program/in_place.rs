@@ -3,7 +3,8 @@
 use super::{Draft, Place, values};
 use crate::kernel::Kernel;
 
-/// Gives rectified values the places of what they are made of, where nothing else reads that and it is not one of `kept`.
+/// Gives rectified values the places of what they are made of, where nothing else reads that and it is not
+/// one of `kept`.
 pub(super) fn rectify_in_place(draft: &mut Draft, kept: &[usize]) {
     let mut reads = vec![0usize; draft.values.len()];
     for value in draft.instructions.iter().flat_map(|instruction| values(&instruction.reads)) {

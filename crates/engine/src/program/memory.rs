@@ -21,10 +21,11 @@ impl Lifetime {
 /// Tensors start at multiples of this many elements: a cache line.
 const ALIGNMENT: usize = 16;
 
-/// Offsets for all tensors beside those of `fixed`, whose offsets are given in ascending order, and the length of the arena that holds all.
+/// Offsets for all tensors beside those of `fixed`, whose offsets are given in ascending order, and the
+/// length of the arena that holds all.
 ///
-/// Each tensor has the lowest offset that is free during its life, the largest one first (Pisarchyk & Lee 2020, "greedy by size"), or the
-/// longest-lived, or what is most of both: whichever takes least.
+/// Each tensor has the lowest offset that is free during its life, the largest one first (Pisarchyk & Lee
+/// 2020, "greedy by size"), or the longest-lived, or what is most of both: whichever takes least.
 pub(super) fn place(lifetimes: &[Lifetime], fixed: &[(usize, Lifetime)]) -> (Vec<usize>, usize) {
     let weights: [fn(&Lifetime) -> usize; 3] =
         [|tensor| tensor.len, Lifetime::duration, |tensor| tensor.len * tensor.duration()];

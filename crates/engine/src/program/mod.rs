@@ -105,8 +105,9 @@ impl Draft<'_> {
 pub struct TrainingOptions {
     /// What is computed again to take less memory.
     pub recomputation: Recomputation,
-    /// Whether gradients are summed over several batches. If not, [`crate::Session::backward`] does not add to them but sets them, and they
-    /// are there only until inputs are set again: before the backward pass comes to them, activations have their memory.
+    /// Whether gradients are summed over several batches. If not, [`crate::Session::backward`] does not add
+    /// to them but sets them, and they are there only until inputs are set again: before the backward pass
+    /// comes to them, activations have their memory.
     pub accumulates: bool,
 }
 
@@ -136,7 +137,8 @@ impl Program {
         Self::plan(draft, forward_len, outputs, Vec::new(), backend, None)
     }
 
-    /// Steps that compute `outputs`, and the gradients of all parameters from the gradients of `outputs`, with [`TrainingOptions::default`].
+    /// Steps that compute `outputs`, and the gradients of all parameters from the gradients of `outputs`,
+    /// with [`TrainingOptions::default`].
     ///
     /// # Panics
     /// If an output depends on no parameter.
@@ -165,7 +167,8 @@ impl Program {
         &self.layout
     }
 
-    /// Words of 4 bytes of the arena: activations, scratch, and in training the gradients of activations and of parameters.
+    /// Words of 4 bytes of the arena: activations, scratch, and in training the gradients of activations and
+    /// of parameters.
     pub fn arena_len(&self) -> usize {
         self.arena_len
     }

@@ -9,16 +9,18 @@ use std::collections::{HashMap, HashSet};
 pub enum Recomputation {
     /// Nothing: all that the backward pass reads is kept.
     Nothing,
-    /// What takes little more than a pass over memory: normalised and activated values, concatenations, enlarged images, and convolutions of images with
-    /// few channels.
+    /// What takes little more than a pass over memory: normalised and activated values, concatenations,
+    /// enlarged images, and convolutions of images with few channels.
     #[default]
     Cheap,
-    /// Also dropout, whose random numbers take time, and most of what lies between the inputs of residual blocks: all but the largest convolutions.
+    /// Also dropout, whose random numbers take time, and most of what lies between the inputs of residual
+    /// blocks: all but the largest convolutions.
     Convolutions,
 }
 
 impl Recomputation {
-    /// How many products a convolution that is recomputed sums for an element at most: as many as 3×3 on 3 channels, or on 256.
+    /// How many products a convolution that is recomputed sums for an element at most: as many as 3×3 on 3
+    /// channels, or on 256.
     pub const fn depth(self) -> usize {
         match self {
             Self::Nothing => 0,
@@ -28,8 +30,8 @@ impl Recomputation {
     }
 }
 
-/// Gives backward instructions values of their own in place of those that are recomputed, each computed right before it is first read.
-/// Values of `kept` stay.
+/// Gives backward instructions values of their own in place of those that are recomputed, each computed right
+/// before it is first read. Values of `kept` stay.
 pub(super) fn recompute(draft: &mut Draft, forward_len: usize, kept: &[usize], recomputation: Recomputation) {
     if recomputation == Recomputation::Nothing {
         return;
@@ -45,8 +47,8 @@ pub(super) fn recompute(draft: &mut Draft, forward_len: usize, kept: &[usize], r
     }
 }
 
-/// Instructions that a recomputed value is kept for after it has been read: about as many as a residual block has. What is read again later is
-/// computed once more.
+/// Instructions that a recomputed value is kept for after it has been read: about as many as a residual block
+/// has. What is read again later is computed once more.
 const KEPT_FOR: usize = 24;
 
 /// A recomputed value, and about which instruction read it last.

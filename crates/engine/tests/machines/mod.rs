@@ -1,5 +1,5 @@
-//! What tests compute on: the CPU, its matrix unit if it has one and that unit emulated, the CUDA backend's kernels emulated on the CPU, and a
-//! CUDA device if there is one.
+//! What tests compute on: the CPU, its matrix unit if it has one and that unit emulated, the CUDA backend's
+//! kernels emulated on the CPU, and a CUDA device if there is one.
 
 use engine::{Backend, ConvMethod, Cpu, CpuOptions, Cuda, CudaOptions, Precision};
 use std::sync::Once;
@@ -15,8 +15,8 @@ pub enum Machine {
     Cuda(CudaOptions),
 }
 
-/// The CUDA backends that can be had, of this precision: with NVIDIA's libraries (or what stands in for them) and without. Says what is
-/// left out.
+/// The CUDA backends that can be had, of this precision: with NVIDIA's libraries (or what stands in for them)
+/// and without. Says what is left out.
 pub fn cuda(precision: Precision) -> Vec<Machine> {
     static SAID: Once = Once::new();
     let both =

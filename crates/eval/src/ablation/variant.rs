@@ -74,8 +74,8 @@ impl Variant {
         all
     }
 
-    /// The process it trains, `base` in all that it does not say. A fixed variance is that of `base`, or β where `base`
-    /// has none.
+    /// The process it trains, `base` in all that it does not say. A fixed variance is that of `base`, or β
+    /// where `base` has none.
     pub fn diffusion(&self, base: &DiffusionConfig) -> DiffusionConfig {
         let fixed = match base.variance {
             Variance::FixedSmall => Variance::FixedSmall,

@@ -5,8 +5,8 @@ use super::tables::reverse_steps;
 use crate::chart::{Axis, Chart, Figure, Scale, Series};
 use crate::estimate::Estimate;
 
-/// The figure of named summaries: distortion against reverse steps, rate against reverse steps, distortion against rate,
-/// and the terms of the bound by t. Shaded: 95 % confidence intervals.
+/// The figure of named summaries: distortion against reverse steps, rate against reverse steps, distortion
+/// against rate, and the terms of the bound by t. Shaded: 95 % confidence intervals.
 pub fn rate_distortion(summaries: &[(&str, &Summary)]) -> Figure {
     let axis = |label: &str, scale, from_zero| Axis { label: label.into(), scale, from_zero };
     let steps = || axis("reverse process steps (T − t)", Scale::Linear, false);

@@ -138,9 +138,9 @@ impl LikelihoodJob {
         Ok(true)
     }
 
-    /// The folder for these measurements: `out`, or if it holds the terms of something else, the first of `out-2`, `out-3`
-    /// and so on that does not. So terms that were measured in another way stay, to be gone on with when they are asked
-    /// for again.
+    /// The folder for these measurements: `out`, or if it holds the terms of something else, the first of
+    /// `out-2`, `out-3` and so on that does not. So terms that were measured in another way stay, to be gone
+    /// on with when they are asked for again.
     ///
     /// # Errors
     /// As [`Self::can_use`].

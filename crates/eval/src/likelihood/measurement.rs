@@ -45,9 +45,10 @@ pub enum MeasurementError {
 
 /// The bound of a model on the images of a source.
 ///
-/// Images are taken in a random order that depends on the seed only, so that the first few are a fair sample of all; an
-/// endless source gives images from number 2⁴⁰ on, which no training reaches. For each image comes first the prior term, then those that the strata draw, by
-/// fresh noise that depends on the seed, t and the image's number: so no batch size changes a bit.
+/// Images are taken in a random order that depends on the seed only, so that the first few are a fair sample
+/// of all; an endless source gives images from number 2⁴⁰ on, which no training reaches. For each image comes
+/// first the prior term, then those that the strata draw, by fresh noise that depends on the seed, t and the
+/// image's number: so no batch size changes a bit.
 pub struct Measurement<'a> {
     process: &'a GaussianDiffusion,
     strata: &'a Strata,

@@ -1,7 +1,7 @@
 //! Likelihood over a data set: the bound in bits/dim, its rate and distortion (§4.3, Fig. 5, Tables 1 and 4).
 //!
-//! [`Strata`] says which terms are evaluated, [`Measurement`] evaluates them into a [`TermFile`], [`Summary`] adds them
-//! up, a [`LikelihoodReport`] writes them down; a [`LikelihoodJob`] is all of it.
+//! [`Strata`] says which terms are evaluated, [`Measurement`] evaluates them into a [`TermFile`], [`Summary`]
+//! adds them up, a [`LikelihoodReport`] writes them down; a [`LikelihoodJob`] is all of it.
 
 mod figures;
 mod job;

@@ -1,8 +1,9 @@
 //! Which terms of the bound are evaluated: all T, or an unbiased choice of a few.
 //!
-//! The steps t = 1, …, T-1 are divided into intervals, the strata. Of each stratum two different steps are drawn afresh
-//! for each image, and their mean stands for the stratum's; a stratum of one step is evaluated as it is, and so is the
-//! decoder's term t = 0. Two draws also say how much is left to chance by the choice of t.
+//! The steps t = 1, …, T-1 are divided into intervals, the strata. Of each stratum two different steps are
+//! drawn afresh for each image, and their mean stands for the stratum's; a stratum of one step is evaluated
+//! as it is, and so is the decoder's term t = 0. Two draws also say how much is left to chance by the choice
+//! of t.
 
 use diffusion::GaussianDiffusion;
 use engine::random::{Purpose, Stream};
@@ -53,9 +54,10 @@ impl Strata {
 
     /// Strata of which `terms` terms are evaluated for an image.
     ///
-    /// They share out, to within whole steps, -log(1-ᾱ_t), which is twice the information that x_t can carry about an x_0
-    /// of variance up to 1 (the capacity of a Gaussian channel, ½ log(1 + ᾱ/(1-ᾱ))). So they are narrow where t is small
-    /// and the terms are large. A fifth of the draws is shared out evenly over t, for curves that have points everywhere.
+    /// They share out, to within whole steps, -log(1-ᾱ_t), which is twice the information that x_t can carry
+    /// about an x_0 of variance up to 1 (the capacity of a Gaussian channel, ½ log(1 + ᾱ/(1-ᾱ))). So they are
+    /// narrow where t is small and the terms are large. A fifth of the draws is shared out evenly over t, for
+    /// curves that have points everywhere.
     ///
     /// # Errors
     /// Unless 3 ≤ `terms` ≤ T, or `terms` = T.

@@ -17,7 +17,8 @@ pub struct ImageBound {
     pub rate: f64,
     /// L_0.
     pub distortion: f64,
-    /// Unbiased estimate of the variance of `rate` due to the choice of t (and its noise); 0 if all terms are evaluated.
+    /// Unbiased estimate of the variance of `rate` due to the choice of t (and its noise); 0 if all terms are
+    /// evaluated.
     pub variance_of_choice: f64,
 }
 
@@ -73,8 +74,8 @@ pub struct StepRow {
     pub last_t: usize,
     /// L_t of one step, in bits/dim; of several, their mean.
     pub bits_per_dim: Estimate,
-    /// Bits/dim received by a receiver who holds x_t (Fig. 5, Table 4): L_T and the terms after t. Of several steps, the
-    /// mean.
+    /// Bits/dim received by a receiver who holds x_t (Fig. 5, Table 4): L_T and the terms after t. Of several
+    /// steps, the mean.
     pub rate: Estimate,
     /// Root mean squared error of x̂0(x_t) over all images, on the 0–255 scale. Of several steps, over all of them.
     pub rmse: Estimate,

@@ -1,4 +1,5 @@
-//! The terms of the bound measured so far, in a file that only grows: stopped at any moment, the work goes on from it.
+//! The terms of the bound measured so far, in a file that only grows: stopped at any moment, the work goes on
+//! from it.
 //!
 //! The first line is a JSON object that says what the terms are of. Blocks follow, one for each batch: the number of
 //! entries and the CRC-32 of their bytes, both little-endian `u32`, then the entries, two little-endian `f32` each.
@@ -180,7 +181,8 @@ impl TermFile {
     /// Adds the entries of a batch and brings them to the disk.
     ///
     /// # Errors
-    /// If the system does not take them; the file is then as it was, but for a block cut short, which counts for nothing.
+    /// If the system does not take them; the file is then as it was, but for a block cut short, which counts
+    /// for nothing.
     pub fn append(&mut self, terms: &[BoundTerm]) -> Result<(), TermFileError> {
         for terms in terms.chunks(MAX_ENTRIES) {
             let mut block = vec![0; BLOCK_HEADER];

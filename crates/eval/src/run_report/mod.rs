@@ -1,5 +1,5 @@
-//! A run in one page: samples, loss, scores over training, bits/dim, rate and distortion, the ablation; laid out like the
-//! paper's section 4, with what each figure depends on beside it.
+//! A run in one page: samples, loss, scores over training, bits/dim, rate and distortion, the ablation; laid
+//! out like the paper's section 4, with what each figure depends on beside it.
 
 mod figures;
 mod html;
@@ -85,8 +85,8 @@ pub enum RunReportError {
 }
 
 impl RunReport {
-    /// Writes `report.html`, which needs nothing beside it, and the figures' SVG, PNG and CSV into `folder`, which is made.
-    /// Returns the paths, the page first.
+    /// Writes `report.html`, which needs nothing beside it, and the figures' SVG, PNG and CSV into `folder`,
+    /// which is made. Returns the paths, the page first.
     ///
     /// # Errors
     /// If a file cannot be written.

@@ -1,5 +1,5 @@
-//! Images of independent Gaussian pixels, x_0 ~ N(m, s²) rounded to bytes: the best denoiser is known, and with it the
-//! bound in closed form.
+//! Images of independent Gaussian pixels, x_0 ~ N(m, s²) rounded to bytes: the best denoiser is known, and
+//! with it the bound in closed form.
 
 use super::{Case, Pixels};
 use diffusion::{DenoiseError, Denoiser, DiffusionConfig, Loss, NormalCdf, Variance};

@@ -103,8 +103,8 @@ fn digest_errors(name: &str, gradient: &[f32], digest: &[f32], scale: f64) -> (f
     (sample_error / scale, rms_error / scale)
 }
 
-/// Compares the network of `config` with the fixture, once for each convolution method, by a matrix unit and by the CUDA backend: on
-/// the real thing if there is one, and emulated.
+/// Compares the network of `config` with the fixture, once for each convolution method, by a matrix unit and
+/// by the CUDA backend: on the real thing if there is one, and emulated.
 fn check(bytes: &[u8], config: &UnetConfig, tolerances: [Tolerance; 2]) {
     for tolerance in tolerances {
         check_on(bytes, config, tolerance);

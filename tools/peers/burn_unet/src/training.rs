@@ -36,8 +36,8 @@ impl Training {
     }
 }
 
-/// Scales all gradients so that their global norm is at most [`MAX_GRADIENT_NORM`]; burn's own clipping looks at one parameter at
-/// a time.
+/// Scales all gradients so that their global norm is at most [`MAX_GRADIENT_NORM`]; burn's own clipping looks
+/// at one parameter at a time.
 fn clip(unet: &Unet, gradients: &mut GradientsParams) {
     let mut squares = Squares { gradients, sums: Vec::new() };
     unet.visit(&mut squares);

@@ -1,5 +1,5 @@
-//! The paper's CIFAR-10 U-Net; fields have the names of diffusers' `UNet2DModel`, whose weights can so be loaded. Images are
-//! `[n, channels, height, width]`.
+//! The paper's CIFAR-10 U-Net; fields have the names of diffusers' `UNet2DModel`, whose weights can so be
+//! loaded. Images are `[n, channels, height, width]`.
 
 use burn::module::Module;
 use burn::nn::conv::{Conv2d, Conv2dConfig};

@@ -1,4 +1,5 @@
-//! The paper's CIFAR-10 U-Net; parameters have the names of diffusers' `UNet2DModel`. Images are `[n, channels, height, width]`.
+//! The paper's CIFAR-10 U-Net; parameters have the names of diffusers' `UNet2DModel`. Images are
+//! `[n, channels, height, width]`.
 
 use candle_core::{D, Module, Result, Tensor};
 use candle_nn::{Conv2d, Conv2dConfig, GroupNorm, Linear, VarBuilder, conv2d, group_norm, linear, ops};
@@ -189,7 +190,8 @@ impl Unet {
         })
     }
 
-    /// The prediction for `images` at `times` `[n]`; with dropout, and with operations that have gradients, if `training`.
+    /// The prediction for `images` at `times` `[n]`; with dropout, and with operations that have gradients,
+    /// if `training`.
     pub fn forward(&self, images: &Tensor, times: &Tensor, training: bool) -> Result<Tensor> {
         let time = self.time1.forward(&sinusoids(times)?)?.silu()?;
         let time = self.time2.forward(&time)?.silu()?;

@@ -26,7 +26,8 @@ WEIGHTS is the safetensors file of diffusers' network; CASE holds 32-bit floats:
 pub enum Task {
     /// One call of the network without gradients.
     Forward(Repeats),
-    /// Forward with dropout, mean squared error, backward, clipping by the global norm, Adam, moving average of the weights.
+    /// Forward with dropout, mean squared error, backward, clipping by the global norm, Adam, moving average
+    /// of the weights.
     Train(Repeats),
     /// The network's output with given weights, held against another program's.
     Check {

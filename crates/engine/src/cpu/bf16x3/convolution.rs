@@ -1,4 +1,5 @@
-//! The convolution, and its input gradient: the same with the filter's elements transposed, once for each phase of a stride.
+//! The convolution, and its input gradient: the same with the filter's elements transposed, once for each
+//! phase of a stride.
 
 use super::matrix_unit::{
     LEFT_ROW, MatrixUnit, PAIRS, Product, RIGHT_ROW, SIDE, STEP, Step, Steps, Sums, split_left, split_right,

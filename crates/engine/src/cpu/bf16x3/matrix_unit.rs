@@ -1,4 +1,5 @@
-//! The processor's unit for products of small matrices of bf16 (Intel's AMX), and the same bit for bit by plain arithmetic.
+//! The processor's unit for products of small matrices of bf16 (Intel's AMX), and the same bit for bit by
+//! plain arithmetic.
 
 use super::split::{Split, split_pairs, split_row};
 use crate::cpu::simd::Level;
@@ -13,7 +14,8 @@ pub(super) const SIDE: usize = 32;
 pub(super) const STEP: usize = 32;
 /// Bytes of a row of a left factor: for each step the high halves of its terms, then the low ones.
 pub(super) const LEFT_ROW: usize = 2 * 2 * STEP;
-/// Bytes of a row of a right factor, which holds two terms: their high halves for each column, side by side, then their low ones.
+/// Bytes of a row of a right factor, which holds two terms: their high halves for each column, side by side,
+/// then their low ones.
 pub(super) const RIGHT_ROW: usize = 2 * 2 * 2 * SIDE;
 /// Rows of a step's right factor.
 pub(super) const PAIRS: usize = STEP / 2;
@@ -28,7 +30,8 @@ pub(crate) enum MatrixUnit {
     Emulated,
 }
 
-/// Where a step's factors lie, in bytes from the product's: [`SIDE`] rows of [`LEFT_ROW`] bytes and [`PAIRS`] rows of [`RIGHT_ROW`].
+/// Where a step's factors lie, in bytes from the product's: [`SIDE`] rows of [`LEFT_ROW`] bytes and [`PAIRS`]
+/// rows of [`RIGHT_ROW`].
 #[derive(Clone, Copy)]
 #[repr(C)]
 pub(super) struct Step {
@@ -154,8 +157,9 @@ impl Drop for Ready {
 impl Ready {
     /// Sets `sums` to the sum over all steps of low·high + high·high + high·low.
     ///
-    /// Each of the three adds to the sum so far what 32 terms come to: those at even places and those at odd ones, each in order with one rounding a
-    /// term, then added (Intel's manual, TDPBF16PS). Numbers too small to be normal count as 0.
+    /// Each of the three adds to the sum so far what 32 terms come to: those at even places and those at odd
+    /// ones, each in order with one rounding a term, then added (Intel's manual, TDPBF16PS). Numbers too
+    /// small to be normal count as 0.
     ///
     /// # Safety
     /// For every step the product's pointers lead to its factors.

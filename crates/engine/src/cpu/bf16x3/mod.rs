@@ -1,11 +1,13 @@
 //! Convolutions as sums of products of bf16, three for each product of `f32`, by the processor's matrix unit.
 //!
-//! Each factor is the sum of a high and a low half ([`split`]); high·high, high·low and low·high are summed, low·low, below 2⁻¹⁶ of
-//! the product, is left out (Henry, Tang & Heinecke 2019, "Leveraging the bfloat16 artificial intelligence datatype for
-//! higher-precision computations"). A unit that multiplies bf16 sixteen times as fast as vectors multiply `f32` is five times as fast this way.
+//! Each factor is the sum of a high and a low half ([`split`]); high·high, high·low and low·high are summed,
+//! low·low, below 2⁻¹⁶ of the product, is left out (Henry, Tang & Heinecke 2019, "Leveraging the bfloat16
+//! artificial intelligence datatype for higher-precision computations"). A unit that multiplies bf16 sixteen
+//! times as fast as vectors multiply `f32` is five times as fast this way.
 //!
-//! Sums run over blocks of 32 channels, then filter taps (forward and input gradient); over a block's pixels (weight gradient).
-//! Everything is summed directly: whatever is convolved, in whatever stride, errors are those of the factors.
+//! Sums run over blocks of 32 channels, then filter taps (forward and input gradient); over a block's pixels
+//! (weight gradient). Everything is summed directly: whatever is convolved, in whatever stride, errors are
+//! those of the factors.
 
 mod convolution;
 mod matrix_unit;
@@ -19,8 +21,8 @@ pub(crate) use weight_gradient::{weight_gradient, weight_gradient_scratch};
 
 use crate::shape::Shape;
 
-/// Whether a convolution from `source` to `result`, or either of its gradients, is computed this way: not where most of the unit's rows or columns
-/// would be empty.
+/// Whether a convolution from `source` to `result`, or either of its gradients, is computed this way: not
+/// where most of the unit's rows or columns would be empty.
 pub(crate) fn pays(source: Shape, result: Shape) -> bool {
     source.c >= 16 && result.c >= 16
 }
@@ -32,7 +34,8 @@ mod tests {
     use crate::ops::{Conv, Padding};
     use crate::random::{Purpose, Stream};
 
-    /// A convolution's result, its input gradient and its weight gradient, with `rest` wherever nothing has been written yet.
+    /// A convolution's result, its input gradient and its weight gradient, with `rest` wherever nothing has
+    /// been written yet.
     fn all(x: Shape, channels: usize, conv: Conv, rest: f32) -> [Vec<u32>; 3] {
         let (h, w) = conv.output_size(x.h, x.w);
         let y = Shape::new(x.n, h, w, channels);

@@ -1,9 +1,10 @@
 //! Where a convolution's source lies, so that all a product reads is evenly spaced.
 //!
-//! A block of the result (some images, some rows) is computed from the pixels of the source that it reaches, copied with zeros
-//! beyond the image's edges. The images lie side by side, pixel by pixel: `[phase][row][column][image]`. With a stride of s
-//! a result's neighbours read pixels s apart, so those of each phase (row mod s, column mod s) lie together. Then a filter tap reads,
-//! for results at consecutive positions, consecutive positions from a place that depends on the tap alone.
+//! A block of the result (some images, some rows) is computed from the pixels of the source that it reaches,
+//! copied with zeros beyond the image's edges. The images lie side by side, pixel by pixel:
+//! `[phase][row][column][image]`. With a stride of s a result's neighbours read pixels s apart, so those of
+//! each phase (row mod s, column mod s) lie together. Then a filter tap reads, for results at consecutive
+//! positions, consecutive positions from a place that depends on the tap alone.
 
 use super::matrix_unit::SIDE;
 use crate::cpu::axis::Axis;
@@ -73,7 +74,8 @@ impl Positions {
         numbers(rows).flat_map(move |y| numbers(columns).map(move |x| y * kernel_width + x))
     }
 
-    /// The blocks of the result, of about `size` each, where a position is of size `element`; `wanted` of them if there are as many.
+    /// The blocks of the result, of about `size` each, where a position is of size `element`; `wanted` of
+    /// them if there are as many.
     pub fn blocks(self, size: usize, element: usize, wanted: usize) -> Vec<Block> {
         let images = self.source.n.min(IMAGES);
         let groups = self.source.n.div_ceil(images.max(1));
@@ -178,7 +180,8 @@ impl Block {
         })
     }
 
-    /// What lies in a row of the copy: the element of the source that each position's channels begin with, `None` for zeros.
+    /// What lies in a row of the copy: the element of the source that each position's channels begin with,
+    /// `None` for zeros.
     pub fn sources(&self, row: usize) -> impl Iterator<Item = Option<usize>> {
         let Positions { rows, columns, source } = self.positions;
         let (phase, row) = (row / self.copied_rows(), row % self.copied_rows());
@@ -191,7 +194,8 @@ impl Block {
         })
     }
 
-    /// How its results are cut into products: row by row, or, if that takes fewer, all rows in one, with what lies between them.
+    /// How its results are cut into products: row by row, or, if that takes fewer, all rows in one, with what
+    /// lies between them.
     pub fn runs(&self) -> Runs {
         let (images, rows, row_len) = (self.images.len(), self.rows.len(), self.row_len());
         let width = self.positions.columns.axis.pixels * images;

@@ -1,7 +1,8 @@
 //! Numbers as the sum of two bf16: the nearest to the number, and the nearest to what is left of it.
 
-/// How 16 numbers at a time are split. The sum of the halves is within 2⁻¹⁷ of the number; what is not a number stays so, and of what is
-/// infinite, or above 3.396e38 and rounded to that, the halves add up to no number. Numbers too small to be normal count as 0.
+/// How 16 numbers at a time are split. The sum of the halves is within 2⁻¹⁷ of the number; what is not a
+/// number stays so, and of what is infinite, or above 3.396e38 and rounded to that, the halves add up to no
+/// number. Numbers too small to be normal count as 0.
 pub(super) trait Split {
     /// The high and the low halves, each in the lower half of a word.
     fn split(numbers: &[f32; 16]) -> [[u32; 16]; 2];
@@ -52,7 +53,8 @@ impl Split for Avx512Bf16 {
     }
 }
 
-/// Runs `$body` with `$split` standing for the way to split numbers that is the fastest beside `$unit`, compiled for it.
+/// Runs `$body` with `$split` standing for the way to split numbers that is the fastest beside `$unit`,
+/// compiled for it.
 macro_rules! with_split {
     ($unit:expr, $level:expr, $split:ident => $body:expr) => {
         match $unit {
@@ -76,7 +78,8 @@ macro_rules! with_split {
 }
 pub(super) use with_split;
 
-/// Runs `body`, compiled for these instructions where it is inlined. Only beside [`MatrixUnit::Amx`](super::MatrixUnit).
+/// Runs `body`, compiled for these instructions where it is inlined. Only beside
+/// [`MatrixUnit::Amx`](super::MatrixUnit).
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 #[inline(always)]
 pub(super) fn with_avx512_bf16<R>(body: impl FnOnce() -> R) -> R {
@@ -111,7 +114,8 @@ pub(super) fn split_row<S: Split, const N: usize>(numbers: &[f32; N], halves: &m
     }
 }
 
-/// Splits two rows: of each column the two high halves side by side, the upper row's first, then likewise the low ones.
+/// Splits two rows: of each column the two high halves side by side, the upper row's first, then likewise the
+/// low ones.
 #[inline(always)]
 pub(super) fn split_pairs<S: Split, const N: usize>(
     upper: &[f32; N],

@@ -1,8 +1,8 @@
 //! The weight's gradient: for each tap the product of dy and x, as that tap sees it, summed over pixels.
 //!
-//! The left factor is dy with each channel's results side by side, the right one x in pairs of positions. A tap is a shift of x, by whole
-//! pairs if images lie side by side in even numbers; if not, there is a second copy whose pairs begin one further. Each block's sum,
-//! from zero, is added to the gradient.
+//! The left factor is dy with each channel's results side by side, the right one x in pairs of positions. A
+//! tap is a shift of x, by whole pairs if images lie side by side in even numbers; if not, there is a second
+//! copy whose pairs begin one further. Each block's sum, from zero, is added to the gradient.
 
 use super::matrix_unit::{
     LEFT_ROW, MatrixUnit, PAIRS, Product, RIGHT_ROW, SIDE, STEP, Step, Steps, Sums, split_left, split_right,
@@ -17,7 +17,8 @@ use crate::kernel::Scratch;
 use crate::ops::Conv;
 use crate::shape::Shape;
 
-/// Positions of a block, about: those of a group of x's channels and a group of dy's stay in the second-level cache for all taps.
+/// Positions of a block, about: those of a group of x's channels and a group of dy's stay in the second-level
+/// cache for all taps.
 const POSITIONS: usize = 4096;
 /// Words of a step's left factor.
 const LEFT_STEP: usize = SIDE * LEFT_ROW / 4;
@@ -125,7 +126,8 @@ pub(crate) fn weight_gradient(
     }
 }
 
-/// Copies dy's results in the order of a block's steps, split and with each channel's results side by side; zeros where there is no result.
+/// Copies dy's results in the order of a block's steps, split and with each channel's results side by side;
+/// zeros where there is no result.
 fn copy_left(
     level: Level,
     unit: MatrixUnit,
@@ -156,7 +158,8 @@ fn copy_left(
     });
 }
 
-/// Copies x as a block reads it, split and in pairs of positions. What a step reads beyond the last is 0: it meets zeros of dy, and must be a number.
+/// Copies x as a block reads it, split and in pairs of positions. What a step reads beyond the last is 0: it
+/// meets zeros of dy, and must be a number.
 fn copy_right(
     level: Level,
     unit: MatrixUnit,

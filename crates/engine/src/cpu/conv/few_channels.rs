@@ -1,8 +1,9 @@
 //! Convolution to few channels, those of an image.
 //!
-//! A vector of the result's channels would be mostly empty, so vectors are of neighbouring pixels here: a task turns the source's rows of a few of the
-//! result's round, `[row][channel][column]` with zeros around the image, and multiplies them by one weight after the other. An element has the chain of
-//! operations that gathered pixels give it.
+//! A vector of the result's channels would be mostly empty, so vectors are of neighbouring pixels here: a
+//! task turns the source's rows of a few of the result's round, `[row][channel][column]` with zeros around
+//! the image, and multiplies them by one weight after the other. An element has the chain of operations that
+//! gathered pixels give it.
 
 use super::Gather;
 use crate::cpu::epilogue::Epilogue;
@@ -15,8 +16,9 @@ use crate::shape::Shape;
 
 /// Rows of the result that a task computes: a few more of the source are turned round for them.
 const BAND: usize = 8;
-/// Rows, vectors of their pixels, and channels that are summed at a time: enough sums to keep the multiply-adds busy, and registers for them at every level.
-/// What a hundred channels of the source have there fits in the first-level cache, where the taps of a row find it again.
+/// Rows, vectors of their pixels, and channels that are summed at a time: enough sums to keep the
+/// multiply-adds busy, and registers for them at every level. What a hundred channels of the source have
+/// there fits in the first-level cache, where the taps of a row find it again.
 const ROWS: usize = 2;
 const VECTORS: usize = 2;
 const CHANNELS: usize = 3;
@@ -33,7 +35,8 @@ pub(super) fn applies(conv: Conv, source: Shape, result: Shape) -> bool {
 #[derive(Clone, Copy)]
 struct Turned {
     rows: usize,
-    /// Elements of a row of one channel: a line before the image's, which hence begin a line, and all that the last vector of pixels reads.
+    /// Elements of a row of one channel: a line before the image's, which hence begin a line, and all that
+    /// the last vector of pixels reads.
     line: usize,
     /// Elements of a row of all channels.
     row: usize,
@@ -213,7 +216,8 @@ mod tests {
         let wide = Conv { kernel_h: 5, kernel_w: 7, padding: Padding::symmetric(2, 3), ..Conv::SAME_3X3 };
         let lopsided = Conv { kernel_w: 2, padding: Padding::BOTTOM_RIGHT, ..Conv::SAME_3X3 };
         let threads = rayon::current_num_threads();
-        // Bands and vectors that are not whole, fewer rows than a band has, as many channels at a time as there can be.
+        // Bands and vectors that are not whole, fewer rows than a band has, as many channels at a time as
+        // there can be.
         for (conv, h, w, c, o) in [
             (Conv::SAME_3X3, 32, 32, 128, 3),
             (Conv::SAME_3X3, 13, 19, 37, 1),

@@ -1,8 +1,9 @@
 //! Convolution by direct summation, and its gradients.
 //!
-//! Forward and input gradient are one product: rows are pixels of the result, gathered by pointers ([`RowTile`]), so padding and
-//! strides cost nothing. Pixels whose filter taps differ (a strided input gradient has one set per phase) are separate classes.
-//! Chains run over taps (row by row), then channels. Where the result has few channels, vectors are of pixels instead: see [`few_channels`].
+//! Forward and input gradient are one product: rows are pixels of the result, gathered by pointers
+//! ([`RowTile`]), so padding and strides cost nothing. Pixels whose filter taps differ (a strided input
+//! gradient has one set per phase) are separate classes. Chains run over taps (row by row), then channels.
+//! Where the result has few channels, vectors are of pixels instead: see [`few_channels`].
 
 mod few_channels;
 mod weight_gradient;
@@ -19,7 +20,8 @@ use crate::kernel::Scratch;
 use crate::ops::Conv;
 use crate::shape::Shape;
 
-/// Pixels of the result that one task computes: a multiple of every tile height, and few enough that their inputs stay in cache.
+/// Pixels of the result that one task computes: a multiple of every tile height, and few enough that their
+/// inputs stay in cache.
 const BLOCK: usize = 96;
 
 /// Elements of the row of zeros that padding points to, before the panels.
@@ -153,8 +155,8 @@ pub(crate) fn input_gradient(mut gather: Gather) {
     }
 }
 
-/// How many tasks share the panels of a block of pixels. With few blocks the panels are shared out too: which task computes an
-/// element does not change it.
+/// How many tasks share the panels of a block of pixels. With few blocks the panels are shared out too: which
+/// task computes an element does not change it.
 fn panel_groups(blocks: usize, panels: Panels) -> usize {
     if blocks >= 16 { 1 } else { panels.count().min(16usize.div_ceil(blocks.max(1))) }
 }
@@ -285,7 +287,8 @@ fn gather_class(gather: &mut Gather, panels: Panels, rows: Axis, columns: Axis) 
                     columns: panels.columns_of(panel),
                     epilogue: epilogue.of_rows(result),
                 };
-                // SAFETY: pointers lead to `depth` source channels or zeros; targets are this task's pixels and channels.
+                // SAFETY: pointers lead to `depth` source channels or zeros; targets are this task's pixels
+                // and channels.
                 unsafe { tiles.rows(&tile) };
                 start += height;
             }

@@ -1,8 +1,9 @@
 //! The gradients of a convolution's weight and bias.
 //!
-//! `dw[tap][c][o] = Σ_pixels x[pixel at tap][c] · dy[pixel][o]` is one product over pixels, with as many rows as the filter has taps and channels of x.
-//! Where dy has fewer channels than a vector it is turned round: `Σ_pixels dy[pixel at mirrored tap][o] · x[pixel][c]`, whose pixels are those of x and whose
-//! rows are taps and channels of dy. Chains run over pixels in order.
+//! `dw[tap][c][o] = Σ_pixels x[pixel at tap][c] · dy[pixel][o]` is one product over pixels, with as many rows
+//! as the filter has taps and channels of x. Where dy has fewer channels than a vector it is turned round:
+//! `Σ_pixels dy[pixel at mirrored tap][o] · x[pixel][c]`, whose pixels are those of x and whose rows are taps
+//! and channels of dy. Chains run over pixels in order.
 
 use crate::cpu::axis::Axis;
 use crate::cpu::parallel::{Shared, for_each_chunk, for_each_task, thread_index};
@@ -17,7 +18,8 @@ use std::ops::Range;
 const PIXELS: usize = 256;
 /// Rows that are packed at a time.
 const ROWS: usize = 128;
-/// Panels of a task, as wide as a group, from which on it pays to pack rows that lie apart, and often on the same cache sets.
+/// Panels of a task, as wide as a group, from which on it pays to pack rows that lie apart, and often on the
+/// same cache sets.
 const PANELS: usize = 8;
 const _: () = assert!(ROWS.is_multiple_of(GROUP));
 
@@ -96,7 +98,8 @@ impl Left<'_> {
     }
 }
 
-/// How the product is cut up: a task takes some rows by some panels. What an element's chain of operations is does not depend on it.
+/// How the product is cut up: a task takes some rows by some panels. What an element's chain of operations is
+/// does not depend on it.
 struct Cut {
     rows: usize,
     row_chunks: usize,
@@ -107,8 +110,8 @@ struct Cut {
 }
 
 impl Cut {
-    /// As many tasks for each thread. Each packs its panels of every pixel, and its rows if these are `packed`: what there is more of is shared out, so
-    /// that it is packed once.
+    /// As many tasks for each thread. Each packs its panels of every pixel, and its rows if these are
+    /// `packed`: what there is more of is shared out, so that it is packed once.
     fn new(rows: usize, packed: bool, columns: usize, tiles: Tiles, threads: usize) -> Self {
         let (groups, panels) = (rows.div_ceil(GROUP), columns.div_ceil(tiles.width));
         let (row_chunks, panel_chunks) = if packed && rows > columns {
@@ -134,7 +137,8 @@ impl Cut {
     }
 }
 
-/// `sums[row][o]`: the products of the left factor's rows and the channels of `right` over all pixels, added to what is there if it `adds`.
+/// `sums[row][o]`: the products of the left factor's rows and the channels of `right` over all pixels, added
+/// to what is there if it `adds`.
 fn multiply(
     tiles: Tiles,
     left: Left,
@@ -224,7 +228,8 @@ fn multiply(
     });
 }
 
-/// Rows `rows` of `pixels` of a shape to `packed`, `[group][pixel][row of the group]`; zeros where a tap lies beyond the source.
+/// Rows `rows` of `pixels` of a shape to `packed`, `[group][pixel][row of the group]`; zeros where a tap lies
+/// beyond the source.
 fn pack_taps(
     (source, shape): (&[f32], Shape),
     [row_axis, column_axis]: [Axis; 2],
@@ -258,7 +263,8 @@ fn pack_taps(
     }
 }
 
-/// Image, row and column of the pixels from `first` on: counted on, for divisions would take longer than what is done with a pixel.
+/// Image, row and column of the pixels from `first` on: counted on, for divisions would take longer than what
+/// is done with a pixel.
 fn positions(shape: Shape, first: usize) -> impl Iterator<Item = (usize, usize, usize)> {
     let (n, rest) = (first / shape.pixels(), first % shape.pixels());
     let start = (n, rest / shape.w, rest % shape.w);
@@ -312,7 +318,8 @@ mod tests {
     #[test]
     fn elements_are_chains_over_pixels_in_order_from_what_was_there() {
         let halving = Conv { stride: 2, padding: Padding::BOTTOM_RIGHT, ..Conv::SAME_3X3 };
-        // One block of pixels and several; dy of few channels, x of few, groups, rows and panels that are not whole, so many panels that x is packed.
+        // One block of pixels and several; dy of few channels, x of few, groups, rows and panels that are not
+        // whole, so many panels that x is packed.
         for (conv, h, w, c, o) in [
             (Conv::POINTWISE, 13, 11, 37, 70),
             (Conv::POINTWISE, 13, 11, 37, PANELS * GROUP * rayon::current_num_threads() + 5),

@@ -4,7 +4,8 @@ use super::{Block, ColumnTile, DEPTH, MAX_WIDTH, RowTile};
 use crate::cpu::epilogue::RowEpilogue;
 use crate::cpu::simd::{LINE, Vector, prefetch, prefetch_for_writing, prefetch_second_level};
 
-/// Reduction steps in one turn of the loops, whose own instructions compete with the multiply-adds for the same ports.
+/// Reduction steps in one turn of the loops, whose own instructions compete with the multiply-adds for the
+/// same ports.
 const UNROLL: usize = 4;
 /// How many reduction steps before it is needed a row of a transposed factor is called into cache.
 const AHEAD: usize = 16;
@@ -49,8 +50,8 @@ pub(super) unsafe fn row_tile<V: Vector, const MR: usize, const NV: usize>(tile:
     }
 }
 
-/// Rows `first .. first + rows` of a [`Block`]; rows beyond repeat the last and are not stored. Meanwhile lines from `calls` on are called into cache,
-/// or if that is null those that are read next.
+/// Rows `first .. first + rows` of a [`Block`]; rows beyond repeat the last and are not stored. Meanwhile
+/// lines from `calls` on are called into cache, or if that is null those that are read next.
 ///
 /// # Safety
 /// As [`row_tile`].
@@ -97,8 +98,8 @@ pub(super) unsafe fn block_tile<V: Vector, const MR: usize, const NV: usize>(
     }
 }
 
-/// Rows `first .. first + MR` of a [`Block`] of depth [`DEPTH`] whose rows of C follow one another: [`block_tile`] with all distances known to
-/// the compiler, which then needs a register for none of them.
+/// Rows `first .. first + MR` of a [`Block`] of depth [`DEPTH`] whose rows of C follow one another:
+/// [`block_tile`] with all distances known to the compiler, which then needs a register for none of them.
 ///
 /// # Safety
 /// As [`row_tile`].
@@ -127,7 +128,8 @@ pub(super) unsafe fn packed_block_tile<V: Vector, const MR: usize, const NV: usi
     }
 }
 
-/// Adds the product of `MR` rows of `depth` elements and a panel; `at_step` is called with each step of the reduction.
+/// Adds the product of `MR` rows of `depth` elements and a panel; `at_step` is called with each step of the
+/// reduction.
 #[inline(always)]
 unsafe fn multiply_rows<V: Vector, const MR: usize, const NV: usize>(
     sums: &mut [[V; NV]; MR],
@@ -193,7 +195,8 @@ unsafe fn multiply_column<V: Vector, const MR: usize, const NV: usize>(
     unsafe { multiply_add(sums, left, b) };
 }
 
-/// The first `MR` rows of a [`ColumnTile`]; gives `MR`. If it `CALLS`, each turn of its loop moves a line of `later` into the second-level cache.
+/// The first `MR` rows of a [`ColumnTile`]; gives `MR`. If it `CALLS`, each turn of its loop moves a line of
+/// `later` into the second-level cache.
 ///
 /// # Safety
 /// As [`row_tile`].
@@ -248,8 +251,8 @@ fn prefetch_added(epilogue: RowEpilogue, target: *const f32, width: usize) {
     }
 }
 
-/// Does to the `columns` elements at `target`, just stored, what is to be done to them: not before, when it would be done to all of a tile's sums, which
-/// the compiler would then keep in memory.
+/// Does to the `columns` elements at `target`, just stored, what is to be done to them: not before, when it
+/// would be done to all of a tile's sums, which the compiler would then keep in memory.
 #[inline(always)]
 unsafe fn finish_row<V: Vector, const NV: usize>(epilogue: RowEpilogue, target: *mut f32, columns: usize) {
     // SAFETY: the caller's: `columns` elements at `target`, and of what is added to them, are there.

@@ -4,9 +4,10 @@
 //! multiply-adds in the order of the reduction, so neither the tile's size nor the vector's width changes a bit.
 //!
 //! [`RowTile`]: rows of the left factor are given by pointers, contiguous along the reduction (a pixel's channels);
-//! the reduction runs over segments (a convolution's taps) with a pointer per row and segment, so padding is a pointer to zeros
-//! and no patch matrix is ever built. [`Block`]: rows of a plain matrix. [`ColumnTile`]: the left factor is transposed, rows of the
-//! result lie side by side at each reduction step (a weight gradient).
+//! the reduction runs over segments (a convolution's taps) with a pointer per row and segment, so padding is
+//! a pointer to zeros and no patch matrix is ever built. [`Block`]: rows of a plain matrix. [`ColumnTile`]:
+//! the left factor is transposed, rows of the result lie side by side at each reduction step (a weight
+//! gradient).
 
 mod kernel;
 
@@ -42,7 +43,8 @@ pub(crate) struct RowTile {
     pub epilogue: RowEpilogue,
 }
 
-/// A block of any number of rows, all equally far apart: `C[i][j] = init[j] + Σ_k A[i][k] · B[k][j]`, or with C itself as the initial value.
+/// A block of any number of rows, all equally far apart: `C[i][j] = init[j] + Σ_k A[i][k] · B[k][j]`, or with
+/// C itself as the initial value.
 pub(crate) struct Block<'a> {
     /// Rows of A and C.
     pub rows: usize,
@@ -122,10 +124,12 @@ impl Tiles {
         Self { width, height, level }
     }
 
-    /// Height of the tile that comes next where `rows` rows are left; pointer tables of [`Self::rows`] have this many entries.
+    /// Height of the tile that comes next where `rows` rows are left; pointer tables of [`Self::rows`] have
+    /// this many entries.
     pub fn height_for(&self, rows: usize) -> usize {
         let (less, least) = (self.height * 2 / 3, self.height / 3);
-        // A low tile's sums are too few to keep the multiply-adds busy: two lower ones are not slower than a full one and what it leaves.
+        // A low tile's sums are too few to keep the multiply-adds busy: two lower ones are not slower than a
+        // full one and what it leaves.
         let is_split = rows > self.height && rows <= 2 * less;
         if rows > less && !is_split {
             self.height
@@ -254,7 +258,8 @@ impl Tiles {
         unsafe { self.columns_and_call::<false>(tile, rows, tile.a) };
     }
 
-    /// [`Self::columns`] that meanwhile calls what lies at `later`, whatever that is, into the second-level cache line by line. Gives the line after the last.
+    /// [`Self::columns`] that meanwhile calls what lies at `later`, whatever that is, into the second-level
+    /// cache line by line. Gives the line after the last.
     ///
     /// # Safety
     /// As there.

@@ -1,11 +1,13 @@
 //! The convolution, and its input gradient: the same with the filter mirrored and transposed.
 //!
-//! A task takes a stretch of the tiles and a panel of the result's channels, whose products in all planes stay in its own second-level
-//! cache: piece by piece it transforms the panel of the filter and multiplies, and at the end it transforms the products back.
+//! A task takes a stretch of the tiles and a panel of the result's channels, whose products in all planes
+//! stay in its own second-level cache: piece by piece it transforms the panel of the filter and multiplies,
+//! and at the end it transforms the products back.
 //!
-//! Each thread transforms the tiles of its stretch itself, even if another has done the same: what another core has just written
-//! comes more slowly, and to write over what another has read takes as long again. Tasks of a stretch follow one another, and where there are enough
-//! tiles each thread has stretches of its own.
+//! Each thread transforms the tiles of its stretch itself, even if another has done the same: what another
+//! core has just written comes more slowly, and to write over what another has read takes as long again.
+//! Tasks of a stretch follow one another, and where there are enough tiles each thread has stretches of its
+//! own.
 
 use super::filter::{Filter, TAPS, piece_stride};
 use super::results::Results;
@@ -19,8 +21,8 @@ use crate::kernel::Scratch;
 use crate::shape::Shape;
 use std::ops::Range;
 
-/// Tiles of a stretch at most. Its products in all planes, a panel wide, fit in a second-level cache of 1 MiB together with a
-/// piece of the filter, which is transformed again for each stretch.
+/// Tiles of a stretch at most. Its products in all planes, a panel wide, fit in a second-level cache of 1 MiB
+/// together with a piece of the filter, which is transformed again for each stretch.
 const STRETCH: usize = 132;
 /// Tiles of a stretch at least, when more tasks are wanted.
 const SHORT_STRETCH: usize = 24;
@@ -45,7 +47,8 @@ struct Cut {
     zeros: usize,
 }
 
-/// What transforms take, for each channel of the source: in products of a tile and a channel, which are 36 multiply-adds.
+/// What transforms take, for each channel of the source: in products of a tile and a channel, which are 36
+/// multiply-adds.
 struct TransformCost {
     /// Of a channel of the filter.
     filter: usize,
@@ -54,8 +57,9 @@ struct TransformCost {
 }
 
 impl TransformCost {
-    /// As measured with convolutions of 64 and of 128 tiles to 64, 128 and 256 channels, on two threads. Where AVX-512 was measured a core has a second-level
-    /// cache of 2 MiB, in which half of the tiles stay and all do not; with AVX2 one of 512 KiB, too small for either.
+    /// As measured with convolutions of 64 and of 128 tiles to 64, 128 and 256 channels, on two threads.
+    /// Where AVX-512 was measured a core has a second-level cache of 2 MiB, in which half of the tiles stay
+    /// and all do not; with AVX2 one of 512 KiB, too small for either.
     fn of(level: Level) -> Self {
         match level {
             #[cfg(target_arch = "x86_64")]
@@ -64,8 +68,8 @@ impl TransformCost {
         }
     }
 
-    /// What a convolution of `count` tiles to `channels` channels in so many panels takes with so many stretches. Each stretch transforms the filter; one that
-    /// threads share, each of them transforms.
+    /// What a convolution of `count` tiles to `channels` channels in so many panels takes with so many
+    /// stretches. Each stretch transforms the filter; one that threads share, each of them transforms.
     fn convolution(
         &self,
         (count, stretches): (usize, usize),
@@ -145,7 +149,8 @@ pub(super) struct Images<'a> {
 }
 
 impl Images<'_> {
-    /// Transforms `tiles`, all channels. Channel `c` of tile `tile` goes to `place(tile, c)` in the first plane, and `stride` further for each plane.
+    /// Transforms `tiles`, all channels. Channel `c` of tile `tile` goes to `place(tile, c)` in the first
+    /// plane, and `stride` further for each plane.
     ///
     /// # Safety
     /// At each place is room for a vector of channels that nobody else uses.
@@ -215,7 +220,8 @@ pub(super) fn convolve(level: Level, tiles: Tiles, product: Product) {
             }
         }
         let channels = first_column..first_column + columns;
-        // SAFETY: every plane has the panel's channels of these tiles; these channels of their pixels are this task's.
+        // SAFETY: every plane has the panel's channels of these tiles; these channels of their pixels are
+        // this task's.
         with_vectors!(level, V => unsafe {
             let products = (products.as_ptr(), tiles.width, cut.product_stride);
             results.store::<V>(start..start + rows, &channels, products);
@@ -223,7 +229,8 @@ pub(super) fn convolve(level: Level, tiles: Tiles, product: Product) {
     });
 }
 
-/// Sets `out`, or adds to it unless `first`, the product of rows of `depth` elements and a panel of the right factor as wide as a tile.
+/// Sets `out`, or adds to it unless `first`, the product of rows of `depth` elements and a panel of the right
+/// factor as wide as a tile.
 fn multiply(
     tiles: Tiles,
     depth: usize,
@@ -254,8 +261,8 @@ fn multiply(
 /// Transforms one tile, all channels, into its place in every plane.
 ///
 /// # Safety
-/// `pixels` lead to `channels` elements each. `place` gives the place of a channel in the first plane; there and `stride` further for each
-/// plane is room for a vector of channels that nobody else uses.
+/// `pixels` lead to `channels` elements each. `place` gives the place of a channel in the first plane; there
+/// and `stride` further for each plane is room for a vector of channels that nobody else uses.
 #[inline(always)]
 pub(super) unsafe fn transform_input<V: Vector>(
     channels: usize,

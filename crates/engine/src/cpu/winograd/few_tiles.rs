@@ -1,11 +1,13 @@
-//! The convolution of few tiles. A transformed filter would be read few times, and is four times as much as the filter: it never leaves the
-//! first-level cache here.
+//! The convolution of few tiles. A transformed filter would be read few times, and is four times as much as
+//! the filter: it never leaves the first-level cache here.
 //!
-//! A task takes a cache line of the result's channels. Piece by piece it copies the filter's taps side by side and transforms them a row of planes at a time,
-//! `(G g)[row] Gᵀ`; these six planes multiply all tiles. A filter that stays as it is for many runs is packed once, piece after piece: read
-//! from one end to the other it comes from memory at twice the speed of lines that lie apart, and nothing is copied. The sums of very few tiles (four with 32 registers, one with 16) are all in registers: then each vector of a plane
-//! multiplies them as soon as it is made. Elements have the same chains of operations as in [`super::convolution`]: which of the two
-//! is taken changes no bit.
+//! A task takes a cache line of the result's channels. Piece by piece it copies the filter's taps side by
+//! side and transforms them a row of planes at a time, `(G g)[row] Gᵀ`; these six planes multiply all tiles.
+//! A filter that stays as it is for many runs is packed once, piece after piece: read from one end to the
+//! other it comes from memory at twice the speed of lines that lie apart, and nothing is copied. The sums of
+//! very few tiles (four with 32 registers, one with 16) are all in registers: then each vector of a plane
+//! multiplies them as soon as it is made. Elements have the same chains of operations as in
+//! [`super::convolution`]: which of the two is taken changes no bit.
 
 use super::convolution::{Images, Product};
 use super::filter::{self, Filter, Lines, ROWS};
@@ -22,12 +24,13 @@ use std::ops::Range;
 const MOST: usize = 32;
 /// Tiles times channels, at most: their planes, which every task reads, are half of a second-level cache of 1 MiB.
 const MOST_ELEMENTS: usize = 1 << 12;
-/// The same with a packed filter, which needs no room beside them: a little more than such a cache, and half of one of 2 MiB.
+/// The same with a packed filter, which needs no room beside them: a little more than such a cache, and half
+/// of one of 2 MiB.
 const MOST_ELEMENTS_PACKED: usize = 1 << 13;
 /// Channels of the source that are multiplied at a time.
 const PIECE: usize = ROWS;
-/// Elements from a tile to the next in a piece: of all planes one after the other, so that the processor foresees where a tile is written, and off powers
-/// of two, so that tiles do not fall on the same cache sets.
+/// Elements from a tile to the next in a piece: of all planes one after the other, so that the processor
+/// foresees where a tile is written, and off powers of two, so that tiles do not fall on the same cache sets.
 const TILE_STEP: usize = (PLANES + 1) * PIECE;
 /// A piece of the filter, a line wide: `[tap][row][lane]`.
 const TAPS: usize = 9 * PIECE * LINE;
@@ -35,7 +38,8 @@ const TAPS: usize = 9 * PIECE * LINE;
 const ROW: usize = TILE * PIECE * LINE;
 /// Channels in one turn of a loop.
 const UNROLL: usize = 4;
-/// Lines of the next piece of the filter that are called into cache with each plane: one in each turn of its loop, as more at once would wait for each other.
+/// Lines of the next piece of the filter that are called into cache with each plane: one in each turn of its
+/// loop, as more at once would wait for each other.
 const LINES: usize = 9 * PIECE / PLANES;
 const _: () = assert!(LINES * UNROLL == PIECE);
 
@@ -139,8 +143,8 @@ struct Work<'a> {
 }
 
 impl Work<'_> {
-    /// Some channels of the result, as many at a time as `W`, of one vector or several, has lanes. `inputs` are the transformed tiles; there is room for products, taps
-    /// and planes.
+    /// Some channels of the result, as many at a time as `W`, of one vector or several, has lanes. `inputs`
+    /// are the transformed tiles; there is room for products, taps and planes.
     #[inline(always)]
     fn convolve<V: Vector, W: Vector>(
         &self,
@@ -238,7 +242,8 @@ unsafe fn filter_row<V: Vector, const ROW: usize>(taps: *const f32, tap_step: us
     transform::filter_1d(row)
 }
 
-/// Calls `$function::<V, ROW, …>` with `$row` as a constant, so that of each column's transform only one element is computed.
+/// Calls `$function::<V, ROW, …>` with `$row` as a constant, so that of each column's transform only one
+/// element is computed.
 macro_rules! with_row {
     ($row:expr, $function:ident::<$vector:ty $(, $constant:tt)?>($($argument:expr),*)) => {
         match $row {
@@ -281,7 +286,8 @@ unsafe fn transform_row_at<V: Vector, const ROW: usize>(
     }
 }
 
-/// The products of a row of planes, `[plane][PIECE][lane]`, and `count` tiles, as many at a time as registers hold sums.
+/// The products of a row of planes, `[plane][PIECE][lane]`, and `count` tiles, as many at a time as registers
+/// hold sums.
 ///
 /// # Safety
 /// Planes, tiles and sums are as [`Products`] says.
@@ -353,7 +359,8 @@ unsafe fn multiply_tiles<V: Vector, const AT_ONCE: usize, const COUNT: usize>(
     COUNT
 }
 
-/// The products of a row of planes, made from `taps` in registers, and `count` tiles: few enough that all sums are there too.
+/// The products of a row of planes, made from `taps` in registers, and `count` tiles: few enough that all
+/// sums are there too.
 ///
 /// # Safety
 /// Taps, tiles and sums are as [`Products`] says.

@@ -1,6 +1,8 @@
-//! The transformed filter, a piece of a panel of the result's channels at a time: made when it is used, in the cache of the thread that
-//! uses it. Where a filter is kept, what is kept is its taps, packed in the order in which they are read. Nine taps are read from memory instead of 36 planes, which costs less than it saves: a filter row is transformed in
-//! about a hundred cycles and then multiplies 36 planes of dozens of tiles.
+//! The transformed filter, a piece of a panel of the result's channels at a time: made when it is used, in
+//! the cache of the thread that uses it. Where a filter is kept, what is kept is its taps, packed in the
+//! order in which they are read. Nine taps are read from memory instead of 36 planes, which costs less than
+//! it saves: a filter row is transformed in about a hundred cycles and then multiplies 36 planes of dozens of
+//! tiles.
 
 use super::transform::{self, PLANES, TILE};
 use crate::cpu::parallel::for_each_chunk;
@@ -34,8 +36,8 @@ pub(super) struct Taps {
     pub tap_step: usize,
 }
 
-/// Elements from one plane of a transformed piece to the next: `rows` of `width`, and off powers of two, so that the planes of a row do
-/// not fall on the same cache sets.
+/// Elements from one plane of a transformed piece to the next: `rows` of `width`, and off powers of two, so
+/// that the planes of a row do not fall on the same cache sets.
 pub(super) fn piece_stride(rows: usize, width: usize) -> usize {
     rows * width + 16
 }
@@ -51,13 +53,15 @@ const fn packed_piece_len(width: usize) -> usize {
 }
 
 impl<'a> Filter<'a> {
-    /// The filter of a convolution from `source` to `result` with the weights `[3, 3, in, out]`, or with `transposed` of its input gradient.
+    /// The filter of a convolution from `source` to `result` with the weights `[3, 3, in, out]`, or with
+    /// `transposed` of its input gradient.
     pub fn new(weight: &'a [f32], source: Shape, result: Shape, transposed: bool) -> Self {
         Self { weight, source: source.c, result: result.c, transposed }
     }
 
-    /// Transforms the rows `piece` of the panel of `width` channels of the result from `first` on into `planes`, `[plane][row][width]` with
-    /// [`piece_stride`] between planes; channels beyond the last are zeros. `buffer` has room for [`TAPS`].
+    /// Transforms the rows `piece` of the panel of `width` channels of the result from `first` on into
+    /// `planes`, `[plane][row][width]` with [`piece_stride`] between planes; channels beyond the last are
+    /// zeros. `buffer` has room for [`TAPS`].
     pub fn transform_piece(
         &self,
         level: Level,
@@ -77,8 +81,8 @@ impl<'a> Filter<'a> {
             with_vectors!(level, V => {
                 for row in 0..rows {
                     for lane in (0..width).step_by(V::LANES) {
-                        // SAFETY: all nine taps of the row have `width` channels at `base`, as every plane has in `planes`;
-                        // a panel is whole vectors wide.
+                        // SAFETY: all nine taps of the row have `width` channels at `base`, as every plane
+                        // has in `planes`; a panel is whole vectors wide.
                         unsafe {
                             let taps = base.add(row * row_step + lane);
                             let mut g = [[V::splat(0.0); 3]; 3];
@@ -101,8 +105,8 @@ impl<'a> Filter<'a> {
         }
     }
 
-    /// The taps of at most [`ROWS`] rows of the panel of `width` channels of the result from `first` on, zeros beyond the last channel. What does not
-    /// lie in whole panels is copied to `buffer`.
+    /// The taps of at most [`ROWS`] rows of the panel of `width` channels of the result from `first` on,
+    /// zeros beyond the last channel. What does not lie in whole panels is copied to `buffer`.
     pub(super) fn taps(
         &self,
         level: Level,
@@ -124,8 +128,8 @@ impl<'a> Filter<'a> {
         Taps { base: buffer.as_ptr(), row_step: MAX_WIDTH, tap_step: ROWS * MAX_WIDTH }
     }
 
-    /// The rows, at most `len`, and the panel that are multiplied after `piece` of the panel at `first`: the panel's next ones, after the last likely the first
-    /// of the panel at `next_first`.
+    /// The rows, at most `len`, and the panel that are multiplied after `piece` of the panel at `first`: the
+    /// panel's next ones, after the last likely the first of the panel at `next_first`.
     pub fn after(
         &self,
         piece: &Range<usize>,
@@ -153,7 +157,8 @@ impl<'a> Filter<'a> {
         Ahead { base, runs, run, step, tap_step: self.source * self.result, tap: 0, index: 0 }
     }
 
-    /// Copies rows, at most [`ROWS`], and columns of the filter to `[tap][ROWS][width]`; what is there beyond the last channel stays.
+    /// Copies rows, at most [`ROWS`], and columns of the filter to `[tap][ROWS][width]`; what is there beyond
+    /// the last channel stays.
     #[inline(always)]
     pub fn copy_taps(
         &self,
@@ -188,7 +193,8 @@ impl<'a> Filter<'a> {
         });
     }
 
-    /// Where in a filter packed for panels of `width` the piece lies whose rows begin with `row`, a multiple of [`ROWS`], of the panel that `column` is in.
+    /// Where in a filter packed for panels of `width` the piece lies whose rows begin with `row`, a multiple
+    /// of [`ROWS`], of the panel that `column` is in.
     pub fn packed_piece(&self, row: usize, column: usize, width: usize) -> usize {
         (column / width * self.source.div_ceil(ROWS) + row / ROWS) * packed_piece_len(width)
     }
@@ -205,8 +211,8 @@ impl<'a> Filter<'a> {
     }
 }
 
-/// Calls a piece of the filter into the second-level cache part by part. A filter is read once, with strides that the processor does not foresee:
-/// called while the piece before it multiplies, it costs no time.
+/// Calls a piece of the filter into the second-level cache part by part. A filter is read once, with strides
+/// that the processor does not foresee: called while the piece before it multiplies, it costs no time.
 pub(super) struct Ahead {
     base: *const f32,
     /// Runs of contiguous elements for each tap, and elements of a run.

@@ -1,11 +1,13 @@
-//! Winograd's minimal filtering F(4×4, 3×3) for 3×3 convolutions of stride 1: 36 products for 16 results instead of 144.
+//! Winograd's minimal filtering F(4×4, 3×3) for 3×3 convolutions of stride 1: 36 products for 16 results
+//! instead of 144.
 //!
-//! The result is covered by 4×4 tiles, each from 6×6 pixels of the image. Each tile's channels are transformed to 36 planes; in each plane the
-//! channels are mixed by one matrix product over all tiles; the inverse transform gives 4×4 results. The error is about 1e-5 of
-//! the result's size where direct summation has 1e-7: see the constants' growth in [`transform`].
+//! The result is covered by 4×4 tiles, each from 6×6 pixels of the image. Each tile's channels are
+//! transformed to 36 planes; in each plane the channels are mixed by one matrix product over all tiles; the
+//! inverse transform gives 4×4 results. The error is about 1e-5 of the result's size where direct summation
+//! has 1e-7: see the constants' growth in [`transform`].
 //!
-//! Tiles are processed in parts whose planes stay in cache; which part a tile falls into, or which thread computes it, does
-//! not change its result.
+//! Tiles are processed in parts whose planes stay in cache; which part a tile falls into, or which thread
+//! computes it, does not change its result.
 
 #![expect(
     clippy::needless_range_loop,
@@ -32,8 +34,8 @@ use transform::{RESULT, TILE};
 
 /// Whether a convolution, or its input gradient, of images of shape `source` to `result` is faster this way.
 ///
-/// A rule of shapes alone, never of the batch, so that a batch's split does not change bits. On maps below 4×4 a tile is mostly
-/// padding.
+/// A rule of shapes alone, never of the batch, so that a batch's split does not change bits. On maps below
+/// 4×4 a tile is mostly padding.
 pub(crate) fn pays(conv: Conv, source: Shape, result: Shape) -> bool {
     let Conv { kernel_h, kernel_w, stride, padding } = conv;
     let possible = (kernel_h, kernel_w, stride) == (3, 3, 1)
@@ -42,12 +44,14 @@ pub(crate) fn pays(conv: Conv, source: Shape, result: Shape) -> bool {
     possible && [source, result].iter().all(|shape| shape.h >= 4 && shape.w >= 4 && shape.c >= 16)
 }
 
-/// Rows and columns of a tile before its first result: the convolution's padding, for its input gradient what is left of the filter.
+/// Rows and columns of a tile before its first result: the convolution's padding, for its input gradient what
+/// is left of the filter.
 pub(crate) fn before(conv: Conv, input_gradient: bool) -> usize {
     if input_gradient { 2 - conv.padding.top } else { conv.padding.top }
 }
 
-/// Scratch for a convolution from `source` to `result`. What is prepared is for [`pack`], and only wanted where one `keeps` it.
+/// Scratch for a convolution from `source` to `result`. What is prepared is for [`pack`], and only wanted
+/// where one `keeps` it.
 pub(crate) fn scratch(source: Shape, result: Shape, tiles: Tiles, threads: usize, keeps: bool) -> Scratch {
     if few_tiles::applies(source, result, keeps) {
         few_tiles::scratch(tiles.level, source, result, threads, keeps)
@@ -98,8 +102,8 @@ impl Tiling {
         (n, rest / self.columns * RESULT, rest % self.columns * RESULT)
     }
 
-    /// The `SIDE × SIDE` pixels of tile `index` that begin `before` pixels above and to the left of its first result: `inside` of a
-    /// pixel's offset, `outside` for those beyond the image.
+    /// The `SIDE × SIDE` pixels of tile `index` that begin `before` pixels above and to the left of its first
+    /// result: `inside` of a pixel's offset, `outside` for those beyond the image.
     #[inline(always)]
     fn pixels<const SIDE: usize, P: Copy>(
         &self,
@@ -126,16 +130,16 @@ impl Tiling {
     }
 }
 
-/// Where channel `c` of tile `tile` lies in a plane `[chunk][tile][channel of the chunk]` of `tiles` tiles: chunks have `chunk` channels, the last
-/// one what is left of all `channels`.
+/// Where channel `c` of tile `tile` lies in a plane `[chunk][tile][channel of the chunk]` of `tiles` tiles:
+/// chunks have `chunk` channels, the last one what is left of all `channels`.
 #[inline(always)]
 fn chunk_offset(c: usize, tile: usize, chunk: usize, tiles: usize, channels: usize) -> usize {
     let first = c / chunk * chunk;
     first * tiles + tile * chunk.min(channels - first) + (c - first)
 }
 
-/// Elements from one plane of a block to the next, for `tiles` tiles of `channels` channels: off powers of two, so that the
-/// planes of a tile do not fall on the same cache sets.
+/// Elements from one plane of a block to the next, for `tiles` tiles of `channels` channels: off powers of
+/// two, so that the planes of a tile do not fall on the same cache sets.
 const fn plane_stride(tiles: usize, channels: usize) -> usize {
     (tiles * channels).next_multiple_of(16) + 16
 }
@@ -148,7 +152,8 @@ mod tests {
     use crate::cpu::epilogue::Epilogue;
     use crate::random::noise;
 
-    /// Cases of few tiles: lines and pieces that are not whole, as many tiles as are multiplied at a time by any registers.
+    /// Cases of few tiles: lines and pieces that are not whole, as many tiles as are multiplied at a time by
+    /// any registers.
     const CASES: [(usize, usize, usize, usize); 9] = [
         (1, 4, 16, 16),
         (2, 4, 20, 37),

@@ -46,8 +46,8 @@ impl<'a> Results<'a> {
         self.tiling.shape
     }
 
-    /// Transforms the products of some channels of `tiles` into their pixels. Each plane of `products` has a row of these channels for each tile, `width` long; from plane to
-    /// plane it is `stride`.
+    /// Transforms the products of some channels of `tiles` into their pixels. Each plane of `products` has a
+    /// row of these channels for each tile, `width` long; from plane to plane it is `stride`.
     ///
     /// # Safety
     /// All planes have these rows, and nobody else uses these channels of the tiles' pixels.

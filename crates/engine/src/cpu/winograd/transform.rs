@@ -1,7 +1,7 @@
 //! The one-dimensional transforms of F(4, 3): four results of a three-tap filter from six inputs, with six products.
 //!
-//! Interpolation points 0, ±1, ±2, ∞ (Lavin & Gray 2015, "Fast algorithms for convolutional neural networks", section 4.3).
-//! The two-dimensional transforms apply them to columns, then rows.
+//! Interpolation points 0, ±1, ±2, ∞ (Lavin & Gray 2015, "Fast algorithms for convolutional neural networks",
+//! section 4.3). The two-dimensional transforms apply them to columns, then rows.
 
 use crate::cpu::simd::Vector;
 
@@ -64,7 +64,8 @@ fn output_gradient_1d<V: Vector>(y: [V; 4]) -> [V; 6] {
     ]
 }
 
-/// G g without G's scales ¼, -⅙, -⅙, ¹⁄₂₄, ¹⁄₂₄, 1: [`output_1d`] makes up for them, once for a sum over all channels.
+/// G g without G's scales ¼, -⅙, -⅙, ¹⁄₂₄, ¹⁄₂₄, 1: [`output_1d`] makes up for them, once for a sum over all
+/// channels.
 #[inline(always)]
 pub(super) fn filter_1d<V: Vector>(g: [V; 3]) -> [V; 6] {
     let outer = g[0].add(g[2]);

@@ -1,12 +1,14 @@
 //! The weight gradient in the transformed domain.
 //!
-//! With `y = Aᵀ[(G g Gᵀ) ⊙ (Bᵀ d B)]A` for each tile, the chain rule gives `dg = Gᵀ[Σ_tiles (Bᵀ d B) ⊙ (A dy Aᵀ)]G`. In each of the 36 planes
-//! the sum over tiles is a matrix product, in by out channels. Its chains run over the tiles in order.
+//! With `y = Aᵀ[(G g Gᵀ) ⊙ (Bᵀ d B)]A` for each tile, the chain rule gives
+//! `dg = Gᵀ[Σ_tiles (Bᵀ d B) ⊙ (A dy Aᵀ)]G`. In each of the 36 planes the sum over tiles is a matrix product,
+//! in by out channels. Its chains run over the tiles in order.
 //!
-//! Both factors of a block of tiles are transformed to planes that stay in the last-level cache. Where there are enough tiles, each task then multiplies
-//! one plane, which its own second-level cache holds, and the sums of all planes are transformed back at the end. Where there are few, sums are
-//! more than factors: a task takes a chunk of the input channels by a panel of the output channels, whose sums in all planes stay in
-//! its cache until it transforms them back.
+//! Both factors of a block of tiles are transformed to planes that stay in the last-level cache. Where there
+//! are enough tiles, each task then multiplies one plane, which its own second-level cache holds, and the
+//! sums of all planes are transformed back at the end. Where there are few, sums are more than factors: a
+//! task takes a chunk of the input channels by a panel of the output channels, whose sums in all planes stay
+//! in its cache until it transforms them back.
 
 use super::convolution::transform_input;
 use super::transform::{self, PLANES, RESULT, TILE};
@@ -47,7 +49,8 @@ struct Cut {
     /// Input channels of a task.
     chunk: usize,
     chunks: usize,
-    /// Sums: `[plane][panel][channel][width]`, or for the task of a panel `[plane][channel of the chunk][width]`; elements from plane to plane.
+    /// Sums: `[plane][panel][channel][width]`, or for the task of a panel
+    /// `[plane][channel of the chunk][width]`; elements from plane to plane.
     sum_stride: usize,
     /// A pixel of zeros: what lies beyond the image.
     zeros: usize,
@@ -58,7 +61,8 @@ impl Cut {
     fn new(x: Shape, dy: Shape, tiles: Tiles, threads: usize) -> Self {
         let [plane, panel] = [Task::Plane, Task::Panel].map(|task| Self::by(task, x, dy, tiles, threads));
         let count = Tiling::new(x, dy).count();
-        // Elements of a plane: each factor once for every panel or chunk of the other; sums written, for which their place is read, and read again.
+        // Elements of a plane: each factor once for every panel or chunk of the other; sums written, for
+        // which their place is read, and read again.
         let by_planes = count * (x.c + dy.c * plane.chunks) + 3 * x.c * dy.c;
         let by_panels = count * (x.c * panel.panels + dy.c * panel.chunks);
         if by_planes < by_panels { plane } else { panel }
@@ -98,8 +102,8 @@ impl Cut {
         chunk * self.chunk..((chunk + 1) * self.chunk).min(c)
     }
 
-    /// Elements of scratch: a pixel of zeros, a block's planes of both factors, and sums. Those of a panel have a place for each thread if a task's work is
-    /// done in one go, else one for each task.
+    /// Elements of scratch: a pixel of zeros, a block's planes of both factors, and sums. Those of a panel
+    /// have a place for each thread if a task's work is done in one go, else one for each task.
     fn workspace(&self, threads: usize) -> usize {
         let places = match self.task {
             Task::Plane => 1,
@@ -115,7 +119,8 @@ pub(crate) fn weight_gradient_scratch(x: Shape, dy: Shape, tiles: Tiles, threads
     Scratch { prepared: 0, workspace: Cut::new(x, dy, tiles, threads).workspace(threads) }
 }
 
-/// The filter's gradient `dw` `[3, 3, in, out]`, added to what is there if it `adds`, else set; `before` of the forward convolution.
+/// The filter's gradient `dw` `[3, 3, in, out]`, added to what is there if it `adds`, else set; `before` of
+/// the forward convolution.
 pub(crate) fn weight_gradient(
     level: Level,
     tiles: Tiles,
@@ -236,7 +241,8 @@ fn cut_weight_gradient(
     }
 }
 
-/// Transforms the results' gradient of one tile, `columns` of its channels, into panels `width` wide; 0 beyond the last channel.
+/// Transforms the results' gradient of one tile, `columns` of its channels, into panels `width` wide; 0
+/// beyond the last channel.
 ///
 /// # Safety
 /// `pixels` have these channels; `target + plane · stride` has room for `width` elements that nobody else uses.

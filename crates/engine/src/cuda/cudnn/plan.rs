@@ -1,5 +1,5 @@
-//! Plans of convolutions: what is computed as a graph of operations, the engines that cuDNN's heuristics name for it, and those of them
-//! that compute it as precisely and as reproducibly as is wanted.
+//! Plans of convolutions: what is computed as a graph of operations, the engines that cuDNN's heuristics name
+//! for it, and those of them that compute it as precisely and as reproducibly as is wanted.
 
 use super::descriptor::{Descriptor, Kind, Name};
 use crate::cuda::convolution::Direction;
@@ -10,7 +10,8 @@ use cudarc::cudnn::result::CudnnError;
 use cudarc::cudnn::sys;
 use std::ffi::{c_int, c_void};
 
-/// Bytes of workspace that a plan may want where no other wants less. In `f32` and NHWC some want copies of the image.
+/// Bytes of workspace that a plan may want where no other wants less. In `f32` and NHWC some want copies of
+/// the image.
 const MOST_WORKSPACE: i64 = 2 << 30;
 /// Bytes that it may want in any case.
 const MODEST_WORKSPACE: usize = 128 << 20;
@@ -80,7 +81,8 @@ impl Plan {
 }
 
 impl Planner<'_> {
-    /// Plans for a convolution, those first that are expected to be fastest; at most `most`. `with_bias`: forward, the bias is added.
+    /// Plans for a convolution, those first that are expected to be fastest; at most `most`. `with_bias`:
+    /// forward, the bias is added.
     pub fn plans(
         &self,
         direction: Direction,
@@ -323,7 +325,8 @@ mod tests {
             .unwrap()
     }
 
-    /// Of the paper's networks: samples, side, channels in and out, stride; those of stride 2 are padded below and to the right.
+    /// Of the paper's networks: samples, side, channels in and out, stride; those of stride 2 are padded
+    /// below and to the right.
     const CONVOLUTIONS: [[u32; 5]; 22] = [
         [128, 32, 3, 128, 1],
         [128, 32, 128, 128, 1],

@@ -50,7 +50,8 @@ impl Tensor {
     }
 }
 
-/// Calls `f` with the indices of all elements of image, filter `[out, kernel_h, kernel_w, in]` and result that are multiplied.
+/// Calls `f` with the indices of all elements of image, filter `[out, kernel_h, kernel_w, in]` and result
+/// that are multiplied.
 fn for_each_product(g: &Convolution, mut f: impl FnMut(usize, usize, usize)) {
     let sizes = [g.n, g.y_h, g.y_w, g.output, g.kernel_h, g.kernel_w, g.input, g.x_h, g.x_w]
         .map(|size| size as usize);
