@@ -134,7 +134,7 @@ impl Args {
     /// The configuration asked for, or that of the run in `directory`, with `overrides`.
     fn configuration(&self, directory: &Path, overrides: &[String]) -> Result<Config, Failure> {
         if let Some(name) = &self.config {
-            if Path::new(name).is_dir() {
+            if presets::find(name).is_none() && Path::new(name).is_dir() {
                 let remedy = format!("to go on with the run in it: ddpm train --resume --out {name}");
                 return Err(Failure::input(format!(
                     "{name}: is a folder, where a configuration is needed; {remedy}"

@@ -161,3 +161,12 @@ fn a_run_is_gone_on_with_by_out() {
     fail(command.arg(dir.path()), 2, &["is a folder", "--resume --out"]);
     fail(&mut ddpm(&["train", "--resume"]), 2, &["--out DIR"]);
 }
+
+#[test]
+fn a_folder_with_a_presets_name_does_not_hide_the_preset() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::create_dir(dir.path().join("shapes32")).unwrap();
+    let run = dir.path().join("run");
+    succeed(train_tiny(&run, &["train.steps=1"], &[]).current_dir(dir.path()));
+    assert!(run.join("config.toml").is_file());
+}
