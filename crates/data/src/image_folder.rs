@@ -131,7 +131,7 @@ fn list(folder: &Path) -> Result<(Vec<PathBuf>, usize), DataError> {
 
 /// Other systems leave such files (`._photo.jpg`) and folders (`.thumbnails`) beside images, with the images'
 /// extension.
-fn is_hidden(path: &Path) -> bool {
+pub(crate) fn is_hidden(path: &Path) -> bool {
     path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."))
 }
 

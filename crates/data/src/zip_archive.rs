@@ -3,7 +3,7 @@
 use crate::bounded::{Bounded, content_error, read_all};
 use crate::error::member_path;
 use crate::fitted::{self, PictureSet, Place};
-use crate::image_folder::has_image_extension;
+use crate::image_folder::{has_image_extension, is_hidden};
 use crate::picture::{DECODING, MAX_FILE_BYTES, Picture};
 use crate::positioned::{FileCursor, PositionedFile};
 use crate::{DataError, ImageOptions, ImageSource, SourceKind, SourceSpec};
@@ -109,7 +109,8 @@ impl ZippedImages {
         for number in 0..archive.len() {
             let Some(name) = archive.name_for_index(number) else { continue };
             let name = name.map_err(|e| zip_error(path, e))?;
-            if has_image_extension(Path::new(&*name)) && !is_hidden(&name) {
+            // macOS's archiver puts a hidden member (`__MACOSX/._photo.png`) beside every image; some write `\`.
+            if has_image_extension(Path::new(&*name)) && !is_hidden(Path::new(&name.replace('\\', "/"))) {
                 named.push((name.into_owned(), number));
             }
         }
@@ -160,12 +161,6 @@ impl PictureSet for ZippedImages {
     fn description(&self) -> String {
         format!("{} images from {}, {DECODING}", self.entries.len(), self.path.display())
     }
-}
-
-/// Whether the file's own name begins with a dot: macOS's archiver puts such a member (`__MACOSX/._photo.png`) beside
-/// every image, with the image's extension and something else in it.
-fn is_hidden(name: &str) -> bool {
-    name.rsplit(['/', '\\']).next().is_some_and(|own| own.starts_with('.'))
 }
 
 /// Unpacks an entry; its checksum is checked on the way.

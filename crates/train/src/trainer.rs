@@ -313,7 +313,7 @@ impl Trainer<'_> {
 
     /// Saves a checkpoint, unless there is one of this update, and removes the oldest.
     fn save(&mut self) -> Result<(), StopCause> {
-        if self.saved.as_ref().is_some_and(|checkpoint| checkpoint.step == self.completed) {
+        if self.is_saved() {
             return Ok(());
         }
         self.logs.keep()?;
@@ -326,12 +326,16 @@ impl Trainer<'_> {
     /// report is that one, not what goes wrong here. No older checkpoint is removed: should the weights be to
     /// blame after all, there is one from before.
     fn rescue(&mut self) {
-        if self.saved.as_ref().is_some_and(|checkpoint| checkpoint.step == self.completed) {
+        if self.is_saved() {
             return;
         }
         // A line of metrics that is lost is less than the updates since the last checkpoint.
         let _ = self.logs.keep();
         let _ = self.write_checkpoint();
+    }
+
+    fn is_saved(&self) -> bool {
+        self.saved.as_ref().is_some_and(|checkpoint| checkpoint.step == self.completed)
     }
 
     fn write_checkpoint(&mut self) -> Result<(), StopCause> {

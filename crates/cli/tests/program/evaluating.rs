@@ -4,6 +4,7 @@ use crate::ddpm::{ddpm, fail, object, succeed, text, train_tiny, trained};
 use crate::inception::write_weights;
 use models::inception::Tap;
 use std::path::Path;
+use std::process::Command;
 
 #[test]
 fn quality_and_likelihood_stand_in_one_report() {
@@ -53,6 +54,14 @@ fn quality_and_likelihood_stand_in_one_report() {
     fail(command.arg(&run), 2, &["only 5 images"]);
 }
 
+/// A quick evaluation of `run` by so many terms, by the weights `inception`, with a cache of its own beside the run.
+fn quick_look(run: &Path, inception: &Path, terms: &str) -> Command {
+    let mut command = ddpm(&["evaluate", "--json", "--dims", "64", "--n", "2", "--reference-n", "2"]);
+    command.args(["--data", "shapes32", "--likelihood-n", "2", "--terms", terms]).arg(run);
+    command.arg("--inception").arg(inception).env("XDG_CACHE_HOME", run.with_file_name("cache"));
+    command
+}
+
 #[test]
 fn a_quick_look_is_not_in_the_way_of_the_whole() {
     let dir = tempfile::tempdir().unwrap();
@@ -61,9 +70,7 @@ fn a_quick_look_is_not_in_the_way_of_the_whole() {
     let run = trained(dir.path());
     let out = dir.path().join("out");
     let evaluate = |terms: &str| {
-        let mut command = ddpm(&["evaluate", "--json", "--dims", "64", "--n", "2", "--reference-n", "2"]);
-        command.args(["--data", "shapes32", "--likelihood-n", "2", "--terms", terms]).arg(&run);
-        command.arg("--inception").arg(&inception).env("XDG_CACHE_HOME", dir.path().join("cache"));
+        let mut command = quick_look(&run, &inception, terms);
         command.arg("--out").arg(&out);
         command
     };
@@ -93,10 +100,7 @@ fn a_report_shows_the_averaged_weights_where_both_were_judged() {
     let inception = dir.path().join("inception.safetensors");
     write_weights(&inception, Tap::Pool1);
     let run = trained(dir.path());
-    let mut command = ddpm(&["evaluate", "--json", "--dims", "64", "--n", "2", "--reference-n", "2"]);
-    command.args(["--data", "shapes32", "--likelihood-n", "2", "--terms", "4"]).arg(&run);
-    command.arg("--inception").arg(&inception).env("XDG_CACHE_HOME", dir.path().join("cache"));
-    let evaluation = object(&command.output().unwrap());
+    let evaluation = object(&quick_look(&run, &inception, "4").output().unwrap());
     let path = std::path::PathBuf::from(evaluation["out"].as_str().unwrap());
     let ema = std::fs::read_to_string(&path).unwrap();
     assert!(ema.contains("2 samples of"), "{ema}");

@@ -16,6 +16,10 @@ pub enum Level {
     #[non_exhaustive]
     Avx2,
     /// 16 lanes (AVX-512 F).
+    ///
+    /// ```compile_fail,E0603
+    /// let level = engine::Level::Avx512; // The processor might not have the instructions.
+    /// ```
     #[cfg(target_arch = "x86_64")]
     #[non_exhaustive]
     Avx512,
@@ -26,10 +30,6 @@ pub enum Level {
 
 impl Level {
     /// The widest level this processor runs.
-    ///
-    /// ```compile_fail,E0603
-    /// let level = engine::Level::Avx512; // It might not have the instructions.
-    /// ```
     pub fn detect() -> Self {
         #[cfg(target_arch = "x86_64")]
         {

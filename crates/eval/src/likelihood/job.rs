@@ -119,10 +119,7 @@ fn terms_path(out: &Path, set: &ImageGroup) -> PathBuf {
 impl LikelihoodJob {
     /// Whether [`Self::run`] would go on in the folder `out` or begin there, rather than refuse it for
     /// holding the terms of something else.
-    ///
-    /// # Errors
-    /// [`LikelihoodError`] of the process, the terms or the files that are there.
-    pub fn can_use(
+    fn can_use(
         &self,
         denoiser: &dyn Denoiser,
         sets: &[ImageGroup],
@@ -143,7 +140,7 @@ impl LikelihoodJob {
     /// on with when they are asked for again.
     ///
     /// # Errors
-    /// As [`Self::can_use`].
+    /// [`LikelihoodError`] of the process, the terms or the files that are there.
     pub fn folder(
         &self,
         denoiser: &dyn Denoiser,
