@@ -8,8 +8,8 @@
 PyTorch is diffusers' UNet2DModel with channels_last, torch.compile, fused Adam, a foreach moving average and global-norm clipping, each in
 bf16 (autocast), tf32 and f32; where diffusers cannot be imported, PyTorch is left out, and says so; where torch.compile fails, PyTorch is
 timed without, and says so. Ours is `step_time --device cuda`, with algorithms that give the same bits every time, or (`--fastest`) also with
-those that are fastest. Times are medians over `--iterations`, in milliseconds for the whole batch, ours with the images' way to the card and
-the predictions' back. `peak_mib` is the allocator's (PyTorch) or what our engine took; `card_mib` what the card had in use at most while the
+those that are fastest. Times are medians over `--iterations`, in milliseconds for the whole batch, ours with the images' way to the card
+and in training with drawing the noise (PyTorch has both there already), in sampling with the predictions' way back. `peak_mib` is the allocator's (PyTorch) or what our engine took; `card_mib` what the card had in use at most while the
 program ran, less what it had before: with it count the context and the libraries.
 
 A large copy and a large matrix product are timed first: what the card can do at most, for each time to stand beside.

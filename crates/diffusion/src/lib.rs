@@ -74,6 +74,7 @@ pub mod sampling;
 pub mod schedule;
 pub mod shared_latents;
 pub mod tables;
+pub mod training_graph;
 
 pub use ancestral::AncestralSampler;
 pub use autoregressive_view::{RewrittenBound, RewrittenBoundEvaluation, RewrittenTerm};
@@ -95,3 +96,4 @@ pub use sampler::{Chain, Sampler, StepInfo};
 pub use sampling::{SamplerKind, Sampling};
 pub use shared_latents::branches;
 pub use tables::Tables;
+pub use training_graph::{DrawnSteps, TrainingGraph};

@@ -17,9 +17,9 @@ const HYBRID_WEIGHT: f64 = 1e-3;
 /// A training objective for images of one shape.
 #[derive(Clone, Debug)]
 pub struct Objective {
-    process: GaussianDiffusion,
-    loss: Loss,
-    image: ImageShape,
+    pub(crate) process: GaussianDiffusion,
+    pub(crate) loss: Loss,
+    pub(crate) image: ImageShape,
 }
 
 /// What Algorithm 1 draws for a batch.

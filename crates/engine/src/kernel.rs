@@ -4,6 +4,7 @@
 //! so kernels hold attributes only.
 
 use crate::ops::{Attention, Conv, Dropout, GroupNorm, Pool, Sinusoid};
+use crate::random::Purpose;
 use crate::shape::Shape;
 
 /// What one step of a program does.
@@ -111,6 +112,10 @@ pub enum Kernel {
     SquaredError,
     /// (a, b, dy) → gradient of a.
     SquaredErrorGrad,
+    /// [`crate::ops::normals`]: a step per sample → numbers of N(0, 1).
+    Normals(Purpose),
+    /// [`crate::ops::weighted_sum`]: (x, y, two weights per sample) → their sum.
+    WeightedSum,
     /// () → gradients of parameters, all 0.
     Clear,
 }
@@ -180,10 +185,12 @@ impl Kernel {
     pub(crate) fn is_input_exact(&self, index: usize) -> bool {
         matches!(
             (self, index),
-            (Self::Sinusoid(_), 0)
+            (Self::Sinusoid(_) | Self::Normals(_), 0)
                 | (Self::GroupNormGrad(_) | Self::GroupNormDropoutGrad(..), 3)
                 | (Self::GroupNormAgain(_) | Self::GroupNormDropoutAgain(..), 3)
+                | (Self::SquaredError | Self::SquaredErrorGrad, 1)
                 | (Self::SquaredErrorGrad, 2)
+                | (Self::WeightedSum, _)
         )
     }
 
@@ -191,7 +198,7 @@ impl Kernel {
     pub(crate) fn is_output_exact(&self, index: usize) -> bool {
         matches!(
             (self, index),
-            (Self::GroupNorm(_) | Self::GroupNormDropout(..), 1) | (Self::SquaredError, 0)
+            (Self::GroupNorm(_) | Self::GroupNormDropout(..), 1) | (Self::SquaredError | Self::Normals(_), 0)
         )
     }
 }

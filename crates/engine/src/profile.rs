@@ -135,6 +135,8 @@ fn kernel_name(kernel: &Kernel) -> &'static str {
         Kernel::Sinusoid(_) => "sinusoid",
         Kernel::SquaredError => "squared error",
         Kernel::SquaredErrorGrad => "squared error grad",
+        Kernel::Normals(_) => "normals",
+        Kernel::WeightedSum => "weighted sum",
         Kernel::Clear => CLEAR,
     }
 }

@@ -418,6 +418,23 @@ fn sinusoids_and_squared_errors() {
 }
 
 #[test]
+fn random_numbers_and_weighted_sums() {
+    for shape in SHAPES {
+        let mut graph = Graph::new();
+        let [t, weights, x] =
+            [Shape::vectors(shape.n, 1), Shape::vectors(shape.n, 2), shape].map(|shape| graph.input(shape));
+        let prediction = graph.input_with_gradient(shape);
+        let numbers = graph.normals(Purpose::ForwardNoise, t, shape);
+        let sum = graph.weighted_sum(x, numbers, weights);
+        let sum = graph.add(sum, prediction);
+        let output = graph.squared_error(sum, numbers);
+        let inputs = vec![t, weights, x, prediction];
+        Network { graph, inputs, differentiated: vec![prediction], output }
+            .check(&format!("normals {shape}"));
+    }
+}
+
+#[test]
 fn training_goes_the_same_way() {
     let shape = Shape::new(3, 6, 6, 5);
     let network = Network::new(

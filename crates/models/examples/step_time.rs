@@ -4,8 +4,9 @@
 //! prints one JSON object (`fastest`: the least disturbed time), with `profile` also where the time went (on
 //! standard error).
 
+use diffusion::{DiffusionConfig, Objective, TrainingGraph};
 use engine::{
-    AdamStep, Algorithms, CpuOptions, Hardware, Precision, Program, Recomputation, Run, Session,
+    AdamStep, Algorithms, CpuOptions, Graph, Hardware, Precision, Program, Recomputation, Run, Session,
     TrainingOptions,
 };
 use models::{Conventions, Mode, Unet, UnetConfig};
@@ -74,15 +75,26 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         config.channels = channels.parse()?;
     }
     let training = kind == "train";
-    let mode = if training { Mode::Training } else { Mode::Inference };
-    let Unet { graph, x_t, timesteps, output } = Unet::new(&config, batch, mode);
+    let objective = Objective::new(&DiffusionConfig::default(), config.image_shape())?;
+    let mut graph = Graph::new();
+    // What is set, what is read, and in training what the objective has recorded.
+    let (images, timesteps, result, recorded) = if training {
+        let recorded = objective.record(&mut graph, batch).ok_or("the loss is not the network's")?;
+        let TrainingGraph { x_start, timesteps, x_t, .. } = recorded;
+        let output = Unet::record(&config, &mut graph, [x_t, timesteps], Mode::Training);
+        (x_start, timesteps, recorded.loss(&mut graph, output), Some(recorded))
+    } else {
+        let unet = Unet::new(&config, batch, Mode::Inference);
+        graph = unet.graph;
+        (unet.x_t, unet.timesteps, unet.output, None)
+    };
     let cpu = CpuOptions { threads, conv, ..CpuOptions::default() };
     let backend = Hardware { device, precision, algorithms, cpu }.open()?;
     let program = if training {
         let options = TrainingOptions { recomputation, accumulates: false };
-        Program::training_with(&graph, &[output], backend.as_ref(), options)
+        Program::training_with(&graph, &[result], backend.as_ref(), options)
     } else {
-        Program::inference(&graph, &[output], backend.as_ref())
+        Program::inference(&graph, &[result], backend.as_ref())
     };
     let mib = |words: usize| words as f64 * 4.0 / (1 << 20) as f64;
     // Parameters; in training also two moments and the average; gradients are in the arena.
@@ -92,8 +104,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut session = Session::new(program, backend)?;
     session.set_parameters(&weights);
     drop(weights);
-    let x: Vec<f32> = (0..graph.shape(x_t).len()).map(|i| ((i % 17) as f32 - 8.0) / 8.0).collect();
-    let mut prediction = vec![0.0; x.len()];
+    let x: Vec<f32> = (0..graph.shape(images).len()).map(|i| ((i % 17) as f32 - 8.0) / 8.0).collect();
+    let mut out = vec![0.0; graph.shape(result).len()];
     let mut times = Vec::new();
     for number in 0..=repeats {
         // The first touches memory for the first time.
@@ -102,14 +114,15 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         }
         let start = Instant::now();
         let run = Run { seed: 0, first_sample: (number * batch) as u64 };
-        session.set(x_t, &x);
-        session.set(timesteps, &vec![500.0; batch]);
-        session.forward(&run);
-        session.read(output, &mut prediction)?;
-        if training {
-            session.clear_gradients();
-            session.set_gradient(output, &prediction);
+        session.set(images, &x);
+        if let Some(recorded) = &recorded {
+            let steps = objective.draw_steps(run.seed, run.first_sample, batch);
+            session.set(timesteps, &steps.timesteps);
+            session.set(recorded.weights, &steps.weights);
+            session.forward(&run);
+            session.set_gradient(result, &vec![1.0 / batch as f32; batch]);
             session.backward(&run);
+            session.read(result, &mut out)?;
             session.update(&AdamStep {
                 number: number as u64 + 1,
                 learning_rate: 1e-4,
@@ -117,6 +130,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
                 ema_decay: 0.9999,
                 ..AdamStep::default()
             })?;
+        } else {
+            session.set(timesteps, &vec![500.0; batch]);
+            session.forward(&run);
+            session.read(result, &mut out)?;
         }
         if number > 0 {
             times.push(start.elapsed().as_secs_f64() * 1e3 / batch as f64);

@@ -40,10 +40,15 @@ impl Unet {
         let mut graph = Graph::new();
         let x_t = graph.input(Shape::new(batch, size, size, config.image_channels));
         let timesteps = graph.input(Shape::vectors(batch, 1));
+        let output = Self::record(config, &mut graph, [x_t, timesteps], mode);
+        Self { graph, x_t, timesteps, output }
+    }
+
+    /// Records the network of a valid `config` on a graph that has its inputs, x_t `[n, size, size, channels]` and time
+    /// steps `[n, 1, 1, 1]`; returns the prediction.
+    pub fn record(config: &UnetConfig, graph: &mut Graph, [x_t, timesteps]: [Var; 2], mode: Mode) -> Var {
         let dropout = if mode == Mode::Training { config.dropout } else { 0.0 };
-        let mut builder = Builder { config, graph, dropout };
-        let output = builder.network(x_t, timesteps);
-        Self { graph: builder.graph, x_t, timesteps, output }
+        Builder { config, graph, dropout }.network(x_t, timesteps)
     }
 
     /// The parameters of the network of `config`.
@@ -54,7 +59,7 @@ impl Unet {
 
 struct Builder<'a> {
     config: &'a UnetConfig,
-    graph: Graph,
+    graph: &'a mut Graph,
     dropout: f32,
 }
 

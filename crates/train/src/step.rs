@@ -1,9 +1,10 @@
 //! One update of the weights (Algorithm 1): draw t and ε, predict, measure, go down the gradient.
 
 use crate::config::Config;
-use diffusion::{DiffusionError, Objective};
+use diffusion::{DiffusionError, Objective, TrainingGraph};
 use engine::{
-    AdamStep, Backend, BackendError, ParamLayout, Profile, Program, Run, Session, Slot, TrainingOptions, Var,
+    AdamStep, Backend, BackendError, Graph, ParamLayout, Profile, Program, Run, Session, Slot,
+    TrainingOptions, Var,
 };
 use models::{Mode, Unet};
 
@@ -12,11 +13,15 @@ pub struct TrainingStep {
     config: Config,
     objective: Objective,
     session: Session,
-    x_t: Var,
-    timesteps: Var,
-    output: Var,
-    /// The network's output of one pass.
-    predictions: Vec<f32>,
+    pass: Pass,
+}
+
+/// How images of one pass become losses, and their gradient.
+enum Pass {
+    /// All on the network's graph: what the device computes waits for nothing in between.
+    Recorded { inputs: TrainingGraph, loss: Var },
+    /// With a loss that only the objective knows.
+    Apart { x_t: Var, timesteps: Var, output: Var },
 }
 
 /// How an update went.
@@ -80,19 +85,30 @@ impl TrainingStep {
     /// If memory is short.
     pub fn new(config: &Config, backend: Box<dyn Backend>) -> Result<Self, SetupError> {
         let objective = Objective::new(&config.diffusion, config.unet().image_shape())?;
-        let Unet { graph, x_t, timesteps, output } =
-            Unet::new(&config.unet(), config.train.pass_size(), Mode::Training);
+        let (unet, size) = (config.unet(), config.train.pass_size());
+        let mut graph = Graph::new();
+        let (graph, pass, result) = match objective.record(&mut graph, size) {
+            Some(inputs) => {
+                let TrainingGraph { x_t, timesteps, .. } = inputs;
+                let output = Unet::record(&unet, &mut graph, [x_t, timesteps], Mode::Training);
+                let loss = inputs.loss(&mut graph, output);
+                (graph, Pass::Recorded { inputs, loss }, loss)
+            }
+            None => {
+                let Unet { graph, x_t, timesteps, output } = Unet::new(&unet, size, Mode::Training);
+                (graph, Pass::Apart { x_t, timesteps, output }, output)
+            }
+        };
         let options = TrainingOptions {
             recomputation: config.train.recompute.into(),
-            accumulates: config.train.pass_size() < config.train.batch_size,
+            accumulates: size < config.train.batch_size,
         };
-        let program = Program::training_with(&graph, &[output], backend.as_ref(), options);
+        let program = Program::training_with(&graph, &[result], backend.as_ref(), options);
         let mut session = Session::new(program, backend)?;
         let weights = session.program().layout().initialise(config.train.seed);
         session.set_parameters(&weights);
         session.set_buffer(Slot::Ema, &weights);
-        let predictions = vec![0.0; graph.shape(output).len()];
-        Ok(Self { config: config.clone(), objective, session, x_t, timesteps, output, predictions })
+        Ok(Self { config: config.clone(), objective, session, pass })
     }
 
     /// The parameters.
@@ -160,23 +176,15 @@ impl TrainingStep {
         self.session.clear_gradients();
         let mut loss = 0.0;
         for (index, x_start) in images.chunks_exact(pass * image_len).enumerate() {
-            let first_sample = first_sample + (index * pass) as u64;
-            let inputs = self.objective.draw(seed, first_sample, x_start);
-            self.session.set(self.x_t, &inputs.x_t);
-            self.session.set(self.timesteps, &inputs.timesteps());
-            let run = Run { seed, first_sample };
-            self.session.forward(&run);
-            self.session.read(self.output, &mut self.predictions)?;
-            let result = self.objective.loss_and_gradient(x_start, &inputs, &self.predictions, batch);
-            for sample in &result.losses {
+            let run = Run { seed, first_sample: first_sample + (index * pass) as u64 };
+            for sample in self.add_gradient(&run, x_start)? {
                 loss += sample;
             }
             if !loss.is_finite() {
                 return Err(NotFinite::Loss { update: completed + 1, loss }.into());
             }
-            self.session.set_gradient(self.output, &result.gradient);
-            self.session.backward(&run);
         }
+        let train = &self.config.train;
         let learning_rate = train.learning_rate_at(completed);
         let grad_norm = self.session.update(&AdamStep {
             number: completed + 1,
@@ -192,5 +200,38 @@ impl TrainingStep {
             return Err(NotFinite::Gradient { update: completed + 1, norm: grad_norm }.into());
         }
         Ok(StepOutcome { loss: loss / batch as f64, grad_norm, learning_rate })
+    }
+
+    /// One pass: adds to the gradient that of the batch's mean loss, of which these images are a part. Returns each one's
+    /// loss.
+    fn add_gradient(&mut self, run: &Run, x_start: &[f32]) -> Result<Vec<f64>, BackendError> {
+        let Self { config, objective, session, pass } = self;
+        let batch = config.train.batch_size;
+        match *pass {
+            Pass::Recorded { inputs, loss } => {
+                let mut losses = vec![0.0; config.train.pass_size()];
+                let steps = objective.draw_steps(run.seed, run.first_sample, losses.len());
+                session.set(inputs.x_start, x_start);
+                session.set(inputs.timesteps, &steps.timesteps);
+                session.set(inputs.weights, &steps.weights);
+                session.forward(run);
+                session.set_gradient(loss, &vec![1.0 / batch as f32; losses.len()]);
+                session.backward(run);
+                session.read(loss, &mut losses)?;
+                Ok(losses.into_iter().map(f64::from).collect())
+            }
+            Pass::Apart { x_t, timesteps, output } => {
+                let inputs = objective.draw(run.seed, run.first_sample, x_start);
+                session.set(x_t, &inputs.x_t);
+                session.set(timesteps, &inputs.timesteps());
+                session.forward(run);
+                let mut predictions = vec![0.0; session.program().shape(output).len()];
+                session.read(output, &mut predictions)?;
+                let result = objective.loss_and_gradient(x_start, &inputs, &predictions, batch);
+                session.set_gradient(output, &result.gradient);
+                session.backward(run);
+                Ok(result.losses)
+            }
+        }
     }
 }

@@ -1,6 +1,8 @@
 //! Single updates: what they change, what they leave, and what the division of a batch does to them.
 
-use engine::{ConvMethod, Cpu, CpuOptions, Slot};
+use diffusion::Objective;
+use engine::{ConvMethod, Cpu, CpuOptions, Program, Run, Session, Slot};
+use models::{Mode, Unet};
 use train::config::Config;
 use train::config_text;
 use train::step::{NotFinite, StepError, StepOutcome, TrainingStep};
@@ -55,6 +57,38 @@ fn after_two_updates(sets: &[&str], conv: ConvMethod) -> ([StepOutcome; 2], Vec<
     let mut step = TrainingStep::new(&config, Box::new(cpu)).unwrap();
     let outcomes = [0, 1].map(|k| step.run(k, k * 6, &images(&config, k as usize)).unwrap());
     (outcomes, state(&step))
+}
+
+#[test]
+fn an_update_goes_down_the_gradient_of_the_objective() {
+    for prediction in ["eps", "xstart", "xprev"] {
+        let config = config(&[&format!("diffusion.prediction={prediction}")]);
+        let images = images(&config, 0);
+        let found = step(&config).run(4, 24, &images).unwrap();
+
+        let objective = Objective::new(&config.diffusion, config.unet().image_shape()).unwrap();
+        let Unet { graph, x_t, timesteps, output } = Unet::new(&config.unet(), 6, Mode::Training);
+        let backend = Box::new(Cpu::new(1).unwrap());
+        let program = Program::training(&graph, &[output], backend.as_ref());
+        let mut session = Session::new(program, backend).unwrap();
+        session.set_parameters(&graph.layout().initialise(config.train.seed));
+        let run = Run { seed: config.train.seed, first_sample: 24 };
+        let inputs = objective.draw(run.seed, run.first_sample, &images);
+        session.set(x_t, &inputs.x_t);
+        session.set(timesteps, &inputs.timesteps());
+        session.forward(&run);
+        let mut predictions = vec![0.0; images.len()];
+        session.read(output, &mut predictions).unwrap();
+        let expected = objective.loss_and_gradient(&images, &inputs, &predictions, 6);
+        session.set_gradient(output, &expected.gradient);
+        session.backward(&run);
+        let squares = session.buffer(Slot::Grads).unwrap().into_iter().map(|g| f64::from(g) * f64::from(g));
+        let norm = squares.sum::<f64>().sqrt();
+        let loss = expected.losses.iter().sum::<f64>() / 6.0;
+        let is_close = |found: f64, expected: f64| (found / expected - 1.0).abs() < 1e-6;
+        assert!(is_close(found.loss, loss), "{prediction}: {} instead of {loss}", found.loss);
+        assert!(is_close(found.grad_norm, norm), "{prediction}: {} instead of {norm}", found.grad_norm);
+    }
 }
 
 #[test]

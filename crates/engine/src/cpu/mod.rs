@@ -434,6 +434,10 @@ impl Machine {
                 let dy = self.input(step, 2);
                 reduction::squared_error_gradient(shape.sample_len(), x, second(), dy, y);
             }
+            Kernel::Normals(purpose) => elementwise::normals(run, purpose, x, result.sample_len(), y),
+            Kernel::WeightedSum => {
+                elementwise::weighted_sum(level, shape.sample_len(), x, second(), self.input(step, 2), y);
+            }
             Kernel::Conv(_)
             | Kernel::ConvThen(..)
             | Kernel::ConvInputGrad(_)

@@ -71,7 +71,7 @@ impl Queue<'_> {
             return Ok(());
         }
         // SAFETY: the callers in this folder give each kernel its arguments; the planner's views lie within
-        // the slots, and `kernel_tests` runs every kernel with them.
+        // the slots, and `tests/cuda_against_cpu.rs` runs every kernel with them.
         unsafe { self.device.launch(kernel, grid, arguments) }
     }
 

@@ -148,6 +148,8 @@ impl Queue<'_> {
             Kernel::Sinusoid(sinusoid) => self.sinusoid(sinusoid, step),
             Kernel::SquaredError => self.squared_error(step),
             Kernel::SquaredErrorGrad => self.squared_error_gradient(step),
+            Kernel::Normals(purpose) => self.normals(purpose, step),
+            Kernel::WeightedSum => self.weighted_sum(step),
             Kernel::Clear => {
                 let gradients = step.outputs[0];
                 // SAFETY: the planner's views lie within the slots.
@@ -356,5 +358,23 @@ impl Queue<'_> {
         let mut arguments = vec![Argument::U32(count(shape.sample_len()))];
         arguments.extend(self.tensors(step));
         self.spread_samples("squared_error_gradient", shape.sample_len(), shape.n, &arguments)
+    }
+
+    fn normals(&self, purpose: Purpose, step: &Step) -> Result<(), CudaError> {
+        let shape = step.outputs[0].shape;
+        let mut arguments = vec![
+            Argument::U32(count(shape.sample_len())),
+            Argument::U32(purpose as u32),
+            Argument::Address(self.run),
+        ];
+        arguments.extend(self.tensors(step));
+        self.spread_samples("normals", shape.sample_len().div_ceil(4), shape.n, &arguments)
+    }
+
+    fn weighted_sum(&self, step: &Step) -> Result<(), CudaError> {
+        let shape = step.outputs[0].shape;
+        let mut arguments = vec![Argument::U32(count(shape.sample_len()))];
+        arguments.extend(self.tensors(step));
+        self.spread_samples("weighted_sum", shape.sample_len(), shape.n, &arguments)
     }
 }

@@ -8,6 +8,7 @@ pub mod conv;
 pub mod dropout;
 pub mod group_norm;
 pub mod heads;
+pub mod normals;
 pub mod pool;
 pub mod scale_shift;
 pub mod sinusoid;
@@ -15,6 +16,7 @@ pub mod softmax;
 pub mod space_to_depth;
 pub mod squared_error;
 pub mod upsample;
+pub mod weighted_sum;
 
 pub use attention::Attention;
 pub use conv::{Conv, Padding};

@@ -65,7 +65,8 @@ fn derive(kernel: &Kernel, d: &mut Differentiation) {
         Kernel::SplitHeads { heads } => ops::heads::gradient(Kernel::MergeHeads { heads }, d),
         Kernel::MergeHeads { heads } => ops::heads::gradient(Kernel::SplitHeads { heads }, d),
         Kernel::SquaredError => ops::squared_error::gradient(d),
-        Kernel::Sinusoid(_) => {}
+        // Of constants.
+        Kernel::Sinusoid(_) | Kernel::Normals(_) | Kernel::WeightedSum => {}
         Kernel::ConvThen(..)
         | Kernel::ConvInputGrad(_)
         | Kernel::ConvWeightGrad(_)

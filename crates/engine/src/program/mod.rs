@@ -173,6 +173,11 @@ impl Program {
         self.arena_len
     }
 
+    /// The shape of an input or output.
+    pub fn shape(&self, var: Var) -> Shape {
+        self.view(var).shape
+    }
+
     /// Where an input or output lies.
     pub(crate) fn view(&self, var: Var) -> View {
         self.node_views[var.0]

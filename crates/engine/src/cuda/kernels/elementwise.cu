@@ -110,14 +110,19 @@ struct Dropout {
     const unsigned long long* run;
 };
 
-/// The four random words of a sample's elements 4 · block and on. The sample is the grid's second index.
-__device__ void random_words(const Dropout& dropout, unsigned block, unsigned words[4]) {
-    unsigned long long seed = dropout.run[0], sample = dropout.run[1] + blockIdx.y;
+/// The four random words of a sample's elements 4 · block and on. The sample is the grid's second index. run: seed, number of the first
+/// sample.
+__device__ void random_words(const unsigned long long* run, unsigned purpose, unsigned step, unsigned block, unsigned words[4]) {
+    unsigned long long seed = run[0], sample = run[1] + blockIdx.y;
     words[0] = block;
-    words[1] = dropout.layer;
+    words[1] = step;
     words[2] = (unsigned)sample;
-    words[3] = ((unsigned)(sample >> 32) & 0x00FFFFFFu) << 8 | dropout.purpose;
+    words[3] = ((unsigned)(sample >> 32) & 0x00FFFFFFu) << 8 | purpose;
     philox(words, (unsigned)seed, (unsigned)(seed >> 32));
+}
+
+__device__ void random_words(const Dropout& dropout, unsigned block, unsigned words[4]) {
+    random_words(dropout.run, dropout.purpose, dropout.layer, block, words);
 }
 
 /// V elements of a sample, 1 or 4, of which the first is number `at`, a multiple of V.
@@ -142,6 +147,31 @@ extern "C" __global__ void dropout(unsigned sample_len, Dropout dropout, const E
             y[i] = words[word] >= dropout.threshold ? x[i] * dropout.scale : 0.0f;
         }
     }
+}
+
+/// Standard normal numbers of each sample's step, by the Box-Muller transform, in double as random.rs has it. Grid: (anything, samples).
+extern "C" __global__ void normals(unsigned sample_len, unsigned purpose, const unsigned long long* run, const float* step, float* y) {
+    const double TAU = 6.283185307179586, CELL = 1.0 / 4294967296.0;
+    float* sample = y + (size_t)blockIdx.y * sample_len;
+    for (unsigned block = thread_of_grid(); block < (sample_len + 3) / 4; block += threads_of_grid()) {
+        unsigned words[4];
+        random_words(run, purpose, (unsigned)fmaxf(step[blockIdx.y], 0.0f), block, words);
+        for (unsigned word = 0; word < 4; word += 2) {
+            double radius = sqrt(-2.0 * log(((double)words[word] + 0.5) * CELL));
+            double sine, cosine;
+            sincos(TAU * (double)words[word + 1] * CELL, &sine, &cosine);
+            unsigned i = 4 * block + word;
+            if (i < sample_len) sample[i] = (float)(radius * cosine);
+            if (i + 1 < sample_len) sample[i + 1] = (float)(radius * sine);
+        }
+    }
+}
+
+/// weights[n, 0] x + weights[n, 1] y. Grid: (anything, samples).
+extern "C" __global__ void weighted_sum(unsigned sample_len, const float* x, const float* y, const float* weights, Element* sum) {
+    size_t start = (size_t)blockIdx.y * sample_len;
+    float a = weights[2 * blockIdx.y], b = weights[2 * blockIdx.y + 1];
+    for (unsigned i = thread_of_grid(); i < sample_len; i += threads_of_grid()) sum[start + i] = a * x[start + i] + b * y[start + i];
 }
 
 /// See ops/sinusoid.rs. In double, as the CPU computes them.

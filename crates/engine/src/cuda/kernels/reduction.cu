@@ -151,7 +151,7 @@ extern "C" __global__ void softmax_gradient(unsigned len, float scale, const Ele
 }
 
 /// The mean squared difference of each sample. Grid: samples.
-extern "C" __global__ void squared_error(unsigned sample_len, const Element* a, const Element* b, float* y) {
+extern "C" __global__ void squared_error(unsigned sample_len, const Element* a, const float* b, float* y) {
     size_t start = (size_t)blockIdx.x * sample_len;
     float total = 0.0f;
     for (unsigned i = threadIdx.x; i < sample_len; i += THREADS) {
@@ -163,7 +163,7 @@ extern "C" __global__ void squared_error(unsigned sample_len, const Element* a, 
 }
 
 /// Grid: (anything, samples).
-extern "C" __global__ void squared_error_gradient(unsigned sample_len, const Element* a, const Element* b, const float* dy, Element* da) {
+extern "C" __global__ void squared_error_gradient(unsigned sample_len, const Element* a, const float* b, const float* dy, Element* da) {
     size_t start = (size_t)blockIdx.y * sample_len;
     float factor = 2.0f * dy[blockIdx.y] / (float)sample_len;
     for (unsigned i = thread_of_grid(); i < sample_len; i += threads_of_grid()) da[start + i] = factor * ((float)a[start + i] - b[start + i]);
