@@ -8,27 +8,29 @@ use rayon::prelude::*;
 
 /// Latents x_T ~ N(0, I) of `count` samples from `first_sample` on, `len` elements each.
 pub fn latents(seed: u64, first_sample: u64, count: usize, len: usize) -> Vec<f32> {
-    normals(seed, Purpose::Latent, first_sample, std::iter::repeat_n(0, count), len)
+    normals(seed, Purpose::Latent, numbered(first_sample, count).map(|sample| (sample, 0)), len)
 }
 
 /// The forward process's ε for samples from `first_sample` on, one at each of `timesteps`, `len` elements each.
 pub fn forward_noise(seed: u64, first_sample: u64, timesteps: &[usize], len: usize) -> Vec<f32> {
-    normals(seed, Purpose::ForwardNoise, first_sample, timesteps.iter().copied(), len)
+    let samples = numbered(first_sample, timesteps.len()).zip(timesteps.iter().copied());
+    normals(seed, Purpose::ForwardNoise, samples, len)
 }
 
 /// The reverse process's z at step `timestep` for `count` samples from `first_sample` on, `len` elements each.
 pub fn reverse_noise(seed: u64, first_sample: u64, timestep: usize, count: usize, len: usize) -> Vec<f32> {
-    normals(seed, Purpose::ReverseNoise, first_sample, std::iter::repeat_n(timestep, count), len)
+    let samples = numbered(first_sample, count).map(|sample| (sample, timestep));
+    normals(seed, Purpose::ReverseNoise, samples, len)
 }
 
 /// The reverse process's z at step `timestep` for the samples numbered `samples`, some of which may be the same.
 pub fn reverse_noise_of(seed: u64, samples: &[u64], timestep: usize, len: usize) -> Vec<f32> {
-    samples.iter().flat_map(|&sample| reverse_noise(seed, sample, timestep, 1, len)).collect()
+    normals(seed, Purpose::ReverseNoise, samples.iter().map(|&sample| (sample, timestep)), len)
 }
 
 /// The forward process's ε at step `timestep` for the samples numbered `samples`, some of which may be the same.
 pub fn forward_noise_of(seed: u64, samples: &[u64], timestep: usize, len: usize) -> Vec<f32> {
-    samples.iter().flat_map(|&sample| forward_noise(seed, sample, &[timestep], len)).collect()
+    normals(seed, Purpose::ForwardNoise, samples.iter().map(|&sample| (sample, timestep)), len)
 }
 
 /// A step for each of `count` training samples from `first_sample` on, uniform in 0, …, `timesteps`-1.
@@ -41,18 +43,17 @@ pub fn uniform_timesteps(seed: u64, first_sample: u64, count: usize, timesteps: 
         .collect()
 }
 
-fn normals(
-    seed: u64,
-    purpose: Purpose,
-    first_sample: u64,
-    timesteps: impl ExactSizeIterator<Item = usize>,
-    len: usize,
-) -> Vec<f32> {
-    let timesteps: Vec<usize> = timesteps.collect();
-    let mut out = vec![0.0; timesteps.len() * len];
+/// The numbers of `count` samples from `first` on.
+fn numbered(first: u64, count: usize) -> impl Iterator<Item = u64> {
+    (0..count as u64).map(move |i| first.wrapping_add(i))
+}
+
+/// Of each sample, by number and step, `len` numbers.
+fn normals(seed: u64, purpose: Purpose, samples: impl Iterator<Item = (u64, usize)>, len: usize) -> Vec<f32> {
+    let samples: Vec<_> = samples.collect();
+    let mut out = vec![0.0; samples.len() * len];
     // A GPU would wait for one thread's numbers longer than it computes.
-    out.par_chunks_exact_mut(len.max(1)).zip(&timesteps).enumerate().for_each(|(i, (out, &t))| {
-        let sample = first_sample.wrapping_add(i as u64);
+    out.par_chunks_exact_mut(len.max(1)).zip(&samples).for_each(|(out, &(sample, t))| {
         Stream::new(seed, purpose, t as u32, sample).normals(0, out);
     });
     out

@@ -3,6 +3,8 @@
 //! A batch is a flat slice of samples `[n, height, width, channels]`; `t` holds one step for each sample, counted
 //! 0, …, T-1. Tables are f64; samples and their arithmetic are f32.
 
+use rayon::prelude::*;
+
 use crate::config::{DiffusionConfig, Prediction, Variance};
 use crate::denoiser::Denoiser;
 use crate::error::DiffusionError;
@@ -248,7 +250,7 @@ impl GaussianDiffusion {
     ) -> ReverseTransition {
         let mut pred_xstart = self.predict_xstart(&output.prediction, x_t, t);
         if clip {
-            pred_xstart.iter_mut().for_each(|x| *x = x.clamp(-1.0, 1.0));
+            pred_xstart.par_iter_mut().for_each(|x| *x = x.clamp(-1.0, 1.0));
         }
         let mean = match self.prediction {
             Prediction::Eps | Prediction::Xstart => self.q_posterior_mean(&pred_xstart, x_t, t),
@@ -355,18 +357,17 @@ fn look_up(table: &[f64], t: &[usize]) -> Vec<f64> {
 }
 
 /// a_t x + b_t y for each sample; `coefs` gives (a_t, b_t).
-fn combine(t: &[usize], x: &[f32], y: &[f32], coefs: impl Fn(usize) -> (f64, f64)) -> Vec<f32> {
+fn combine(t: &[usize], x: &[f32], y: &[f32], coefs: impl Fn(usize) -> (f64, f64) + Sync) -> Vec<f32> {
     assert_eq!(x.len(), y.len(), "both batches have the same shape");
     let len = sample_len(t, x);
     let mut out = vec![0.0; x.len()];
-    for (((out, x), y), &t) in
-        out.chunks_exact_mut(len).zip(x.chunks_exact(len)).zip(y.chunks_exact(len)).zip(t)
-    {
+    let samples = x.par_chunks_exact(len).zip(y.par_chunks_exact(len)).zip(t);
+    out.par_chunks_exact_mut(len).zip(samples).for_each(|(out, ((x, y), &t))| {
         let (a, b) = coefs(t);
         let (a, b) = (a as f32, b as f32);
         for ((out, &x), &y) in out.iter_mut().zip(x).zip(y) {
             *out = a * x + b * y;
         }
-    }
+    });
     out
 }
