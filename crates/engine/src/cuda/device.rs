@@ -63,17 +63,28 @@ pub(crate) trait Device: Send {
     /// It is from `allocate`, is given back once, and not used again.
     unsafe fn free(&self, address: Address);
 
-    /// Copies `data` to the device.
+    /// Copies `bytes` to the device: `fill` writes them part by part, each with the number of its first byte, of
+    /// which 4 is a divisor.
     ///
     /// # Safety
     /// There is memory for it.
-    unsafe fn upload(&self, to: Address, data: &[u8]) -> Result<(), CudaError>;
+    unsafe fn upload(
+        &self,
+        to: Address,
+        bytes: usize,
+        fill: &dyn Fn(usize, &mut [u8]),
+    ) -> Result<(), CudaError>;
 
-    /// Copies from the device, when all before is done.
+    /// Copies `bytes` from the device, when all before is done: `take` gets them in such parts.
     ///
     /// # Safety
     /// The memory is there.
-    unsafe fn download(&self, from: Address, out: &mut [u8]) -> Result<(), CudaError>;
+    unsafe fn download(
+        &self,
+        from: Address,
+        bytes: usize,
+        take: &mut dyn FnMut(usize, &[u8]),
+    ) -> Result<(), CudaError>;
 
     /// Sets memory to 0.
     ///

@@ -7,6 +7,7 @@ mod tape;
 use super::device::{Address, Argument, Device, Libraries, Recording, THREADS};
 use super::error::CudaError;
 use super::kernels::{count, names, source};
+use super::transfer::parts;
 use crate::kernel::Storage;
 use stand_ins::StandIns;
 use std::collections::HashMap;
@@ -33,6 +34,9 @@ pub(super) struct Emulation {
     tape: Tape,
     allocations: Mutex<HashMap<Address, Vec<u64>>>,
 }
+
+/// Bytes that cross at once: few, so that much crosses in parts.
+const AT_ONCE: usize = 1000;
 
 /// What makes a kernel one with barriers.
 const BARRIERS: [&str; 8] = [
@@ -139,17 +143,35 @@ impl Device for Emulation {
         self.allocations.lock().unwrap_or_else(PoisonError::into_inner).remove(&address);
     }
 
-    unsafe fn upload(&self, to: Address, data: &[u8]) -> Result<(), CudaError> {
+    unsafe fn upload(
+        &self,
+        to: Address,
+        bytes: usize,
+        fill: &dyn Fn(usize, &mut [u8]),
+    ) -> Result<(), CudaError> {
         self.tape.refuse("an upload")?;
-        // SAFETY: there is memory for it.
-        unsafe { std::ptr::copy_nonoverlapping(data.as_ptr(), to as *mut u8, data.len()) };
+        for part in parts(bytes, AT_ONCE) {
+            // SAFETY: there is memory for it.
+            fill(part.start, unsafe {
+                std::slice::from_raw_parts_mut((to as *mut u8).add(part.start), part.len())
+            });
+        }
         Ok(())
     }
 
-    unsafe fn download(&self, from: Address, out: &mut [u8]) -> Result<(), CudaError> {
+    unsafe fn download(
+        &self,
+        from: Address,
+        bytes: usize,
+        take: &mut dyn FnMut(usize, &[u8]),
+    ) -> Result<(), CudaError> {
         self.tape.refuse("a download")?;
-        // SAFETY: the memory is there.
-        unsafe { std::ptr::copy_nonoverlapping(from as *const u8, out.as_mut_ptr(), out.len()) };
+        for part in parts(bytes, AT_ONCE) {
+            // SAFETY: the memory is there.
+            take(part.start, unsafe {
+                std::slice::from_raw_parts((from as *const u8).add(part.start), part.len())
+            });
+        }
         Ok(())
     }
 

@@ -11,6 +11,7 @@
 //!   the same bits come out each time.
 //! - `cudnn.rs`, `cublas.rs`: the libraries, by [`Algorithms`]. What they do not take goes to
 //!   `kernels/product.cu`, and the report says so.
+//! - `transfer.rs`, `staging.rs`: what crosses between host and device.
 //! - `library.rs`: what is missing is found out before it is called.
 //!
 //! A list of steps that is run again is recorded as a CUDA graph in its second run, and replayed from then
@@ -36,7 +37,9 @@ mod kernels;
 mod library;
 mod nvidia;
 mod queue;
+mod staging;
 mod steps;
+mod transfer;
 
 pub use error::CudaError;
 
@@ -237,8 +240,10 @@ impl Cuda {
 
     fn run_steps(&mut self, steps: &[Step], run: &Run, prepare: bool) -> Result<(), CudaError> {
         let numbers = [run.seed, run.first_sample].map(u64::to_ne_bytes);
+        let numbers = numbers.as_flattened();
+        let fill = |byte: usize, part: &mut [u8]| part.copy_from_slice(&numbers[byte..byte + part.len()]);
         // SAFETY: there is room for the two numbers.
-        unsafe { self.device.upload(self.run_numbers(), numbers.as_flattened())? };
+        unsafe { self.device.upload(self.run_numbers(), numbers.len(), &fill)? };
         if self.profile.is_some() {
             return self.launch_timed(steps, prepare);
         }
@@ -348,41 +353,19 @@ impl Backend for Cuda {
 
     fn upload(&mut self, to: View, data: &[f32]) {
         assert_eq!(data.len(), to.shape.len());
-        let address = self.place(to);
-        self.attempt(|cuda| match to.storage {
-            // SAFETY: floats are bytes; `place` has made sure that they fit.
-            Storage::F32 => unsafe {
-                let bytes = std::slice::from_raw_parts(data.as_ptr().cast::<u8>(), size_of_val(data));
-                cuda.device.upload(address, bytes)
-            },
-            Storage::Bf16 => {
-                let halves: Vec<[u8; 2]> =
-                    data.iter().map(|&value| bf16::from_f32(value).to_ne_bytes()).collect();
-                // SAFETY: `place` has made sure that they fit.
-                unsafe { cuda.device.upload(address, halves.as_flattened()) }
-            }
-        });
+        let (address, size) = (self.place(to), transfer::size(to.storage));
+        let fill = |byte: usize, part: &mut [u8]| transfer::store(to.storage, data, byte / size, part);
+        // SAFETY: `place` has made sure that they fit.
+        self.attempt(|cuda| unsafe { cuda.device.upload(address, data.len() * size, &fill) });
     }
 
     fn download(&self, from: View, out: &mut [f32]) {
         assert_eq!(out.len(), from.shape.len());
-        let address = self.place(from);
-        let done = self.attempt(|cuda| match from.storage {
-            // SAFETY: any bytes are floats; `place` has made sure that they are there.
-            Storage::F32 => unsafe {
-                let bytes = std::slice::from_raw_parts_mut(out.as_mut_ptr().cast::<u8>(), size_of_val(out));
-                cuda.device.download(address, bytes)
-            },
-            Storage::Bf16 => {
-                let mut halves = vec![[0; 2]; out.len()];
-                // SAFETY: `place` has made sure that they are there.
-                unsafe { cuda.device.download(address, halves.as_flattened_mut())? };
-                for (value, half) in out.iter_mut().zip(halves) {
-                    *value = bf16::to_f32(u16::from_ne_bytes(half));
-                }
-                Ok(())
-            }
-        });
+        let (address, size) = (self.place(from), transfer::size(from.storage));
+        let bytes = out.len() * size;
+        let mut take = |byte: usize, part: &[u8]| transfer::restore(from.storage, part, byte / size, out);
+        // SAFETY: `place` has made sure that they are there.
+        let done = self.attempt(|cuda| unsafe { cuda.device.download(address, bytes, &mut take) });
         if done.is_none() {
             out.fill(f32::NAN);
         }
@@ -429,8 +412,9 @@ impl Backend for Cuda {
                 &[Argument::U32(kernels::count(NORM_BLOCKS)), parts, Argument::Address(cuda.norm_result())],
             )?;
             let mut square = [0; size_of::<f64>()];
+            let mut take = |byte: usize, part: &[u8]| square[byte..byte + part.len()].copy_from_slice(part);
             // SAFETY: the result is there.
-            unsafe { cuda.device.download(cuda.norm_result(), &mut square)? };
+            unsafe { cuda.device.download(cuda.norm_result(), size_of::<f64>(), &mut take)? };
             Ok(f64::from_ne_bytes(square).sqrt())
         });
         norm.unwrap_or(f64::NAN)

@@ -9,9 +9,11 @@ use super::device::{Address, Argument, Convolved, Device, Libraries, Recording, 
 use super::error::CudaError;
 use super::kernels::{Convolution, Operands, Product, count, names};
 use super::library;
+use super::staging::Staging;
 use crate::hardware::{Algorithms, Precision};
 use cudarc::driver::{CudaContext, CudaGraph, CudaStream, DriverError, result, sys};
 use cudarc::{cublaslt, cudnn};
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::ffi::CString;
 use std::sync::Arc;
@@ -27,6 +29,7 @@ pub(super) struct Nvidia {
     vendor: Option<Vendor>,
     _module: Module,
     functions: HashMap<&'static str, sys::CUfunction>,
+    staging: RefCell<Staging>,
     stream: Arc<CudaStream>,
     context: Arc<CudaContext>,
     description: String,
@@ -105,6 +108,7 @@ impl Nvidia {
         let Found { context, capability, description } = Found::new(index)?;
         let stream = context.new_stream().map_err(cannot_start("cuStreamCreate"))?;
 
+        let staging = RefCell::new(Staging::new(&context)?);
         let code = compiler::compile(capability, precision.storage())?;
         // SAFETY: the compiler made this image.
         let module = unsafe { result::module::load_data(code.as_ptr().cast()) };
@@ -120,7 +124,7 @@ impl Nvidia {
             true => None,
             false => Some(Vendor::new(&context, &stream, precision, algorithms)?),
         };
-        Ok(Self { vendor, _module: module, functions, stream, context, description })
+        Ok(Self { vendor, _module: module, functions, staging, stream, context, description })
     }
 
     fn bind(&self) -> Result<(), CudaError> {
@@ -224,19 +228,26 @@ impl Device for Nvidia {
         }
     }
 
-    unsafe fn upload(&self, to: Address, data: &[u8]) -> Result<(), CudaError> {
+    unsafe fn upload(
+        &self,
+        to: Address,
+        bytes: usize,
+        fill: &dyn Fn(usize, &mut [u8]),
+    ) -> Result<(), CudaError> {
         self.bind()?;
-        // SAFETY: there is memory for it; ordinary memory is read before the call returns.
-        unsafe { result::memcpy_htod_async(to, data, self.stream.cu_stream()) }
-            .map_err(failed("cuMemcpyHtoDAsync"))
+        // SAFETY: there is memory for it, as the caller says.
+        unsafe { self.staging.borrow_mut().upload(self.stream.cu_stream(), to, bytes, fill) }
     }
 
-    unsafe fn download(&self, from: Address, out: &mut [u8]) -> Result<(), CudaError> {
+    unsafe fn download(
+        &self,
+        from: Address,
+        bytes: usize,
+        take: &mut dyn FnMut(usize, &[u8]),
+    ) -> Result<(), CudaError> {
         self.bind()?;
-        // SAFETY: the memory is there, and `out` is not looked at before the copy is done.
-        unsafe { result::memcpy_dtoh_async(out, from, self.stream.cu_stream()) }
-            .map_err(failed("cuMemcpyDtoHAsync"))?;
-        self.stream.synchronize().map_err(failed("cuStreamSynchronize"))
+        // SAFETY: the memory is there, as the caller says.
+        unsafe { self.staging.borrow_mut().download(self.stream.cu_stream(), from, bytes, take) }
     }
 
     unsafe fn clear(&self, at: Address, bytes: usize) -> Result<(), CudaError> {
@@ -342,12 +353,12 @@ impl Libraries for Vendor {
     }
 }
 
-fn failed(call: &'static str) -> impl Fn(DriverError) -> CudaError {
+pub(super) fn failed(call: &'static str) -> impl Fn(DriverError) -> CudaError {
     move |error| CudaError::Call { call, status: error.to_string() }
 }
 
 /// The same before there was anything to lose.
-fn cannot_start(call: &'static str) -> impl Fn(DriverError) -> CudaError {
+pub(super) fn cannot_start(call: &'static str) -> impl Fn(DriverError) -> CudaError {
     move |error| CudaError::Start { call, status: error.to_string() }
 }
 
