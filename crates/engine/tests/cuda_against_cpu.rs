@@ -2,6 +2,7 @@
 //! emulated, and on a device if there is one. What differs is the order of sums: 1e-4 of the reference's rms
 //! at most, mostly far less.
 
+mod fake_nvidia;
 mod machines;
 
 use engine::random::{Purpose, Stream};
@@ -432,6 +433,13 @@ fn random_numbers_and_weighted_sums() {
         Network { graph, inputs, differentiated: vec![prediction], output }
             .check(&format!("normals {shape}"));
     }
+}
+
+#[test]
+fn large_tensors_cross_one_after_the_other() {
+    // More than crosses at once.
+    let shape = Shape::new(1, 700, 510, 3);
+    Network::new(&[shape, shape], &[], |graph, x, _| graph.add(x[0], x[1])).check("large tensors");
 }
 
 #[test]

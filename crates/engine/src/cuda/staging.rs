@@ -10,7 +10,7 @@ use std::ffi::c_void;
 use std::sync::Arc;
 
 /// What crosses at once.
-const BYTES: usize = 16 << 20;
+const BYTES: usize = 4 << 20;
 /// Up to here the driver takes a copy at once and sends it along with the call.
 const SMALL: usize = 1 << 14;
 
