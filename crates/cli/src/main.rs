@@ -28,6 +28,7 @@ mod measured;
 mod model;
 mod model_samples;
 mod neighbours;
+mod own_folder;
 mod progress;
 mod progressive;
 mod report;
