@@ -16,6 +16,10 @@ pub const GRID_IMAGES: usize = 64;
 /// Settings that a call names itself.
 const ASKED: [&str; 5] = ["weights", "sampler", "steps", "spacing", "seed"];
 
+/// Endings of files of kinds that are not written. A folder of such a name is hardly meant.
+const OTHER_FILES: [&str; 13] =
+    ["jpg", "jpeg", "gif", "webp", "bmp", "tif", "tiff", "ppm", "mp4", "zip", "tar", "parquet", "tfrecord"];
+
 /// How images are stored, by the ending of `--out`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Form {
@@ -86,6 +90,12 @@ pub fn check_place(path: &Path, resume: bool) -> Result<(), Failure> {
         if resume && path.join(SAMPLES_RECORD).is_file() {
             return Ok(());
         }
+        if is_other_file(path) && !path.is_dir() {
+            return Err(Failure::input(format!(
+                "{}: images go to a folder or to a file ending in .npz, .npy, .raw or .png; choose another --out",
+                path.display()
+            )));
+        }
         return ImageFolder::check_vacant(path).map_err(|failure| {
             match path.join(SAMPLES_RECORD).is_file() {
                 true => Failure::input(format!(
@@ -113,6 +123,12 @@ pub fn check_place(path: &Path, resume: bool) -> Result<(), Failure> {
         )));
     }
     Ok(())
+}
+
+/// Whether a path is named like a file that cannot be written: of another kind, or standard output.
+fn is_other_file(path: &Path) -> bool {
+    let ending = path.extension().unwrap_or_default();
+    path.as_os_str() == "-" || OTHER_FILES.iter().any(|other| ending.eq_ignore_ascii_case(other))
 }
 
 impl Output {

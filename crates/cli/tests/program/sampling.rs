@@ -208,6 +208,13 @@ fn places_and_options_that_cannot_be_are_refused_before_anything_is_written() {
     refused(&new, &["--eta", "2", "--sampler", "ddim"], &["eta", "from 0 to 1"]);
     refused(&dir.path().join("x.png"), &["--resume"], &["cannot be resumed"]);
     assert!(!new.exists());
+    for name in ["x.jpg", "x.WebP", "-"] {
+        let mut command = ddpm(&["sample", "--n", "1", "--steps", "1", "--out", name]);
+        fail(command.arg(&run).current_dir(&dir), 2, &[name, ".npz, .npy, .raw or .png", "folder"]);
+        assert!(!dir.path().join(name).exists());
+    }
+    let mut versioned = ddpm(&["sample", "--n", "1", "--steps", "1", "--out", "v1.5"]);
+    succeed(versioned.arg(&run).current_dir(&dir));
 }
 
 #[test]
