@@ -11,12 +11,13 @@ use crate::progress::{self, Progress};
 use crate::report::Report;
 use crate::signals::Signals;
 use codec::progressive::{self, CurvePoint, Limit};
-use codec::{CodecError, lossless};
+use codec::{CodecError, Header, lossless};
 use data::{ImageOptions, SourceSpec};
 use diffusion::Denoiser;
 use diffusion::pixels::{PIXEL_VALUES_PER_UNIT, from_bytes};
 use engine::ImageShape;
 use serde_json::{Value, json};
+use std::io::Read;
 use std::num::{NonZeroU64, NonZeroUsize};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -241,17 +242,26 @@ impl Args {
         }
     }
 
-    /// Refuses to write over an image that is to be compressed.
+    /// Refuses to write over an image that is to be compressed, or over a file of a data set.
     fn check_images_stay(&self) -> Result<(), Failure> {
         let Ok(out) = self.out.canonicalize() else {
             return Ok(());
         };
-        match self.images.iter().find(|name| Path::new(name).canonicalize().is_ok_and(|path| path == out)) {
-            Some(name) => Err(Failure::input(format!(
-                "{name}: is one of the images; choose another --out for the file"
-            ))),
-            None => Ok(()),
+        // No data set has these. One may well lie there from an earlier call.
+        if is_compressed(&out) {
+            return Ok(());
         }
+        for name in &self.images {
+            let spec = spec(name)?;
+            let source = spec.path().and_then(|path| path.canonicalize().ok());
+            if source.is_some_and(|source| out.starts_with(source)) {
+                return Err(Failure::input(format!(
+                    "{}: is one of the images, or a file among them ({name}); choose another --out for the file",
+                    self.out.display()
+                )));
+            }
+        }
+        Ok(())
     }
 
     /// The bytes of all images, in the network's shape, and how many were brought to it.
@@ -310,6 +320,13 @@ impl Args {
         }
         Ok(changed)
     }
+}
+
+/// Whether the file at `path` begins as this program's compressed files do.
+fn is_compressed(path: &Path) -> bool {
+    let mut beginning = Vec::new();
+    let read = std::fs::File::open(path).and_then(|file| file.take(64).read_to_end(&mut beginning));
+    read.is_ok() && Header::read(&beginning).is_ok()
 }
 
 /// A source, or an image file, or a folder of such.

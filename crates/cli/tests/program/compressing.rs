@@ -156,10 +156,22 @@ fn images_that_would_be_changed_are_not_compressed_without_loss() {
 fn an_image_is_not_written_over() {
     let dir = tempfile::tempdir().unwrap();
     let run = trained(dir.path());
-    let path = dir.path().join("a.png");
+    let photos = dir.path().join("photos");
+    std::fs::create_dir(&photos).unwrap();
+    let path = photos.join("a.png");
     image::RgbImage::new(8, 8).save(&path).unwrap();
     let bytes = std::fs::read(&path).unwrap();
     let mut command = ddpm(&["compress"]);
     fail(command.arg(&run).arg(&path).arg("--out").arg(&path), 2, &["a.png", "choose another --out"]);
+    // Nor one in a folder of them; what was compressed before may lie there.
+    let compress_all = |name: &str| {
+        let mut command = ddpm(&["compress", "--n", "1", "--target-rate", "2", "--out"]);
+        command.arg(photos.join(name)).arg(&run).arg(format!("images:{}", photos.display()));
+        command
+    };
+    fail(&mut compress_all("a.png"), 2, &["a.png", "a file among them", "choose another --out"]);
     assert!(std::fs::read(&path).unwrap() == bytes);
+    for _ in 0..2 {
+        succeed(&mut compress_all("all.ddpm"));
+    }
 }
