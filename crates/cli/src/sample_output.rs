@@ -5,6 +5,7 @@ use crate::image_files::{ImageFolder, check_file_place, read_image, write_whole}
 use data::ImageOptions;
 use data::image_folder::{OVERVIEW, SAMPLES_RECORD};
 use engine::ImageShape;
+use numpy::npz::NpzFile;
 use serde_json::{Value, json};
 use std::fs::{File, OpenOptions};
 use std::io::{BufReader, ErrorKind, Read, Seek, SeekFrom, Write};
@@ -13,6 +14,8 @@ use train::grid;
 
 /// Most images shown in grid.png.
 pub const GRID_IMAGES: usize = 64;
+/// What images are called in a .npz.
+const ARRAY: &str = "arr_0";
 /// Settings that a call names itself.
 const ASKED: [&str; 5] = ["weights", "sampler", "steps", "spacing", "seed"];
 
@@ -106,16 +109,17 @@ pub fn check_place(path: &Path, resume: bool) -> Result<(), Failure> {
             }
         });
     }
-    if path.exists() {
+    if resume && form == Form::Grid {
+        return Err(Failure::input("one picture cannot be resumed; give a folder or a .npz as --out"));
+    }
+    // With --resume it may be what was to be drawn: see `is_complete`.
+    if path.exists() && !(resume && path.is_file()) {
         return Err(Failure::input(format!(
             "{}: exists already; choose another --out, or remove it",
             path.display()
         )));
     }
     check_file_place(path, "--out")?;
-    if resume && form == Form::Grid {
-        return Err(Failure::input("one picture cannot be resumed; give a folder or a .npz as --out"));
-    }
     if !resume && with_suffix(path, ".unfinished").exists() {
         return Err(Failure::input(format!(
             "{}: is there from a sampling that was stopped; go on with --resume, or remove it",
@@ -123,6 +127,40 @@ pub fn check_place(path: &Path, resume: bool) -> Result<(), Failure> {
         )));
     }
     Ok(())
+}
+
+/// Whether the file that `path` names is there, with `count` images of this shape. How they were drawn is not in it.
+///
+/// # Errors
+/// If it is there with something else in it, or cannot be read.
+pub fn is_complete(path: &Path, count: usize, image: ImageShape) -> Result<bool, Failure> {
+    let form = Form::of(path);
+    if matches!(form, Form::Folder | Form::Grid) || !path.exists() {
+        return Ok(false);
+    }
+    let expected = vec![count, image.height, image.width, image.channels];
+    let is_same = match form {
+        Form::Npz => {
+            let array =
+                NpzFile::open(path).and_then(|mut file| file.member(ARRAY)).map_err(Failure::input)?;
+            array.header().shape == expected
+        }
+        Form::Npy => {
+            let file = File::open(path).map_err(|error| cannot_read(path, error))?;
+            numpy::Header::read(file, path).map_err(Failure::input)?.0.shape == expected
+        }
+        _ => {
+            let found = path.metadata().map_err(|error| cannot_read(path, error))?;
+            found.len() == expected.iter().map(|&size| size as u64).product::<u64>()
+        }
+    };
+    if !is_same {
+        return Err(Failure::input(format!(
+            "{}: exists already, and not with {count} images of {image}; choose another --out, or remove it",
+            path.display()
+        )));
+    }
+    Ok(true)
 }
 
 /// Whether a path is named like a file that cannot be written: of another kind, or standard output.
@@ -284,6 +322,10 @@ fn read_written(path: &Path, image: ImageShape) -> Result<Vec<u8>, Failure> {
         (found, pixels) if found == image => Ok(pixels),
         _ => Err(Failure::work(format!("{}: not of the images' size {image}", path.display()))),
     }
+}
+
+fn cannot_read(path: &Path, error: std::io::Error) -> Failure {
+    Failure::input(format!("{}: cannot be read: {error}", path.display()))
 }
 
 fn cannot_write(path: &Path, error: std::io::Error) -> Failure {
