@@ -38,11 +38,19 @@ impl RunDirectory {
     }
 
     /// The complete checkpoints, oldest first. What is being written, or was when the process was killed, is
-    /// not among them: it has another name.
+    /// not among them: it has another name. Nor is a directory without a manifest, which only
+    /// [`Self::latest`] refuses.
     ///
     /// # Errors
     /// If the directory cannot be read. A run without checkpoints has an empty list.
     pub fn checkpoints(&self) -> Result<Vec<Checkpoint>, Error> {
+        let mut checkpoints = self.named()?;
+        checkpoints.retain(|checkpoint| checkpoint.check_manifest().is_ok());
+        Ok(checkpoints)
+    }
+
+    /// What bears the name of a checkpoint, oldest first.
+    fn named(&self) -> Result<Vec<Checkpoint>, Error> {
         let path = self.root.join(CHECKPOINTS_DIR);
         let entries = match fs::read_dir(&path) {
             Ok(entries) => entries,
@@ -54,20 +62,21 @@ impl RunDirectory {
             let directory = entry.map_err(Error::read(&path))?.path();
             let step = directory.file_name().and_then(|name| step_of(name.to_str()?));
             let Some(step) = step else { continue };
-            if directory.join(MANIFEST_FILE).is_file() {
-                checkpoints.push(Checkpoint { step, directory });
-            }
+            checkpoints.push(Checkpoint { step, directory });
         }
         checkpoints.sort_by_key(|checkpoint| checkpoint.step);
         Ok(checkpoints)
     }
 
-    /// The complete checkpoint with the most training steps.
+    /// The checkpoint with the most training steps.
     ///
     /// # Errors
-    /// If the directory cannot be read.
+    /// If the directory cannot be read, or the checkpoint has no manifest that can be: it got its name when it
+    /// was whole, so it has been damaged since, and to go on from an older one is for the user to decide.
     pub fn latest(&self) -> Result<Option<Checkpoint>, Error> {
-        Ok(self.checkpoints()?.pop())
+        let Some(latest) = self.named()?.pop() else { return Ok(None) };
+        latest.check_manifest()?;
+        Ok(Some(latest))
     }
 
     /// Removes what killed writes left behind. For the one process that trains here; not while another does.
@@ -88,6 +97,20 @@ impl RunDirectory {
         older.retain(|checkpoint| checkpoint.step < newest);
         let excess = older.len().saturating_sub(keep.saturating_sub(1));
         older[..excess].iter().try_for_each(|checkpoint| atomic::remove_directory(&checkpoint.directory))
+    }
+}
+
+impl Checkpoint {
+    /// Refuses one whose manifest is not there, or cannot be got at.
+    fn check_manifest(&self) -> Result<(), Error> {
+        let problem = match fs::metadata(self.directory.join(MANIFEST_FILE)) {
+            Ok(found) if found.is_file() => return Ok(()),
+            Ok(_) => format!("{MANIFEST_FILE} in it is no file"),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => format!("it has no {MANIFEST_FILE}"),
+            Err(error) => format!("{MANIFEST_FILE} in it cannot be read ({error})"),
+        };
+        let remedy = "restore this checkpoint, or remove it to go on from the one before";
+        Err(Error::damaged(&self.directory, format!("{problem}; {remedy}")))
     }
 }
 

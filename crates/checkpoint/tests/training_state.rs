@@ -74,7 +74,7 @@ fn the_latest_complete_checkpoint_is_found_whatever_lies_around() {
     }
     let checkpoints = root.path().join("checkpoints");
     // A copy that was cut off, what a killed writer left, and what someone else put there.
-    std::fs::create_dir_all(checkpoints.join("step-999999999/unet")).unwrap();
+    std::fs::create_dir_all(checkpoints.join("step-00000007/unet")).unwrap();
     std::fs::create_dir_all(checkpoints.join(".step-100000001.ddpm-partial/unet")).unwrap();
     std::fs::create_dir_all(checkpoints.join("step-+7")).unwrap();
     std::fs::write(checkpoints.join("notes.txt"), "").unwrap();
@@ -84,6 +84,41 @@ fn the_latest_complete_checkpoint_is_found_whatever_lies_around() {
     run.clean().unwrap();
     assert!(!checkpoints.join(".step-100000001.ddpm-partial").exists());
     assert!(checkpoints.join("notes.txt").exists());
+}
+
+/// Going on from an older one without a word would lose what was trained since.
+#[test]
+fn a_newest_checkpoint_without_its_manifest_is_refused() {
+    let root = tempfile::tempdir().unwrap();
+    let run = RunDirectory::new(root.path());
+    for step in [5, 20] {
+        SmallRun::at(step).save(&run).unwrap();
+    }
+    let newest = run.checkpoint(20);
+    let manifest = newest.join("manifest.json");
+    let refused = |problem: &str| {
+        let said = run.latest().unwrap_err().to_string();
+        for words in [newest.to_str().unwrap(), problem, "restore this checkpoint, or remove it"] {
+            assert!(said.contains(words), "{said}");
+        }
+        // A model's directory is looked for by other words, but not in an older checkpoint either.
+        assert_eq!(ModelLocation::resolve(root.path()).unwrap_err().to_string(), said);
+        // It does not keep a training that has gone on beyond it from tidying up.
+        run.prune(30, 2).unwrap();
+    };
+    std::fs::remove_file(&manifest).unwrap();
+    refused("it has no manifest.json");
+    std::fs::create_dir(&manifest).unwrap();
+    refused("manifest.json in it is no file");
+    #[cfg(unix)]
+    {
+        std::fs::remove_dir(&manifest).unwrap();
+        // Not even root can follow it, as others cannot what they have no permission for.
+        std::os::unix::fs::symlink("manifest.json", &manifest).unwrap();
+        refused("manifest.json in it cannot be read (");
+    }
+    std::fs::remove_dir_all(&newest).unwrap();
+    assert_eq!(run.latest().unwrap().unwrap().step, 5);
 }
 
 #[test]

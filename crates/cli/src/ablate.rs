@@ -8,6 +8,7 @@ use crate::likelihood::{self, Measured, measure};
 use crate::measured;
 use crate::model::{self, Model};
 use crate::model_samples::NetworkSamples;
+use crate::own_folder;
 use crate::progress::{self, Progress};
 use crate::report::Report;
 use crate::sample_quality::{Features, QualityProbe, score_names, tap};
@@ -18,7 +19,8 @@ use data::{SourceSpec, Split};
 use diffusion::{BetaSchedule, DiffusionError, NormalCdf, Prediction};
 use eval::MeasureError;
 use eval::ablation::{
-    AblationTable, Budget, Measure, Objective, Outcome, QualityScore, SampleMeasure, Variant, VariantResult,
+    AblationTable, Budget, Measure, Objective, Outcome, QualityScore, SampleMeasure, TABLE_FILE, Variant,
+    VariantResult,
 };
 use eval::image_set::{ImageSet, SourceImages, Unreadable};
 use eval::inception_weights::{self, InceptionWeights};
@@ -30,6 +32,7 @@ use std::fmt::Display;
 use std::io::ErrorKind;
 use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
+use train::training_run::TrainingRun;
 use train::{Config, Job, StopCause, TrainError, config_text};
 
 /// Train what the paper compares, and compare it (Table 2)
@@ -51,7 +54,8 @@ pub struct Args {
     #[arg(value_name = "PRESET|CONFIG.toml")]
     config: String,
 
-    /// Folder for the table and the runs [default: runs/ablate- and the name of the preset or file]
+    /// Folder for the table and the runs: new, empty or an ablation's [default: runs/ablate- and the name of the
+    /// preset or file]
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
 
@@ -158,6 +162,10 @@ pub fn run(args: &Args, global: &Global) -> Result<Report, Failure> {
         let name = Path::new(&args.config).file_stem().unwrap_or_default().to_string_lossy();
         Path::new("runs").join(format!("ablate-{name}"))
     });
+    // Killed in its first training, an ablation has runs and no table yet.
+    own_folder::check(&out, "an ablation's", &[TABLE_FILE], |entry| {
+        entry.is_dir() && TrainingRun::check(entry, true).is_ok()
+    })?;
     let measure = Measure {
         test_data: test.source.description(),
         images: test.images,

@@ -11,12 +11,13 @@ use crate::progress::{self, Progress};
 use crate::report::Report;
 use crate::signals::Signals;
 use codec::progressive::{self, CurvePoint, Limit};
-use codec::{CodecError, lossless};
+use codec::{CodecError, Header, lossless};
 use data::{ImageOptions, SourceSpec};
 use diffusion::Denoiser;
 use diffusion::pixels::{PIXEL_VALUES_PER_UNIT, from_bytes};
 use engine::ImageShape;
 use serde_json::{Value, json};
+use std::io::Read;
 use std::num::{NonZeroU64, NonZeroUsize};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -63,11 +64,13 @@ pub struct Args {
     #[arg(long, conflicts_with_all = ["target_rate", "target_psnr", "curve"])]
     lossless: bool,
 
-    /// End the file at this many bits/dim, above 0, header included
+    /// End the file at this many bits/dim, above 0, header included; if the model's process ends before, that is
+    /// said
     #[arg(long, value_name = "BITS", conflicts_with = "target_psnr")]
     target_rate: Option<f64>,
 
-    /// End the file when x̂0 of all images has this peak signal-to-noise ratio, in dB, above 0
+    /// End the file when x̂0 of all images has this peak signal-to-noise ratio, in dB, above 0; if it never has,
+    /// that is said
     #[arg(long, value_name = "DB")]
     target_psnr: Option<f64>,
 
@@ -98,11 +101,7 @@ pub fn run(args: &Args, global: &Global) -> Result<Report, Failure> {
     }
     let count = pixels.len() / image.len();
     let seed = global.seed.unwrap_or(0);
-    let limit = match (args.target_rate, args.target_psnr) {
-        (Some(rate), _) => Limit::BitsPerDim(rate),
-        (None, Some(decibels)) => Limit::Psnr(decibels),
-        (None, None) => Limit::None,
-    };
+    let limit = args.limit();
 
     let start = Instant::now();
     let mut model = coding::model(&process, &mut opened.denoiser, &opened.fingerprint, global.conv)?
@@ -121,7 +120,13 @@ pub fn run(args: &Args, global: &Global) -> Result<Report, Failure> {
             let json = json!({ "status": "stopped", "out": args.out });
             Failure::stopped(signals.exit_status(), "stopped; nothing is written", json)
         }
-        error => coding::failure(error),
+        error => match (&error, args.target()) {
+            // It speaks of the target, and not of the option.
+            (CodecError::Request(problem), Some((option, target))) => {
+                Failure::input(format!("{option} {target}: {problem}"))
+            }
+            _ => coding::failure(error),
+        },
     })?;
     write_whole(&args.out, file.bytes())?;
     if let (Some(path), File::Progressive(file)) = (&args.curve, &file) {
@@ -163,7 +168,7 @@ fn told(args: &Args, file: &File, [images, changed]: [usize; 2], numbers: usize,
     let bytes = file.bytes().len();
     let rate = 8.0 * bytes as f64 / numbers as f64;
     let (what, more) = match file {
-        File::Progressive(file) => of_progressive(file, numbers),
+        File::Progressive(file) => of_progressive(args, file, numbers),
         File::Lossless(file) => of_lossless(file, images, numbers),
     };
     let out = args.out.display();
@@ -179,17 +184,26 @@ fn told(args: &Args, file: &File, [images, changed]: [usize; 2], numbers: usize,
     Report::new(words, json)
 }
 
-fn of_progressive(file: &progressive::Encoded, numbers: usize) -> (String, Value) {
+fn of_progressive(args: &Args, file: &progressive::Encoded, numbers: usize) -> (String, Value) {
     let divergence = file.divergence_bits / numbers as f64;
     let (rmse, psnr) = (rmse(file.squared_error), 10.0 * (4.0 / file.squared_error).log10());
-    let words = format!(
+    let mut words = format!(
         "{divergence:.4} bits/dim of relative entropy in {} steps; x̂0 has RMSE {rmse:.3} of 255, PSNR {psnr:.2} dB",
         file.curve.len(),
     );
-    let json = json!({
+    if let (Some((option, target)), false) = (args.target(), file.limit_reached) {
+        words.push_str(&format!(
+            "; {option} {target} was not reached: this is all that the model's process \
+             can say (--lossless keeps every pixel)"
+        ));
+    }
+    let mut json = json!({
         "kind": "progressive", "header_bytes": file.header_bytes, "divergence_bits_per_dim": divergence,
         "steps": file.curve.len(), "rmse": rmse, "psnr": psnr,
     });
+    if args.target().is_some() {
+        json["target_reached"] = json!(file.limit_reached);
+    }
     (words, json)
 }
 
@@ -214,17 +228,40 @@ fn of_lossless(file: &lossless::Encoded, images: usize, numbers: usize) -> (Stri
 }
 
 impl Args {
-    /// Refuses to write over an image that is to be compressed.
+    /// The option that says where the file ends, and its value.
+    fn target(&self) -> Option<(&'static str, f64)> {
+        let rate = self.target_rate.map(|rate| ("--target-rate", rate));
+        rate.or(self.target_psnr.map(|decibels| ("--target-psnr", decibels)))
+    }
+
+    fn limit(&self) -> Limit {
+        match (self.target_rate, self.target_psnr) {
+            (Some(rate), _) => Limit::BitsPerDim(rate),
+            (None, Some(decibels)) => Limit::Psnr(decibels),
+            (None, None) => Limit::None,
+        }
+    }
+
+    /// Refuses to write over an image that is to be compressed, or over a file of a data set.
     fn check_images_stay(&self) -> Result<(), Failure> {
         let Ok(out) = self.out.canonicalize() else {
             return Ok(());
         };
-        match self.images.iter().find(|name| Path::new(name).canonicalize().is_ok_and(|path| path == out)) {
-            Some(name) => Err(Failure::input(format!(
-                "{name}: is one of the images; choose another --out for the file"
-            ))),
-            None => Ok(()),
+        // No data set has these. One may well lie there from an earlier call.
+        if is_compressed(&out) {
+            return Ok(());
         }
+        for name in &self.images {
+            let spec = spec(name)?;
+            let source = spec.path().and_then(|path| path.canonicalize().ok());
+            if source.is_some_and(|source| out.starts_with(source)) {
+                return Err(Failure::input(format!(
+                    "{}: is one of the images, or a file among them ({name}); choose another --out for the file",
+                    self.out.display()
+                )));
+            }
+        }
+        Ok(())
     }
 
     /// The bytes of all images, in the network's shape, and how many were brought to it.
@@ -283,6 +320,13 @@ impl Args {
         }
         Ok(changed)
     }
+}
+
+/// Whether the file at `path` begins as this program's compressed files do.
+fn is_compressed(path: &Path) -> bool {
+    let mut beginning = Vec::new();
+    let read = std::fs::File::open(path).and_then(|file| file.take(64).read_to_end(&mut beginning));
+    read.is_ok() && Header::read(&beginning).is_ok()
 }
 
 /// A source, or an image file, or a folder of such.

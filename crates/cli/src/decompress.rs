@@ -88,7 +88,7 @@ pub fn run(args: &Args, global: &Global) -> Result<Report, Failure> {
     let bytes = args.bytes()?;
     let failed = |error: CodecError| {
         let remedy = match error {
-            CodecError::Truncated { .. } => "; --allow-partial decodes what is there",
+            CodecError::Truncated { .. } => "; if it is cut off, --allow-partial decodes what is there",
             _ => "",
         };
         let failure = coding::failure(error);

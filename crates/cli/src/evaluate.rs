@@ -263,6 +263,7 @@ impl Args {
             let count = self.reference_n.or(self.protocol.reference_images());
             let reference = SetArgs { input: &text, count, unreadable: Unreadable::Refuse };
             let reference = measuring.measure(reference)?;
+            measured::note_few_images([Some(&samples.about), Some(&reference.about)], quiet);
             let value = frechet_distance(&statistics, &reference.statistics().map_err(measured::failure)?)
                 .map_err(measured::failure)?;
             quality.push(QualityMeasure {

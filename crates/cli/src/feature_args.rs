@@ -4,12 +4,14 @@ use crate::model::WeightsName;
 use crate::sampler_args::SamplerArgs;
 use checkpoint::Weights;
 use clap::ValueEnum;
+use data::ImageSource;
 use diffusion::Sampling;
 use eval::ResizeMode;
-use eval::image_set::Unreadable;
+use eval::image_set::{SourceImages, Unreadable};
 use models::inception::Tap;
 use std::num::{NonZeroU64, NonZeroUsize};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 /// What a set of images may be, for the commands' help.
 pub const INPUTS: &str = "A set of images is one of
@@ -157,4 +159,11 @@ pub struct SetArgs<'a> {
     pub count: Option<NonZeroU64>,
     /// What becomes of images that cannot be read.
     pub unreadable: Unreadable,
+}
+
+impl SetArgs<'_> {
+    /// The images of `source` that are meant.
+    pub fn images_of(&self, source: Arc<dyn ImageSource>) -> SourceImages {
+        SourceImages::new(source, self.count.map(NonZeroU64::get), self.unreadable)
+    }
 }

@@ -137,6 +137,7 @@ pub fn run(args: &Args, global: &Global) -> Result<Report, Failure> {
         about.check_comparable(other).map_err(measured::failure)?;
     }
     measured::note_unlike_sizes(abouts, global.quiet);
+    measured::note_few_images(abouts, global.quiet);
     let fid = frechet_distance(&first.statistics, &second.statistics).map_err(measured::failure)?;
     let kid = args.kid(&first, &second, global.seed.unwrap_or(0))?;
     let both = args.precision_recall(&first, &second)?;

@@ -28,6 +28,7 @@ mod measured;
 mod model;
 mod model_samples;
 mod neighbours;
+mod own_folder;
 mod progress;
 mod progressive;
 mod report;
@@ -61,6 +62,14 @@ struct Cli {
     command: Command,
 }
 
+/// More threads than any machine has cores for only wait for each other, a hundred thousand for ever.
+const MAX_THREADS: usize = 1024;
+
+fn thread_count(text: &str) -> Result<NonZeroUsize, String> {
+    let count = text.parse().ok().filter(|count: &NonZeroUsize| count.get() <= MAX_THREADS);
+    count.ok_or_else(|| format!("a number of threads is 1 to {MAX_THREADS}"))
+}
+
 const EXIT_STATUS: &str = "Exit status:
   0  done
   1  the work failed
@@ -80,8 +89,8 @@ struct Global {
     #[arg(long, global = true)]
     json: bool,
 
-    /// Worker threads [default: one per core]. Results are the same for any number
-    #[arg(long, global = true, value_name = "COUNT")]
+    /// Worker threads, 1 to 1024 [default: one per core]. Results are the same for any number
+    #[arg(long, global = true, value_name = "COUNT", value_parser = thread_count)]
     threads: Option<NonZeroUsize>,
 
     /// Decides every random number, 0 to 2^63-1 [default: the configuration's for train, else 0]

@@ -9,7 +9,7 @@ use crate::model_samples::ModelSamples;
 use crate::progress::{self, Progress};
 use crate::signals::Signals;
 use checkpoint::ModelLocation;
-use data::{ImageOptions, ResizeFilter, SOURCE_KINDS, SourceSpec};
+use data::{ImageOptions, ImageSource, ResizeFilter, SOURCE_KINDS, SourceSpec};
 use diffusion::Sampling;
 use eval::cache_folder::cache_folder;
 use eval::feature_extractor::FeatureExtractor;
@@ -22,6 +22,7 @@ use models::inception::Classifier;
 use serde_json::{Value, json};
 use std::num::{NonZeroU64, NonZeroUsize};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Instant;
 
 /// Samples drawn of a model when nobody says: what published figures have.
@@ -162,7 +163,10 @@ impl<'a> Measuring<'a> {
         let spec = source_spec(set.input).map_err(Failure::input)?;
         match spec {
             Some(spec) => {
-                let mut images = self.open_source(&spec, &set)?;
+                let source = self.open_source(&spec)?;
+                // Every image counts in a result, so that none may be another than the one that was published.
+                source.verify_checksums().map_err(Failure::input)?;
+                let mut images = set.images_of(source);
                 let about = self.about(&set, &images, spec.split_name().map(str::to_owned), None);
                 let measured = self.compute(&mut images, about)?;
                 report_unreadable(&images, self.global.quiet);
@@ -220,7 +224,7 @@ impl<'a> Measuring<'a> {
             Ok((images.shape(), each.map_err(|error| self.failure(error))?))
         };
         match source_spec(set.input).map_err(Failure::input)? {
-            Some(spec) => read(&mut self.open_source(&spec, set)?),
+            Some(spec) => read(&mut set.images_of(self.open_source(&spec)?)),
             None => read(&mut self.open_samples(set.input, u64::MAX, 1)?),
         }
     }
@@ -232,10 +236,9 @@ impl<'a> Measuring<'a> {
         ModelSamples::new(model, self.sampler, seed, count, self.signals.stop())
     }
 
-    fn open_source(&self, spec: &SourceSpec, set: &SetArgs) -> Result<SourceImages, Failure> {
+    fn open_source(&self, spec: &SourceSpec) -> Result<Arc<dyn ImageSource>, Failure> {
         let options = ImageOptions { size: self.image_size, channels: Some(3), filter: self.filter };
-        let source = data::open(spec, &options).map_err(Failure::input)?;
-        Ok(SourceImages::new(source, set.count.map(NonZeroU64::get), set.unreadable))
+        data::open(spec, &options).map_err(Failure::input)
     }
 
     fn about(
@@ -398,6 +401,21 @@ pub fn note_unlike_sizes(sides: [Option<&Provenance>; 2], quiet: bool) {
         let [a, b] = [first, second].map(|about| format!("{}x{}", about.image[0], about.image[1]));
         progress::say(&format!(
             "warning: images of {a} against images of {b}: the figures also measure this difference; --image-size makes them alike"
+        ));
+    }
+}
+
+/// Says what a FID of so few images is, if one of `sides` has fewer than its features need: a covariance has full
+/// rank only of more images than features.
+pub fn note_few_images(sides: [Option<&Provenance>; 2], quiet: bool) {
+    let is_few = |about: &&Provenance| about.images <= about.dims as u64;
+    if let Some(few) = sides.into_iter().flatten().filter(is_few).min_by_key(|about| about.images)
+        && !quiet
+    {
+        progress::say(&format!(
+            "note: {} images are fewer than {} features need: their covariance is singular and the FID biased upwards; compare \
+             it with none of another number of images",
+            few.images, few.dims
         ));
     }
 }

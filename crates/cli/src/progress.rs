@@ -61,6 +61,14 @@ impl Progress {
         }
     }
 
+    /// Says a part of the result, which is not how the work goes: it is said with `quiet` too.
+    pub fn say_result(&self, line: &str) {
+        match &self.form {
+            Form::Silent => say(line),
+            _ => self.say(line),
+        }
+    }
+
     /// The work is over: takes the bar away.
     pub fn finish(&self) {
         if let Form::Bar(bar) = &self.form {

@@ -1,11 +1,12 @@
 //! `ddpm report`: a run in one HTML page.
 
 use crate::failure::Failure;
+use crate::own_folder;
 use crate::report::Report;
 use eval::ablation::AblationTable;
 use eval::evaluation_report::EvaluationReport;
 use eval::likelihood::LikelihoodReport;
-use eval::run_report::{Pictures, QualityLine, RunReport, ScoreLine};
+use eval::run_report::{PAGE_FILE, Pictures, QualityLine, RunReport, ScoreLine};
 use models::Unet;
 use serde_json::json;
 use std::io::ErrorKind;
@@ -26,7 +27,8 @@ pub struct Args {
     /// A run's directory
     run: PathBuf,
 
-    /// Folder for the page and the figures [default: report/ in the run's directory]
+    /// Folder for the page and the figures: new, empty, or a report's or a run's [default: report/ in the run's
+    /// directory]
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
 
@@ -40,6 +42,9 @@ pub fn run(args: &Args) -> Result<Report, Failure> {
         let problem = "holds no run of ddpm train (no config.toml); give a run's directory";
         return Err(Failure::input(format!("{}: {problem}", args.run.display())));
     };
+    // The run's own report/ is nobody else's.
+    let marks = [PAGE_FILE, training_run::CONFIG_FILE];
+    args.out.iter().try_for_each(|out| own_folder::check(out, "a report's or a run's", &marks, |_| false))?;
     let report = gather(args, &config)?;
     let out = args.out.clone().unwrap_or_else(|| args.run.join("report"));
     let files = report.write(&out).map_err(Failure::work)?;

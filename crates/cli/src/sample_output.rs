@@ -2,9 +2,11 @@
 
 use crate::failure::Failure;
 use crate::image_files::{ImageFolder, check_file_place, read_image, write_whole};
+use checkpoint::atomic;
 use data::ImageOptions;
 use data::image_folder::{OVERVIEW, SAMPLES_RECORD};
 use engine::ImageShape;
+use numpy::npz::NpzFile;
 use serde_json::{Value, json};
 use std::fs::{File, OpenOptions};
 use std::io::{BufReader, ErrorKind, Read, Seek, SeekFrom, Write};
@@ -13,8 +15,14 @@ use train::grid;
 
 /// Most images shown in grid.png.
 pub const GRID_IMAGES: usize = 64;
+/// What images are called in a .npz.
+const ARRAY: &str = "arr_0";
 /// Settings that a call names itself.
 const ASKED: [&str; 5] = ["weights", "sampler", "steps", "spacing", "seed"];
+
+/// Endings of files of kinds that are not written. A folder of such a name is hardly meant.
+const OTHER_FILES: [&str; 13] =
+    ["jpg", "jpeg", "gif", "webp", "bmp", "tif", "tiff", "ppm", "mp4", "zip", "tar", "parquet", "tfrecord"];
 
 /// How images are stored, by the ending of `--out`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -62,6 +70,8 @@ pub struct Output {
     sink: Sink,
     /// Images that are written: the first ones.
     written: usize,
+    /// Keeps other processes from the folder while it is open; of a file being written, that file itself does.
+    _lock: Option<File>,
 }
 
 enum Sink {
@@ -82,9 +92,25 @@ enum Sink {
 /// If something would be lost or mixed.
 pub fn check_place(path: &Path, resume: bool) -> Result<(), Failure> {
     let form = Form::of(path);
+    // First, for that it can be resumed is true only when the other process has ended.
+    match form {
+        Form::Folder => drop(lock_folder(path)?),
+        Form::Npz | Form::Npy | Form::Raw => {
+            if let Ok(unfinished) = File::open(with_suffix(path, ".unfinished")) {
+                lock(&unfinished, path)?;
+            }
+        }
+        Form::Grid => {}
+    }
     if form == Form::Folder {
         if resume && path.join(SAMPLES_RECORD).is_file() {
             return Ok(());
+        }
+        if is_other_file(path) && !path.is_dir() {
+            return Err(Failure::input(format!(
+                "{}: images go to a folder or to a file ending in .npz, .npy, .raw or .png; choose another --out",
+                path.display()
+            )));
         }
         return ImageFolder::check_vacant(path).map_err(|failure| {
             match path.join(SAMPLES_RECORD).is_file() {
@@ -96,16 +122,14 @@ pub fn check_place(path: &Path, resume: bool) -> Result<(), Failure> {
             }
         });
     }
-    if path.exists() {
-        return Err(Failure::input(format!(
-            "{}: exists already; choose another --out, or remove it",
-            path.display()
-        )));
-    }
-    check_file_place(path, "--out")?;
     if resume && form == Form::Grid {
         return Err(Failure::input("one picture cannot be resumed; give a folder or a .npz as --out"));
     }
+    // With --resume it may be what was to be drawn: see `is_complete`.
+    if path.exists() && !(resume && path.is_file()) {
+        return Err(exists_already(path));
+    }
+    check_file_place(path, "--out")?;
     if !resume && with_suffix(path, ".unfinished").exists() {
         return Err(Failure::input(format!(
             "{}: is there from a sampling that was stopped; go on with --resume, or remove it",
@@ -115,16 +139,77 @@ pub fn check_place(path: &Path, resume: bool) -> Result<(), Failure> {
     Ok(())
 }
 
+/// The lock of a folder. None where there is no folder, or a system cannot open folders or lock them.
+fn lock_folder(path: &Path) -> Result<Option<File>, Failure> {
+    let Ok(folder) = File::open(path) else { return Ok(None) };
+    lock(&folder, path)?;
+    Ok(Some(folder))
+}
+
+/// Takes the lock of `file`, which stands for all that is written to `path`. A file system without locks has to
+/// do without.
+fn lock(file: &File, path: &Path) -> Result<(), Failure> {
+    match atomic::try_lock(file) {
+        Ok(false) => Err(Failure::input(format!(
+            "{}: another process is writing samples there; wait for it, or choose another --out",
+            path.display()
+        ))),
+        _ => Ok(()),
+    }
+}
+
+/// Whether the file that `path` names is there, with `count` images of this shape. How they were drawn is not in it.
+///
+/// # Errors
+/// If it is there with something else in it, or cannot be read.
+pub fn is_complete(path: &Path, count: usize, image: ImageShape) -> Result<bool, Failure> {
+    let form = Form::of(path);
+    if matches!(form, Form::Folder | Form::Grid) || !path.exists() {
+        return Ok(false);
+    }
+    let expected = vec![count, image.height, image.width, image.channels];
+    let is_same = match form {
+        Form::Npz => {
+            let array =
+                NpzFile::open(path).and_then(|mut file| file.member(ARRAY)).map_err(Failure::input)?;
+            array.header().shape == expected
+        }
+        Form::Npy => {
+            let file = File::open(path).map_err(|error| cannot_read(path, error))?;
+            numpy::Header::read(file, path).map_err(Failure::input)?.0.shape == expected
+        }
+        _ => {
+            let found = path.metadata().map_err(|error| cannot_read(path, error))?;
+            found.len() == expected.iter().map(|&size| size as u64).product::<u64>()
+        }
+    };
+    if !is_same {
+        return Err(Failure::input(format!(
+            "{}: exists already, and not with {count} images of {image}; choose another --out, or remove it",
+            path.display()
+        )));
+    }
+    Ok(true)
+}
+
+/// Whether a path is named like a file that cannot be written: of another kind, or standard output.
+fn is_other_file(path: &Path) -> bool {
+    let ending = path.extension().unwrap_or_default();
+    path.as_os_str() == "-" || OTHER_FILES.iter().any(|other| ending.eq_ignore_ascii_case(other))
+}
+
 impl Output {
     /// Makes the place for the images, or opens it where it was left.
     ///
     /// # Errors
-    /// If it cannot be made, or holds other images.
+    /// If it cannot be made, holds other images, or another process writes there.
     pub fn open(path: &Path, plan: Plan) -> Result<Self, Failure> {
         let form = Form::of(path);
+        let mut folder_lock = None;
         let (sink, written) = match form {
             Form::Folder => {
                 let folder = ImageFolder::create(path, plan.count)?;
+                folder_lock = lock_folder(path)?;
                 plan.check_or_write(&path.join(SAMPLES_RECORD))?;
                 let written = (0..plan.count).find(|&index| !folder.has_image(index)).unwrap_or(plan.count);
                 (Sink::Folder(folder), written)
@@ -133,10 +218,15 @@ impl Output {
             Form::Npz | Form::Npy | Form::Raw => {
                 let (unfinished, record) =
                     (with_suffix(path, ".unfinished"), with_suffix(path, ".unfinished.json"));
-                plan.check_or_write(&record)?;
                 let failed = |error| cannot_write(&unfinished, error);
                 let open = OpenOptions::new().read(true).append(true).create(true).open(&unfinished);
                 let pixels = open.map_err(failed)?;
+                lock(&pixels, path)?;
+                // Who had the lock may have given the file this name just before letting go of it.
+                if path.is_file() {
+                    return Err(exists_already(path));
+                }
+                plan.check_or_write(&record)?;
                 let len = plan.image.len() as u64;
                 let written = pixels.metadata().map_err(failed)?.len() / len;
                 let written = written.min(plan.count as u64);
@@ -145,7 +235,7 @@ impl Output {
                 (Sink::Array { form, pixels, unfinished, record }, written as usize)
             }
         };
-        Ok(Self { path: path.to_owned(), plan, sink, written })
+        Ok(Self { path: path.to_owned(), plan, sink, written, _lock: folder_lock })
     }
 
     /// Images that are written.
@@ -270,6 +360,14 @@ fn read_written(path: &Path, image: ImageShape) -> Result<Vec<u8>, Failure> {
     }
 }
 
+fn exists_already(path: &Path) -> Failure {
+    Failure::input(format!("{}: exists already; choose another --out, or remove it", path.display()))
+}
+
+fn cannot_read(path: &Path, error: std::io::Error) -> Failure {
+    Failure::input(format!("{}: cannot be read: {error}", path.display()))
+}
+
 fn cannot_write(path: &Path, error: std::io::Error) -> Failure {
     Failure::work(format!("{}: cannot be written: {error}", path.display()))
 }
@@ -306,6 +404,27 @@ mod tests {
                 assert_eq!(std::fs::read(&path).unwrap(), images);
             }
             assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1, "{name}");
+        }
+    }
+
+    #[test]
+    fn two_do_not_write_to_one_place() {
+        let dir = tempfile::tempdir().unwrap();
+        let image = ImageShape::new(1, 2, 3);
+        let plan = || Plan { count: 3, image, identity: json!({ "seed": 1 }) };
+        for name in ["folder", "x.raw", "x.npy", "x.npz"] {
+            let path = dir.path().join(name);
+            let mut first = Output::open(&path, plan()).unwrap();
+            first.push(&[7; 6]).unwrap();
+            let second = [check_place(&path, false), check_place(&path, true)];
+            for failure in second.into_iter().chain([Output::open(&path, plan()).map(drop)]) {
+                let failure = failure.unwrap_err();
+                assert!(failure.message.contains("another process"), "{name}: {}", failure.message);
+                assert_eq!(failure.status, 2);
+            }
+            drop(first);
+            check_place(&path, true).unwrap();
+            assert_eq!(Output::open(&path, plan()).unwrap().written(), 1, "{name}");
         }
     }
 

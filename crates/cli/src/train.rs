@@ -80,7 +80,10 @@ pub fn run(args: &Args, global: &Global) -> Result<Report, Failure> {
     let job =
         Job { config, directory, resume: args.resume, hardware: global.hardware(), profile: args.profile };
     let mut teller = Teller::new(global.quiet);
-    TrainingRun::check(&job.directory, job.resume).map_err(|error| train_failure(error.into()))?;
+    // Before the evaluation's features, which may take hours.
+    TrainingRun::check(&job.directory, job.resume)
+        .and_then(|()| training_run::check_steps(&job.directory, job.config.train.steps))
+        .map_err(|error| train_failure(error.into()))?;
     let mut evaluation =
         TrainingEvaluation::new(&job.config, args.inception.as_deref(), global, signals.stop())?;
     if evaluation.is_none() && signals.stopped() {

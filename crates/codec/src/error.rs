@@ -31,8 +31,9 @@ pub enum CodecError {
     /// A lossless file where a progressive one is needed, or the other way round.
     #[error("the file holds lossless images where progressive ones are needed, or the other way round")]
     OtherKind,
-    /// The file ends before the steps that its header announces.
-    #[error("the file is cut off: {found} of its {expected} coded steps are there")]
+    /// The file ends before the steps that its header announces. Flipped bits, too, can lead a reader to its end
+    /// too soon, and no length is in the header.
+    #[error("the file is cut off, or damaged: {found} of its {expected} coded steps are there")]
     Truncated {
         /// Whole steps there are.
         found: usize,

@@ -7,6 +7,7 @@ use crate::image_layout::ImageLayout;
 use crate::picture::Picture;
 use crate::positioned::{FileCursor, PositionedFile};
 use crate::{DataError, ImageOptions, ImageSource, SourceKind, SourceSpec};
+use flate2::Crc;
 use numpy::{Element, Header, NumpyError};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
@@ -42,6 +43,8 @@ fn open(
 /// Where the images' array is looked for, in this order, before the only array that could be it.
 const IMAGE_NAMES: [&str; 5] = ["arr_0", "images", "x_train", "data", "samples"];
 const LABEL_NAMES: [&str; 5] = ["labels", "y", "y_train", "label", "arr_1"];
+/// Bytes read at a time to check a checksum.
+const CRC_CHUNK: u64 = 1 << 18;
 const REMEDY: &str =
     "save images as uint8 of shape [n, height, width, 3], [n, 3, height, width] or, gray, [n, height, width]";
 /// An array whose images are read when they are asked for.
@@ -53,6 +56,16 @@ struct ArrayImages {
     start: u64,
     layout: ImageLayout,
     labels: Option<Vec<u32>>,
+    /// Of an archive's member that is read where it lies, past the archive's reader, which would check it.
+    stored: Option<StoredMember>,
+}
+
+/// A member of an archive that is not compressed.
+#[derive(Clone, Copy, Debug)]
+struct StoredMember {
+    start: u64,
+    len: u64,
+    crc32: u32,
 }
 
 impl PictureSet for ArrayImages {
@@ -68,6 +81,25 @@ impl PictureSet for ArrayImages {
 
     fn place(&self, index: u64) -> Place<'_> {
         Place { path: self.origin.as_path().into(), offset: Some(self.offset(index)) }
+    }
+
+    fn verify_checksums(&self) -> Result<(), DataError> {
+        let Some(StoredMember { start, len, crc32 }) = self.stored else { return Ok(()) };
+        let mut crc = Crc::new();
+        let mut buffer = vec![0; CRC_CHUNK.min(len) as usize];
+        let mut done = 0;
+        while done < len {
+            let part = &mut buffer[..CRC_CHUNK.min(len - done) as usize];
+            self.file.read_exact_at(start + done, part)?;
+            crc.update(part);
+            done += part.len() as u64;
+        }
+        if crc.sum() != crc32 {
+            let what =
+                format!("the CRC of its content is {:08x}, not {crc32:08x} as the archive says", crc.sum());
+            return Err(DataError::damaged(&self.origin, None, what));
+        }
+        Ok(())
     }
 
     fn label(&self, index: u64) -> Option<u32> {
@@ -97,7 +129,7 @@ impl ArrayImages {
             let what = format!("{stored} bytes of pixels do not fill the shape {:?}", header.shape);
             return Err(DataError::damaged(origin, start, what));
         }
-        Ok(Self { file, origin: origin.into(), start, layout, labels: None })
+        Ok(Self { file, origin: origin.into(), start, layout, labels: None, stored: None })
     }
 }
 
@@ -158,8 +190,8 @@ fn open_npz(path: &Path) -> Result<ArrayImages, DataError> {
         let entry = archive.by_index(*number).map_err(damaged)?;
         match (entry.compression(), entry.data_start()) {
             (CompressionMethod::Stored, Some(start)) => {
-                let size = entry.size();
-                ArrayImages::new(file, &origin, start, size)?
+                let stored = StoredMember { start, len: entry.size(), crc32: entry.crc32() };
+                ArrayImages { stored: Some(stored), ..ArrayImages::new(file, &origin, start, stored.len)? }
             }
             _ => {
                 let expected = header.bytes().unwrap_or(u64::MAX).saturating_add(*header_len);
@@ -201,7 +233,10 @@ fn read_labels(
     Header::read(&mut entry, origin).map_err(numpy_error)?;
     let mut bytes = Vec::new();
     let expected = count as u64 * element.size() as u64;
-    entry.take(expected).read_to_end(&mut bytes).map_err(|e| content_error(origin, None, e))?;
+    // The archive's reader checks the checksum only when it is asked for more than there is.
+    let one_more = expected.saturating_add(1);
+    entry.take(one_more).read_to_end(&mut bytes).map_err(|e| content_error(origin, None, e))?;
+    bytes.truncate(usize::try_from(expected).unwrap_or(usize::MAX));
     if bytes.len() as u64 != expected {
         return Err(DataError::damaged(origin, bytes.len() as u64, "it ends in the middle of its labels"));
     }

@@ -55,6 +55,10 @@ impl ImageSource for Converted {
         Ok(())
     }
 
+    fn verify_checksums(&self) -> Result<(), DataError> {
+        self.inner.verify_checksums()
+    }
+
     fn label(&self, index: u64) -> Option<u32> {
         self.inner.label(index)
     }

@@ -112,6 +112,11 @@ pub(crate) trait PictureSet: Send + Sync {
     /// Where image `index` lies.
     fn place(&self, index: u64) -> Place<'_>;
 
+    /// See [`ImageSource::verify_checksums`].
+    fn verify_checksums(&self) -> Result<(), DataError> {
+        Ok(())
+    }
+
     /// The class of image `index`.
     fn label(&self, _index: u64) -> Option<u32> {
         None
@@ -161,6 +166,10 @@ impl<S: PictureSet> ImageSource for Fitted<S> {
     fn read_as_stored(&self, index: u64) -> Result<(ImageShape, Vec<u8>), DataError> {
         check_index(self, index)?;
         Ok(self.fit.as_stored(self.set.picture(index)?))
+    }
+
+    fn verify_checksums(&self) -> Result<(), DataError> {
+        self.set.verify_checksums()
     }
 
     fn label(&self, index: u64) -> Option<u32> {

@@ -45,6 +45,15 @@ pub trait ImageSource: Send + Sync {
         Ok((shape, pixels))
     }
 
+    /// Reads through what has a checksum that reading single images does not check: an array of images, for
+    /// one, has a checksum of the whole. Worth its time to whoever reads all images in any case.
+    ///
+    /// # Errors
+    /// With the file's name if a checksum does not hold or a file cannot be read.
+    fn verify_checksums(&self) -> Result<(), DataError> {
+        Ok(())
+    }
+
     /// The class of image `index`, where the source has classes.
     fn label(&self, _index: u64) -> Option<u32> {
         None

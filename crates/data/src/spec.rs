@@ -157,6 +157,21 @@ fn wrong(spec: &str, what: impl Into<String>, form: &str) -> DataError {
     DataError::Spec { spec: spec.into(), what: what.into(), remedy: format!("the form is {form}") }
 }
 
+/// What may be meant by a spec that is the path of something, in words; else nothing.
+fn meant(text: &str) -> String {
+    let path = Path::new(text);
+    let has = |extension: &str| path.extension().is_some_and(|found| found.eq_ignore_ascii_case(extension));
+    let kind = match path.exists() {
+        false => return String::new(),
+        true if has("npz") => array_file::NPZ.name,
+        true if has("npy") => array_file::NPY.name,
+        true if has("parquet") => parquet::KIND.name,
+        true if has("zip") => zip_archive::KIND.name,
+        true => image_folder::KIND.name,
+    };
+    format!("did you mean {kind}:{text}? ")
+}
+
 impl FromStr for SourceSpec {
     type Err = DataError;
 
@@ -170,7 +185,7 @@ impl FromStr for SourceSpec {
             return Err(DataError::Spec {
                 spec: text.into(),
                 what: format!("there is no kind of source called `{name}`"),
-                remedy: format!("the kinds are {}", forms.join(", ")),
+                remedy: format!("{}the kinds are {}", meant(text), forms.join(", ")),
             });
         };
         let Some(rest) = rest else {
@@ -285,6 +300,18 @@ mod tests {
             let message = text.parse::<SourceSpec>().unwrap_err().to_string();
             assert!(message.contains(hint), "{text}: {message}");
         }
+    }
+
+    #[test]
+    fn a_path_without_a_kind_is_recognised() {
+        let dir = tempfile::tempdir().unwrap();
+        let message = |path: &Path| path.to_str().unwrap().parse::<SourceSpec>().unwrap_err().to_string();
+        assert!(!message(&dir.path().join("nothing")).contains("did you mean"));
+        let folder = dir.path().to_str().unwrap();
+        assert!(message(dir.path()).contains(&format!("did you mean images:{folder}?")));
+        let archive = dir.path().join("a.ZIP");
+        std::fs::write(&archive, "").unwrap();
+        assert!(message(&archive).contains(&format!("did you mean zip:{}?", archive.display())));
     }
 
     #[test]

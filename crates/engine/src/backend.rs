@@ -18,6 +18,19 @@ pub enum BackendError {
         /// What they were for.
         what: &'static str,
     },
+    /// More memory would be needed than the machine has.
+    #[error(
+        "this network needs {} MiB of memory ({} of them for its parameters and what goes with them), but there are {} in all; use a smaller network, a smaller batch or train.micro_batch",
+        needed.div_ceil(1 << 20), parameters.div_ceil(1 << 20), total >> 20
+    )]
+    TooLarge {
+        /// Bytes needed.
+        needed: usize,
+        /// Bytes of them that no smaller batch would save.
+        parameters: usize,
+        /// Bytes there are.
+        total: u64,
+    },
     /// The CUDA device.
     #[error(transparent)]
     Cuda(#[from] CudaError),
@@ -81,6 +94,15 @@ pub trait Backend: Send {
     /// Memory taken and the like, in a line for people, once a program has been checked and has its memory.
     fn report(&self) -> Option<String> {
         None
+    }
+
+    /// Checks that there can be memory for `values` numbers, before any of it is taken; `parameters` of them are
+    /// for buffers of the parameters' layout. A device whose [`Self::allocate`] notices in time need not.
+    ///
+    /// # Errors
+    /// [`BackendError::TooLarge`].
+    fn check_memory(&self, _values: usize, _parameters: usize) -> Result<(), BackendError> {
+        Ok(())
     }
 
     /// Makes `slot` hold `len` zeros; its old content is gone. There is none for [`Slot::Grads`], which is

@@ -28,6 +28,9 @@ impl Session {
         let len = program.layout().len();
         backend.check(&program.forward)?;
         backend.check(&program.backward)?;
+        let buffers = if program.training.is_some() { 4 } else { 1 };
+        let parameters = len.saturating_mul(buffers);
+        backend.check_memory(program.arena_len().saturating_add(parameters), parameters)?;
         backend.allocate(Slot::Arena, program.arena_len())?;
         backend.allocate(Slot::Params, len)?;
         if program.training.is_some() {
@@ -212,5 +215,37 @@ impl Session {
     /// Where time went since [`Self::start_profile`]; `None` without.
     pub fn profile(&self) -> Option<&Profile> {
         self.backend.profile()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Session;
+    use crate::backend::BackendError;
+    use crate::params::Init;
+    use crate::program::{Program, TrainingOptions};
+    use crate::{Cpu, Graph, Shape};
+
+    /// The system would promise the memory, buffer by buffer, and end the process once it is written to.
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn a_network_larger_than_the_machine_is_refused_before_memory_is_taken() {
+        let total = usize::try_from(crate::cpu::machine_memory::total().unwrap()).unwrap();
+        // Each buffer alone would fit.
+        let width = (total / 4 / 2).isqrt();
+        let mut graph = Graph::new();
+        let x = graph.input(Shape::vectors(1, width));
+        let weight = graph.parameter("weight", vec![width, width], Init::Ones);
+        let bias = graph.parameter("bias", vec![width], Init::Zeros);
+        let y = graph.linear(x, weight, bias);
+        let backend = Box::new(Cpu::new(1).unwrap());
+        let program = Program::training_with(&graph, &[y], backend.as_ref(), TrainingOptions::default());
+        match Session::new(program, backend).err() {
+            Some(BackendError::TooLarge { needed, parameters, total: there }) => {
+                assert_eq!(parameters, 4 * 4 * graph.layout().len());
+                assert!(there as usize == total && needed > parameters && parameters > total);
+            }
+            other => panic!("{other:?}"),
+        }
     }
 }

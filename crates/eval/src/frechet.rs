@@ -9,7 +9,7 @@
 use crate::{MeasureError, Statistics};
 use faer::{Mat, MatRef, Side};
 
-/// The distance between the Gaussians with these means and covariances. Never negative beyond rounding.
+/// The distance between the Gaussians with these means and covariances, 0 or more.
 ///
 /// # Errors
 /// [`MeasureError::Unlike`] for different numbers of features, [`MeasureError::NotCovariance`] if a matrix is none.
@@ -26,7 +26,9 @@ pub fn frechet_distance(first: &Statistics, second: &Statistics) -> Result<f64, 
     let means: f64 = first.mu.iter().zip(&second.mu).map(|(a, b)| (a - b) * (a - b)).sum();
     let trace = |sigma: &[f64]| (0..dims).map(|i| sigma[i * dims + i]).sum::<f64>();
     let root = trace_of_root(dims, &first.sigma, &second.sigma)?;
-    Ok(means + trace(&first.sigma) + trace(&second.sigma) - 2.0 * root)
+    let distance = means + trace(&first.sigma) + trace(&second.sigma) - 2.0 * root;
+    // Below 0 it is rounding. What is not a number stays one.
+    Ok(if distance < 0.0 { 0.0 } else { distance })
 }
 
 /// tr √(Σ₁ Σ₂).
@@ -135,6 +137,16 @@ mod tests {
         let distance = frechet_distance(&first, &second).unwrap();
         assert!((distance - expected).abs() < 1e-10, "{distance} {expected}");
         assert!(frechet_distance(&first, &first).unwrap().abs() < 1e-10);
+    }
+
+    /// Rounding would make some of them -0.0000.
+    #[test]
+    fn equal_sets_are_at_no_distance_and_none_below() {
+        for sample in 0..20 {
+            let set = of_rows(&normals(50, 20, sample), 20);
+            let distance = frechet_distance(&set, &set).unwrap();
+            assert!(distance.is_sign_positive() && distance < 1e-10, "{sample}: {distance}");
+        }
     }
 
     #[test]

@@ -5,8 +5,12 @@ use crate::presets;
 use crate::sampling;
 use crate::validate::{Problem, validate};
 use serde::Deserialize;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use toml::{Table, Value};
+
+/// Bytes of a configuration file: the longest that has every key takes some thousand.
+const MAX_FILE_BYTES: u64 = 1 << 20;
 
 /// A configuration that cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -18,6 +22,15 @@ pub enum ConfigError {
         path: PathBuf,
         /// What the system says.
         source: std::io::Error,
+    },
+    /// The file is too large to be a configuration.
+    #[error(
+        "{}: it is larger than {MAX_FILE_BYTES} bytes, which no configuration is; give a TOML file or a preset's name (images are named by --set data.source=KIND:PATH)",
+        path.display()
+    )]
+    TooLarge {
+        /// The file.
+        path: PathBuf,
     },
     /// Neither a preset nor a file has this name.
     #[error(
@@ -113,8 +126,7 @@ pub fn load(name: &str, overrides: &[String]) -> Result<Config, ConfigError> {
         // A file that happens to bear a preset's name is reached as ./NAME.
         Some(preset) => parse(preset.text, &format!("preset {name}"), overrides),
         None if path.exists() || name.contains(['/', '\\']) || name.ends_with(".toml") => {
-            let text = std::fs::read_to_string(path)
-                .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+            let text = read_text(path)?;
             parse(&text, &path.display().to_string(), overrides)
         }
         None => Err(ConfigError::NoSuchConfig {
@@ -125,10 +137,24 @@ pub fn load(name: &str, overrides: &[String]) -> Result<Config, ConfigError> {
     }
 }
 
+/// The text of the file at `path`. Of one that is no configuration, a data set by mistake, little is read.
+pub(crate) fn read_text(path: &Path) -> Result<String, ConfigError> {
+    let read_error = |source| ConfigError::Read { path: path.to_owned(), source };
+    let file = std::fs::File::open(path).map_err(read_error)?;
+    let mut text = Vec::new();
+    // Not by the length that the system tells, for a pipe has none.
+    file.take(MAX_FILE_BYTES + 1).read_to_end(&mut text).map_err(read_error)?;
+    if text.len() as u64 > MAX_FILE_BYTES {
+        return Err(ConfigError::TooLarge { path: path.to_owned() });
+    }
+    String::from_utf8(text)
+        .map_err(|_| read_error(io::Error::new(io::ErrorKind::InvalidData, "it is not text in UTF-8")))
+}
+
 /// Reads a configuration from TOML text; `origin` is what its mistakes are said to be in.
 ///
 /// # Errors
-/// [`ConfigError`], except `Read` and `NoSuchConfig`.
+/// [`ConfigError`], except `Read`, `TooLarge` and `NoSuchConfig`.
 pub fn parse(text: &str, origin: &str, overrides: &[String]) -> Result<Config, ConfigError> {
     refuse_unknown_keys(text, origin)?;
     let toml_error = |error: toml::de::Error| ConfigError::Toml {

@@ -365,13 +365,14 @@ fn resume(
     checkpoints: &RunDirectory,
     step: &mut TrainingStep,
 ) -> Result<Option<Checkpoint>, TrainError> {
-    let mut checkpoints = checkpoints.checkpoints()?;
-    let Some(last) = checkpoints.pop() else { return Ok(None) };
+    let Some(last) = checkpoints.latest()? else { return Ok(None) };
+    let mut older = checkpoints.checkpoints()?;
+    older.retain(|checkpoint| checkpoint.step < last.step);
     let path = &last.directory;
     let cannot = |source| TrainError::Resume {
         source: Box::new(source),
         damaged: path.clone(),
-        before: checkpoints.last().map(|checkpoint| checkpoint.directory.clone()),
+        before: older.last().map(|checkpoint| checkpoint.directory.clone()),
     };
     let saved = SavedTraining::open(path).map_err(cannot)?;
     let samples = last.step * config.train.batch_size as u64;

@@ -2,7 +2,7 @@
 
 use crate::config::Config;
 use crate::config_text::{self, ConfigError};
-use checkpoint::atomic;
+use checkpoint::{RunDirectory, atomic};
 use data::SourceSpec;
 use std::fs::{File, OpenOptions};
 use std::io::ErrorKind;
@@ -12,7 +12,7 @@ use toml::{Table, Value};
 /// Held locked while a trainer writes to the run.
 const LOCK_FILE: &str = ".lock";
 /// The configuration, every key written out.
-const CONFIG_FILE: &str = "config.toml";
+pub const CONFIG_FILE: &str = "config.toml";
 
 /// Keys that a resumed run may have changed without being another run: its weights after a step stay the same bits.
 const FREE_KEYS: [&str; 4] =
@@ -61,9 +61,22 @@ pub enum RunError {
     /// The configuration in it cannot be read.
     #[error(transparent)]
     Config(#[from] ConfigError),
-    /// The configuration in it cannot be written.
+    /// The configuration in it cannot be written, or its checkpoints cannot be listed.
     #[error(transparent)]
-    Write(#[from] checkpoint::Error),
+    Files(#[from] checkpoint::Error),
+    /// The run has more updates than are asked for.
+    #[error(
+        "{}: the run is at update {completed} already, and train.steps is {steps} now: give more steps, or choose another --out",
+        path.display()
+    )]
+    Beyond {
+        /// The directory.
+        path: PathBuf,
+        /// Updates of its last checkpoint.
+        completed: u64,
+        /// Updates asked for.
+        steps: u64,
+    },
     /// The run was begun with another configuration.
     #[error(
         "{}: the run was begun with {key} = {before}, now it is {now}; a run can only be resumed as it was begun: \
@@ -87,7 +100,7 @@ impl RunError {
     pub fn is_input(&self) -> bool {
         match self {
             Self::Io { source, .. } => !atomic::is_full(source),
-            Self::Write(error) => error.is_input(),
+            Self::Files(error) => error.is_input(),
             _ => true,
         }
     }
@@ -190,13 +203,29 @@ impl TrainingRun {
     /// data lies), and writes it. A run that was not begun yet begins.
     ///
     /// # Errors
-    /// If another setting differs, or the file cannot be read or written.
+    /// If another setting differs, the run has more updates than `config` asks for (its weights would stay what they
+    /// are, and the configuration say something else of them), or the file cannot be read or written.
     pub fn continue_with(&self, config: &Config) -> Result<(), RunError> {
         let Some(before) = stored_config(&self.path)? else { return self.begin(config) };
         if let Some((key, before, now)) = first_change(&before, config) {
             return Err(RunError::Changed { path: self.path.join(CONFIG_FILE), key, before, now });
         }
+        check_steps(&self.path, config.train.steps)?;
         if before == *config { Ok(()) } else { self.begin(config) }
+    }
+}
+
+/// Checks that the run at `path`, if there is one, has no more than `steps` updates.
+///
+/// # Errors
+/// If it has, or its checkpoints cannot be listed.
+pub fn check_steps(path: &Path, steps: u64) -> Result<(), RunError> {
+    let checkpoints = RunDirectory::new(path).checkpoints()?;
+    match checkpoints.last() {
+        Some(last) if last.step > steps => {
+            Err(RunError::Beyond { path: path.to_owned(), completed: last.step, steps })
+        }
+        _ => Ok(()),
     }
 }
 
@@ -226,10 +255,10 @@ pub fn config_path(path: &Path) -> PathBuf {
 /// If it cannot be read.
 pub fn stored_config(path: &Path) -> Result<Option<Config>, ConfigError> {
     let path = config_path(path);
-    match std::fs::read_to_string(&path) {
+    match config_text::read_text(&path) {
         Ok(text) => config_text::parse(&text, &path.display().to_string(), &[]).map(Some),
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-        Err(source) => Err(ConfigError::Read { path, source }),
+        Err(ConfigError::Read { source, .. }) if source.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
     }
 }
 

@@ -236,6 +236,14 @@ fn names_are_presets_or_files() {
         &load(missing.to_str().unwrap(), &[]).unwrap_err().to_string(),
         &["none.toml", "cannot read"],
     );
+    // A data set given by mistake, of a terabyte, none of it on the disk.
+    let images = dir.path().join("images.npz");
+    std::fs::File::create(&images).unwrap().set_len(1 << 40).unwrap();
+    let error = load(images.to_str().unwrap(), &[]).unwrap_err();
+    assert_says(&error.to_string(), &["images.npz", "larger than 1048576 bytes", "data.source=KIND:PATH"]);
+    let small = dir.path().join("small.npz");
+    std::fs::write(&small, b"PK\xff").unwrap();
+    assert_says(&load(small.to_str().unwrap(), &[]).unwrap_err().to_string(), &["small.npz", "UTF-8"]);
     let folder = load(dir.path().to_str().unwrap(), &[]).unwrap_err().to_string();
     assert_says(&folder, &["cannot read"]);
     let file = dir.path().join("run.toml");

@@ -244,6 +244,13 @@ fn a_damaged_checkpoint_is_named_with_the_one_before_it() {
     let after = files(&path);
     let changed: Vec<_> = after.iter().filter(|(name, content)| before.get(*name) != Some(content)).collect();
     assert!(changed.iter().all(|(name, _)| name.ends_with("config.toml")), "{:?}", changed[0].0);
+    // Nor does it go on from the one before when the manifest is gone.
+    std::fs::remove_file(last.join("manifest.json")).unwrap();
+    let error = run(&path, &config(&["train.steps=20"]), true, None).0.unwrap_err();
+    assert!(error.is_input(), "{error}");
+    for word in ["step-00000013", "no manifest.json", "remove it"] {
+        assert!(error.to_string().contains(word), "{word} is missing in: {error}");
+    }
     std::fs::remove_dir_all(last).unwrap();
     assert_eq!(run(&path, &config(&[]), true, None).1.started_at, Some(10));
 }

@@ -29,6 +29,7 @@ pub struct Args {
 pub fn run(args: &Args, global: &Global) -> Result<Report, Failure> {
     let signals = Signals::watch().map_err(Failure::work)?;
     let source = args.source.open()?;
+    source.verify_checksums().map_err(data_failure)?;
     let mut conversion = Conversion::open(&*source, &args.target).map_err(data_failure)?;
     let (len, first) = (conversion.len(), conversion.written());
     let mut progress = Progress::new("converting", first, len, global.quiet);

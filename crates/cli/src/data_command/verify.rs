@@ -47,7 +47,7 @@ pub fn run(args: &Args, global: &Global) -> Result<Report, Failure> {
         read += survey.read;
         bad += survey.bad.len();
         for (index, error) in survey.bad {
-            progress.say(&format!("image {index}: {error}"));
+            progress.say_result(&format!("image {index}: {error}"));
             if listed.len() < LISTED {
                 listed.push(json!({ "image": index, "error": error.to_string() }));
             }
@@ -56,12 +56,23 @@ pub fn run(args: &Args, global: &Global) -> Result<Report, Failure> {
         progress.update(start + indices.len() as u64, &detail);
     }
     progress.finish();
+    // Damage that no image shows: pixels are pixels, whatever a checksum of them all says.
+    let checksum = source.verify_checksums().err();
     let source = args.source.source.to_string();
-    let json = json!({ "source": source, "images": len, "good": read, "bad": bad, "bad_images": listed });
+    let json = json!({
+        "source": source, "images": len, "good": read, "bad": bad, "bad_images": listed,
+        "checksum_error": checksum.as_ref().map(ToString::to_string),
+    });
     if bad > 0 {
+        if let Some(error) = checksum {
+            progress.say_result(&error.to_string());
+        }
         let mut failure = Failure::input(format!("{source}: {bad} of {len} images are bad"));
         failure.json = json;
         return Err(failure);
+    }
+    if let Some(error) = checksum {
+        return Err(Failure { json, ..super::data_failure(error) });
     }
     Ok(Report::new(format!("{source}: all {len} images are good"), json))
 }

@@ -56,6 +56,8 @@ fn the_papers_table_comes_out_and_is_not_computed_twice() {
         object(&ablate(&out, &["train.steps=3", "log.sample_every=0"], &arguments).output().unwrap());
     assert_eq!(longer["results"][0]["variant"]["prediction"], "eps");
     assert!(out.join("linear-eps-mse-seed0/checkpoints/step-00000003").is_dir());
+    // The table would say so many updates of weights that have more.
+    fail(&mut ablate(&out, &["train.steps=1"], &[]), 2, &["at update 2 already", "give more steps"]);
     // Anything else is another ablation.
     fail(&mut ablate(&out, &["train.steps=2", "train.batch_size=2"], &[]), 2, &["train.batch_size", "--out"]);
 }
@@ -182,4 +184,44 @@ fn stopped_it_goes_on() {
     let stopped = object(&ablate(&out, &sets, &arguments).output().unwrap());
     let expected = object(&ablate(&whole, &sets, &arguments).output().unwrap());
     assert_eq!(stopped["results"], expected["results"]);
+}
+
+#[test]
+fn nothing_is_written_among_what_is_somebody_elses() {
+    let dir = tempfile::tempdir().unwrap();
+    let photos = dir.path().join("photos");
+    std::fs::create_dir_all(photos.join("holiday")).unwrap();
+    std::fs::write(photos.join("holiday/a.png"), "a picture").unwrap();
+    let before = files(&photos);
+    let arguments = ["--predictions", "eps", "--objectives", "mse"];
+    let words = ["photos", "holiday", "not an ablation's", "--out"];
+    fail(&mut ablate(&photos, &["train.steps=1"], &arguments), 2, &words);
+    assert!(files(&photos) == before);
+    let file = photos.join("holiday/a.png");
+    fail(&mut ablate(&file, &["train.steps=1"], &arguments), 2, &["is a file"]);
+
+    // What was killed in its first training, and notes beside a table, are an ablation's.
+    let out = dir.path().join("table");
+    std::fs::create_dir_all(out.join("linear-eps-mse-seed0")).unwrap();
+    succeed(&mut ablate(&out, &["train.steps=1"], &arguments));
+    std::fs::remove_file(out.join("ablation.json")).unwrap();
+    std::fs::remove_file(out.join("ablation.md")).unwrap();
+    std::fs::remove_file(out.join("ablation.csv")).unwrap();
+    succeed(&mut ablate(&out, &["train.steps=1"], &arguments));
+    std::fs::write(out.join("notes.txt"), "better than last year's").unwrap();
+    succeed(&mut ablate(&out, &["train.steps=1"], &arguments));
+
+    // A report goes into a new folder, its own, or a run's.
+    let run = out.join("linear-eps-mse-seed0");
+    let report = |out: &Path| {
+        let mut command = ddpm(&["report", "--out"]);
+        command.arg(out).arg(&run);
+        command
+    };
+    fail(&mut report(&photos), 2, &["photos", "holiday", "not a report's or a run's", "--out"]);
+    assert!(files(&photos) == before);
+    for _ in 0..2 {
+        succeed(&mut report(&dir.path().join("page")));
+    }
+    succeed(&mut report(&run));
 }

@@ -16,7 +16,10 @@ fn wrong_calls_end_with_2_and_a_hint() {
     fail(&mut ddpm(&["sample", "nowhere", "--out", "x"]), 2, &["nowhere"]);
     fail(&mut ddpm(&["sample", "nowhere", "--out", "x", "--n", "0"]), 2, &["--n"]);
     fail(&mut ddpm(&["sample", "nowhere", "--out", "x", "--sampler", "euler"]), 2, &["ancestral", "ddim"]);
-    fail(&mut ddpm(&["sample", "nowhere", "--out", "x", "--threads", "0"]), 2, &["--threads"]);
+    for threads in ["0", "1025", "100000", "many"] {
+        let mut command = ddpm(&["sample", "nowhere", "--out", "x", "--threads", threads]);
+        fail(&mut command, 2, &["--threads", "1 to 1024"]);
+    }
     fail(&mut ddpm(&["sample", "nowhere", "--out", "x", "--seed", "9223372036854775808"]), 2, &["--seed"]);
     fail(&mut ddpm(&["inspect", "nowhere"]), 2, &["nowhere"]);
     fail(&mut ddpm(&["denoise", "nowhere", "--x", "x.npy", "--t", "1", "--out", "y.npy"]), 2, &["x.npy"]);

@@ -5,8 +5,12 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 fn compress(run: &Path, out: &Path, arguments: &[&str]) -> Command {
+    compress_first("3", run, out, arguments)
+}
+
+fn compress_first(n: &str, run: &Path, out: &Path, arguments: &[&str]) -> Command {
     let mut command = ddpm(&["compress"]);
-    command.arg(run).args(["shapes32", "--n", "3", "--out"]).arg(out).args(arguments);
+    command.arg(run).args(["shapes32", "--n", n, "--out"]).arg(out).args(arguments);
     command
 }
 
@@ -53,11 +57,29 @@ fn any_prefix_becomes_the_same_images_everywhere() {
     fail(
         &mut decompress(&run, &at("half.ddpm"), &at("cut"), &[]),
         2,
-        &["half.ddpm", "cut off", "--allow-partial"],
+        &["half.ddpm", "cut off, or damaged", "if it is cut off, --allow-partial"],
     );
     assert!(!at("cut").exists());
     succeed(&mut decompress(&run, &at("half.ddpm"), &at("cut"), &["--allow-partial"]));
     assert!(files(&at("cut")) == half);
+}
+
+#[test]
+fn a_target_that_is_missed_is_said_to_be() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = trained(dir.path());
+    let file = dir.path().join("images.ddpm");
+    // Of one image, for it is a long way to the end of the process.
+    let told = |option: &str, target: &str| succeed(&mut compress_first("1", &run, &file, &[option, target]));
+    let missed = told("--target-psnr", "500");
+    assert!(missed.contains("--target-psnr 500 was not reached"), "{missed}");
+    let reached = told("--target-psnr", "1");
+    assert!(!reached.contains("reached"), "{reached}");
+    let told = |target: &str| {
+        let arguments = ["--target-rate", target, "--json"];
+        object(&compress_first("1", &run, &file, &arguments).output().unwrap())["target_reached"].as_bool()
+    };
+    assert_eq!((told("1000"), told("2")), (Some(false), Some(true)));
 }
 
 #[test]
@@ -84,8 +106,13 @@ fn what_cannot_be_decoded_is_refused() {
 
     fail(decompress(&run, &file, &out, &[]).args(["--weights", "raw"]), 2, &["another model"]);
     fail(&mut decompress(&run, &dir.path().join("missing"), &out, &[]), 2, &["missing"]);
-    fail(&mut compress(&run, &file, &["--target-rate", "0"]), 2, &["above 0"]);
-    fail(&mut compress(&run, &file, &["--target-rate", "0.1"]), 2, &["the header alone"]);
+    fail(&mut compress(&run, &file, &["--target-rate", "0"]), 2, &["--target-rate 0: ", "above 0"]);
+    fail(&mut compress(&run, &file, &["--target-psnr", "0"]), 2, &["--target-psnr 0: "]);
+    fail(
+        &mut compress(&run, &file, &["--target-rate", "0.1"]),
+        2,
+        &["--target-rate 0.1: ", "the header alone"],
+    );
     fail(
         &mut compress(&run, &file, &["--target-rate", "1", "--target-psnr", "9"]),
         2,
@@ -129,10 +156,22 @@ fn images_that_would_be_changed_are_not_compressed_without_loss() {
 fn an_image_is_not_written_over() {
     let dir = tempfile::tempdir().unwrap();
     let run = trained(dir.path());
-    let path = dir.path().join("a.png");
+    let photos = dir.path().join("photos");
+    std::fs::create_dir(&photos).unwrap();
+    let path = photos.join("a.png");
     image::RgbImage::new(8, 8).save(&path).unwrap();
     let bytes = std::fs::read(&path).unwrap();
     let mut command = ddpm(&["compress"]);
     fail(command.arg(&run).arg(&path).arg("--out").arg(&path), 2, &["a.png", "choose another --out"]);
+    // Nor one in a folder of them; what was compressed before may lie there.
+    let compress_all = |name: &str| {
+        let mut command = ddpm(&["compress", "--n", "1", "--target-rate", "2", "--out"]);
+        command.arg(photos.join(name)).arg(&run).arg(format!("images:{}", photos.display()));
+        command
+    };
+    fail(&mut compress_all("a.png"), 2, &["a.png", "a file among them", "choose another --out"]);
     assert!(std::fs::read(&path).unwrap() == bytes);
+    for _ in 0..2 {
+        succeed(&mut compress_all("all.ddpm"));
+    }
 }

@@ -64,8 +64,29 @@ fn bad_images_are_listed() {
     std::fs::write(&bad, bytes).unwrap();
     let spec = format!("tfrecord:{}", bad.display());
     fail(&mut ddpm(&["data", "verify", &spec]), 2, &["bad.tfrecords", "1 of 5", "image 1", "CRC"]);
+    let quiet = fail(&mut ddpm(&["data", "verify", "-q", &spec]), 2, &["1 of 5", "image 1", "CRC"]);
+    assert!(!quiet.contains("verifying"), "{quiet}");
     let report = object(&ddpm(&["data", "verify", &spec, "--json"]).output().unwrap());
     assert_eq!((&report["good"], &report["bad_images"][0]["image"]), (&4.into(), &1.into()));
+}
+
+#[test]
+fn a_bit_that_changed_in_an_array_of_images_is_noticed_where_all_are_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut bytes = std::fs::read(fixtures("stored.npz")).unwrap();
+    let spec = format!("npz:{}", dir.path().join("flipped.npz").display());
+    std::fs::write(dir.path().join("flipped.npz"), &bytes).unwrap();
+    assert!(succeed(&mut ddpm(&["data", "verify", &spec])).contains("all 3 images are good"));
+    // A pixel.
+    bytes[5000] ^= 1;
+    std::fs::write(dir.path().join("flipped.npz"), bytes).unwrap();
+    fail(&mut ddpm(&["data", "verify", &spec]), 2, &["flipped.npz/arr_0", "CRC"]);
+    let report = object(&ddpm(&["data", "verify", &spec, "--json"]).output().unwrap());
+    assert!(report["checksum_error"].as_str().is_some_and(|said| said.contains("CRC")), "{report}");
+    let target = dir.path().join("copy");
+    let mut convert = ddpm(&["data", "convert", &spec, &format!("images:{}", target.display())]);
+    fail(&mut convert, 2, &["flipped.npz/arr_0", "CRC"]);
+    assert!(!target.exists());
 }
 
 #[test]

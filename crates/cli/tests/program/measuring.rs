@@ -114,6 +114,36 @@ fn images_and_their_statistics_are_the_same_distance_away() {
 }
 
 #[test]
+fn a_distance_of_few_images_says_so() {
+    let desk = Desk::new();
+    desk.images("few", 0..20);
+    desk.images("enough", 0..65);
+    let told = |arguments: &[&str]| {
+        let output = desk.measure(&["fid"]).args(arguments).output().unwrap();
+        assert!(output.status.success());
+        text(&output.stderr)
+    };
+    let of_few = told(&["enough", "few"]);
+    assert!(of_few.contains("20 images are fewer than 64 features need"), "{of_few}");
+    assert!(told(&["enough", "enough", "--n", "64"]).contains("64 images are fewer"));
+    for arguments in [["enough", "few", "-q"], ["enough", "enough", "--n=65"]] {
+        assert!(!told(&arguments).contains("are fewer"), "{arguments:?}");
+    }
+}
+
+#[test]
+fn an_array_that_is_not_what_its_archive_says_is_not_measured() {
+    let desk = Desk::new();
+    let fixture = concat!(env!("CARGO_MANIFEST_DIR"), "/../data/tests/fixtures/sources/stored.npz");
+    let mut bytes = std::fs::read(fixture).unwrap();
+    // A pixel.
+    bytes[5000] ^= 1;
+    std::fs::write(desk.path("flipped.npz"), bytes).unwrap();
+    let mut stats = desk.measure(&["stats", "npz:flipped.npz", "--out", "stats.npz"]);
+    fail(&mut stats, 2, &["flipped.npz/arr_0", "CRC"]);
+}
+
+#[test]
 fn a_model_is_its_samples() {
     let desk = Desk::new();
     let run = trained(desk.dir.path());

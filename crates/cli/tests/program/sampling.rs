@@ -99,6 +99,14 @@ fn one_file_has_the_bytes_of_the_folders_images() {
         }
         let mut again = ddpm(&["sample", "--out"]);
         fail(again.arg(&out).arg(&run).args(arguments), 2, &[name, "exists already"]);
+        // A script that resumes until all is there comes to an end.
+        if name != "x.png" {
+            let words = succeed(again.arg("--resume"));
+            assert!(words.contains("5 images") && words.contains("complete"), "{words}");
+            assert!(std::fs::read(&out).unwrap() == found);
+            let mut more = ddpm(&["sample", "--resume", "--n", "6", "--out"]);
+            fail(more.arg(&out).arg(&run), 2, &[name, "exists already, and not with 6 images of 8x8x3"]);
+        }
     }
     // Nothing but the four files is left.
     assert_eq!(files(&dir.path().join("files")).len(), 4);
@@ -208,6 +216,13 @@ fn places_and_options_that_cannot_be_are_refused_before_anything_is_written() {
     refused(&new, &["--eta", "2", "--sampler", "ddim"], &["eta", "from 0 to 1"]);
     refused(&dir.path().join("x.png"), &["--resume"], &["cannot be resumed"]);
     assert!(!new.exists());
+    for name in ["x.jpg", "x.WebP", "-"] {
+        let mut command = ddpm(&["sample", "--n", "1", "--steps", "1", "--out", name]);
+        fail(command.arg(&run).current_dir(&dir), 2, &[name, ".npz, .npy, .raw or .png", "folder"]);
+        assert!(!dir.path().join(name).exists());
+    }
+    let mut versioned = ddpm(&["sample", "--n", "1", "--steps", "1", "--out", "v1.5"]);
+    succeed(versioned.arg(&run).current_dir(&dir));
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use crate::ddpm::{ddpm, fail, files, object, succeed, text, train_tiny};
 use crate::inception::write_weights;
 use models::inception::Tap;
+use std::path::Path;
 
 #[test]
 fn training_fills_the_run_and_says_so() {
@@ -85,6 +86,24 @@ fn a_run_goes_on_with_its_own_configuration() {
     let mut command = ddpm(&["train", "--resume", "--out", elsewhere.to_str().unwrap()]);
     fail(&mut command, 2, &["there is no run"]);
     assert!(!elsewhere.exists());
+}
+
+#[test]
+fn a_run_is_not_made_shorter() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = dir.path().join("run");
+    succeed(&mut train_tiny(&run, &["train.steps=4"], &[]));
+    let before = files(&run);
+    let words = ["at update 4 already", "train.steps is 3", "give more steps"];
+    let resume = |set: &str| {
+        let mut command = ddpm(&["train", "--resume", "--set", set, "--out"]);
+        command.arg(&run);
+        command
+    };
+    fail(&mut resume("train.steps=3"), 2, &words);
+    assert!(files(&run) == before);
+    succeed(&mut resume("train.steps=4"));
+    assert_eq!(files(&run)[Path::new("config.toml")], before[Path::new("config.toml")]);
 }
 
 #[test]

@@ -44,6 +44,8 @@ pub struct Encoded {
     pub header_bytes: usize,
     /// Mean squared error of x̂0 at the end, on the [-1, 1] scale.
     pub squared_error: f64,
+    /// Whether the limit was reached; if not, the file has all that the process can say.
+    pub limit_reached: bool,
     /// After each step in the file's order: bytes needed to decode it, Σ D_KL so far in bits, mean squared
     /// error of x̂0.
     pub curve: Vec<CurvePoint>,
@@ -93,7 +95,7 @@ pub fn encode(
     if let Limit::BitsPerDim(value) | Limit::Psnr(value) = limit
         && !(value > 0.0 && value.is_finite())
     {
-        return Err(CodecError::Request(format!("{value}: a target is a number above 0")));
+        return Err(CodecError::Request(format!("a target is a number above 0, not {value}")));
     }
     let mut progress = Progress::new(watch);
     let measured = &x_start[..images.min(MEASURED_IMAGES) * len];
@@ -202,16 +204,19 @@ impl<'a, 'm> Sender<'a, 'm> {
         let mut error: f64 = self.travellers.iter().filter_map(|traveller| traveller.error_before(0)).sum();
         let (mut bits, mut divergence_bits) = (0, 0.0);
         let (mut writer, mut curve) = (BitWriter::default(), Vec::new());
-        while let Some(image) = order.next() {
+        let limit_reached = loop {
             if error <= enough * numbers {
-                break;
+                break true;
             }
+            let Some(image) = order.next() else {
+                break false;
+            };
             let (traveller, step) = (&self.travellers[image], taken[image]);
             let Some(sent) = traveller.sent.get(step) else {
                 return Ok(None);
             };
             if header_bits(curve.len() + 1) + bits + sent.event.bits() > budget {
-                break;
+                break true;
             }
             let Some(error_after) = traveller.error_before(step + 1) else {
                 return Ok(None);
@@ -227,12 +232,12 @@ impl<'a, 'm> Sender<'a, 'm> {
                 divergence_bits,
                 squared_error: error / numbers,
             });
-        }
+        };
         let bytes = header::write(&self.header, &self.parameters(curve.len()), &writer.into_bytes());
         let header_bytes = bytes.len() - bits.div_ceil(8);
         curve.iter_mut().for_each(|point| point.bytes += header_bytes);
         let squared_error = error / numbers;
-        Ok(Some(Encoded { bytes, header_bytes, divergence_bits, squared_error, curve }))
+        Ok(Some(Encoded { bytes, header_bytes, divergence_bits, squared_error, limit_reached, curve }))
     }
 
     fn parameters(&self, steps: usize) -> Vec<u8> {

@@ -177,6 +177,39 @@ fn numpy_arrays() {
     in_order("npy", "planar.npy", LARGE, false, 0..2);
 }
 
+/// What is not compressed is read where it lies, image by image, which checks no checksum of the whole.
+#[test]
+fn the_checksum_of_a_stored_numpy_array_is_checked_when_asked() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("flipped.npz");
+    let name = format!("npz:{}", path.display());
+    let whole = std::fs::read(fixtures("sources").join("stored.npz")).unwrap();
+    std::fs::write(&path, &whole).unwrap();
+    let small = ImageOptions { size: Some(8), ..ImageOptions::default() };
+    for options in [ImageOptions::default(), small] {
+        open_with(&name, options).unwrap().verify_checksums().unwrap();
+    }
+    let sound = read(&*open_as_stored(&name).unwrap(), 0).unwrap();
+    let pixels = whole.windows(sound.len()).position(|bytes| bytes == sound).unwrap();
+    for place in [pixels, pixels + 3 * sound.len() - 1] {
+        let mut flipped = whole.clone();
+        flipped[place] ^= 4;
+        std::fs::write(&path, flipped).unwrap();
+        for options in [ImageOptions::default(), small] {
+            let source = open_with(&name, options).unwrap();
+            let said = message(source.verify_checksums());
+            assert!(said.contains("flipped.npz") && said.contains("CRC"), "{said}");
+        }
+    }
+    // Labels, the second array, are read as a whole, and then there is no need to ask.
+    let labels = whole.windows(6).rposition(|bytes| bytes == b"\x93NUMPY").unwrap() + 128;
+    let mut flipped = whole.clone();
+    flipped[labels] ^= 1;
+    std::fs::write(&path, flipped).unwrap();
+    let said = message(open_as_stored(&name));
+    assert!(said.contains("flipped.npz/arr_1") && said.contains("checksum"), "{said}");
+}
+
 #[test]
 fn lmdb_as_lsun_is_published() {
     for path in ["lsun", "lsun/data.mdb"] {

@@ -9,6 +9,7 @@ mod elementwise;
 mod epilogue;
 mod group_norm;
 mod layout;
+pub(crate) mod machine_memory;
 mod math;
 mod memory;
 mod optimizer;
@@ -148,6 +149,17 @@ impl Backend for Cpu {
             mib(std::slice::from_ref(arena)),
             mib(parameters),
         ))
+    }
+
+    fn check_memory(&self, values: usize, parameters: usize) -> Result<(), BackendError> {
+        let needed = values.saturating_mul(size_of::<f32>());
+        match machine_memory::total() {
+            Some(total) if needed as u64 > total => {
+                let parameters = parameters.saturating_mul(size_of::<f32>());
+                Err(BackendError::TooLarge { needed, parameters, total })
+            }
+            _ => Ok(()),
+        }
     }
 
     fn allocate(&mut self, slot: Slot, len: usize) -> Result<(), BackendError> {

@@ -9,5 +9,5 @@ mod table;
 mod variant;
 
 pub use measure::{Measure, SampleMeasure};
-pub use table::{AblationTable, Budget, TableError};
+pub use table::{AblationTable, Budget, TABLE_FILE, TableError};
 pub use variant::{Objective, Outcome, QualityScore, Variant, VariantResult};

@@ -157,19 +157,30 @@ impl LikelihoodReport {
                 summary.prior.mean,
                 summary.distortion.with_interval(4)
             ));
-            if summary.standard_error_of_choice > 0.0 {
-                let all = summary.bits_per_dim.standard_error.unwrap_or_default();
-                lines.push(format!(
-                    "  standard error {all:.4}, of it {:.4} by the choice of terms",
-                    summary.standard_error_of_choice
-                ));
-            }
+            lines.extend(error_words(summary));
         }
         if let Some(Gap { of, less, bits_per_dim, .. }) = &self.gap {
             lines.push(format!("{of} less {less}: {} bits/dim (95 %)", bits_per_dim.with_interval(4)));
         }
         lines.join("\n")
     }
+}
+
+/// How far off the bound may be, where it was estimated from some of its terms.
+fn error_words(summary: &Summary) -> Option<String> {
+    let choice = summary.standard_error_of_choice;
+    if choice <= 0.0 {
+        return None;
+    }
+    Some(match summary.bits_per_dim.standard_error {
+        // Both are estimates: that of a part may come out larger than that of the whole.
+        Some(all) if choice <= all => {
+            format!("  standard error {all:.4}, of it {choice:.4} by the choice of terms")
+        }
+        Some(all) => format!("  standard error {all:.4}, most of it by the choice of terms"),
+        // One image says nothing of the others.
+        None => format!("  standard error {choice:.4} by the choice of terms"),
+    })
 }
 
 #[cfg(test)]
@@ -262,8 +273,20 @@ mod tests {
             "{words}"
         );
         assert!(words.contains("test less train: 0.2500 ±"), "{words}");
+        assert!(!words.contains("standard error"), "{words}");
         let mut one = report();
         one.sets.truncate(1);
+        let summary = &mut one.sets[0].summary;
+        for (values, choice, expected) in [
+            // The standard error is 0.0577.
+            (&[3.9, 4.0, 4.1][..], 0.02, "standard error 0.0577, of it 0.0200 by the choice"),
+            (&[3.9, 4.0, 4.1], 0.06, "standard error 0.0577, most of it by the choice"),
+            (&[4.0], 0.0266, "  standard error 0.0266 by the choice"),
+        ] {
+            (summary.bits_per_dim, summary.standard_error_of_choice) = (estimate(values), choice);
+            let words = error_words(summary).unwrap();
+            assert!(words.contains(expected), "{words}");
+        }
         assert_eq!(Gap::between(&one.sets), None);
     }
 }
