@@ -2,8 +2,8 @@
 // What a stream is given is done as late as it may be: when something waits for it. So memory that is given back or written too soon
 // shows, as do calls that a real driver refuses (no context, waiting for a stream that is recorded). Mistakes are said, and end the process.
 //
-// The run-time compiler hands the kernels to g++ with the emulation's header, and its machine code is the path of what came out. cuDNN has
-// no engine for anything; cuBLASLt multiplies in plain loops, by what its descriptors say.
+// The run-time compiler hands the kernels to g++ with the emulation's header, and its machine code is the path of what came out. cuBLASLt
+// and cuDNN compute in plain loops, by what their descriptors say: the numbers of attributes are those of NVIDIA's headers.
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -11,6 +11,7 @@
 #include <functional>
 #include <list>
 #include <map>
+#include <memory>
 #include <mutex>
 #include <string>
 #include <unistd.h>
@@ -62,7 +63,7 @@ static int retained;
 static thread_local void* current;
 static std::list<Stream*> streams;
 static std::map<Address, size_t> memory, pinned;
-static size_t things; // events, graphs, modules
+static size_t things; // events, graphs, modules, descriptors
 
 #define NEEDS_CONTEXT \
     ONE_AT_A_TIME;    \
@@ -107,7 +108,7 @@ API int cuDevicePrimaryCtxRelease_v2(int) {
         if (!memory.empty()) mistake("memory of the device is not given back");
         if (!pinned.empty()) mistake("pinned memory is not given back");
         if (!streams.empty()) mistake("a stream is not given back");
-        if (things) mistake("an event, a graph or a module is not given back");
+        if (things) mistake("an event, a graph, a module or a descriptor is not given back");
     }
     return SUCCESS;
 }
@@ -487,16 +488,233 @@ API int cublasLtMatmul(void*, Description* description, const void* alpha, const
     return 0;
 }
 
-// cuDNN: nothing is supported.
+// cuDNN: graphs of a convolution, forward perhaps with a sum after it.
+
+enum { KIND_FORWARD = 10, KIND_DATA = 12, KIND_POINTWISE = 13, KIND_GRAPH = 15 };
+enum { TYPE_BOOLEAN = 2, TYPE_INT64 = 3, TYPE_FLOAT = 4, TYPE_ADDRESS = 6, TYPE_DESCRIPTOR = 15 };
+enum { DATA_FLOAT = 0, DATA_BF16 = 9 };
+
+struct State;
+typedef std::shared_ptr<State> Shared;
+struct Attribute {
+    int type = -1;
+    std::string bytes;
+    std::vector<Shared> parts;
+};
+// What a descriptor refers to: others that are made of it keep it.
+struct State {
+    int kind;
+    bool finished = false;
+    std::map<int, Attribute> attributes;
+
+    const Attribute& get(int name, int type) const {
+        auto found = attributes.find(name);
+        if (found == attributes.end() || found->second.type != type) mistake("an attribute of a descriptor is missing");
+        return found->second;
+    }
+    template <class T> std::vector<T> values(int name, int type) const {
+        const std::string& bytes = get(name, type).bytes;
+        const T* first = (const T*)bytes.data();
+        return std::vector<T>(first, first + bytes.size() / sizeof(T));
+    }
+    std::vector<long long> integers(int name) const { return values<long long>(name, TYPE_INT64); }
+    Shared part(int name) const { return get(name, TYPE_DESCRIPTOR).parts.at(0); }
+};
+struct Descriptor {
+    Shared state;
+};
+
+static size_t size_of(int type) {
+    switch (type) {
+        case TYPE_BOOLEAN: return 1;
+        case 0: case TYPE_INT64: case TYPE_ADDRESS: case TYPE_DESCRIPTOR: return 8;
+        default: return 4;
+    }
+}
 
 API size_t cudnnGetVersion() { return 91000; }
 API size_t cudnnGetCudartVersion() { return 13000; }
-API int cudnnCreate(void** handle) { return *handle = &context, current == &context ? 0 : 1; }
-API int cudnnDestroy(void*) { return 0; }
-API int cudnnSetStream(void*, Stream*) { return 0; }
-API int cudnnBackendCreateDescriptor(int, void**) { return 3000; }
-API int cudnnBackendDestroyDescriptor(void*) { mistake("a descriptor that is not there"); }
-API int cudnnBackendSetAttribute(void*, int, int, long long, const void*) { mistake("a descriptor that is not there"); }
-API int cudnnBackendGetAttribute(void*, int, int, long long, long long*, void*) { mistake("a descriptor that is not there"); }
-API int cudnnBackendFinalize(void*) { mistake("a descriptor that is not there"); }
-API int cudnnBackendExecute(void*, void*, void*) { mistake("a descriptor that is not there"); }
+API int cudnnCreate(Stream*** handle) { return *handle = new Stream*(nullptr), current == &context ? 0 : 1; }
+API int cudnnDestroy(Stream** handle) { return delete handle, 0; }
+API int cudnnSetStream(Stream** handle, Stream* stream) { return *handle = stream, 0; }
+API int cudnnBackendCreateDescriptor(int kind, Descriptor** descriptor) {
+    ONE_AT_A_TIME;
+    ++things;
+    *descriptor = new Descriptor{std::make_shared<State>()};
+    (*descriptor)->state->kind = kind;
+    return 0;
+}
+API int cudnnBackendDestroyDescriptor(Descriptor* descriptor) {
+    ONE_AT_A_TIME;
+    --things;
+    delete descriptor;
+    return 0;
+}
+API int cudnnBackendSetAttribute(Descriptor* descriptor, int name, int type, long long count, const void* values) {
+    if (descriptor->state->finished) mistake("a finished descriptor is changed");
+    Attribute& attribute = descriptor->state->attributes[name] = Attribute{type, std::string((const char*)values, count * size_of(type)), {}};
+    for (long long i = 0; type == TYPE_DESCRIPTOR && i < count; ++i) {
+        Shared part = ((Descriptor* const*)values)[i]->state;
+        if (!part->finished) mistake("an unfinished descriptor is made use of");
+        attribute.parts.push_back(part);
+    }
+    return 0;
+}
+
+struct Tensor {
+    long long name;
+    std::vector<long long> sizes, strides;
+    bool brain, hidden;
+    char* data = nullptr;
+
+    explicit Tensor(const Shared& state) {
+        name = state->integers(906).at(0);
+        sizes = state->integers(902);
+        strides = state->integers(903);
+        int type = state->values<int>(901, 1).at(0);
+        if (type != DATA_FLOAT && type != DATA_BF16) mistake("a tensor of another type");
+        brain = type == DATA_BF16;
+        hidden = state->attributes.count(907) && state->get(907, TYPE_BOOLEAN).bytes[0];
+        if (!hidden && state->integers(900).at(0) != 16) mistake("a tensor's alignment");
+    }
+    size_t bytes() const {
+        size_t last = 0;
+        for (int i = 0; i < 4; ++i) last += (sizes[i] - 1) * strides[i];
+        return (last + 1) * (brain ? 2 : 4);
+    }
+    size_t at(long long n, long long c, long long h, long long w) const {
+        return n * strides[0] + c * strides[1] + h * strides[2] + w * strides[3];
+    }
+    Layout elements() const { return Layout{brain ? BF16 : FLOAT, 0, 0, 0}; }
+};
+
+// The operations of a graph in order, as (kind, tensors x, w and y or the summands and their sum).
+struct Operations {
+    int kind;
+    std::vector<Tensor> tensors;
+    std::vector<Tensor> sum;
+    std::vector<long long> before, after, strides;
+
+    explicit Operations(const Shared& graph) {
+        const std::vector<Shared>& all = graph->get(801, TYPE_DESCRIPTOR).parts;
+        const Shared& first = all.at(0);
+        kind = first->kind;
+        const int bases[] = {700, 712, 706}, names[3][3] = {{704, 703, 705}, {716, 715, 717}, {710, 709, 711}};
+        if (kind < KIND_FORWARD || kind > KIND_DATA) mistake("a graph of another operation");
+        int which = kind - KIND_FORWARD;
+        if (first->values<float>(bases[which], TYPE_FLOAT).at(0) != 1 || first->values<float>(bases[which] + 1, TYPE_FLOAT).at(0) != 0) {
+            mistake("a convolution's factors");
+        }
+        Shared convolution = first->part(bases[which] + 2);
+        if (convolution->values<int>(101, 7).at(0) != 1 || convolution->values<int>(100, 1).at(0) != DATA_FLOAT ||
+            convolution->integers(102) != std::vector<long long>{1, 1} || convolution->integers(106).at(0) != 2) {
+            mistake("a convolution's attributes");
+        }
+        before = convolution->integers(105), after = convolution->integers(104), strides = convolution->integers(103);
+        for (int name : names[which]) tensors.emplace_back(first->part(name));
+        if (all.size() > 1) {
+            const Shared& second = all.at(1);
+            if (second->kind != KIND_POINTWISE || second->part(750)->values<int>(0, 14).at(0) != 0) mistake("another operation than a sum");
+            for (int name : {751, 752, 753}) sum.emplace_back(second->part(name));
+            if (sum[0].name != tensors[2].name || !sum[0].hidden) mistake("a sum of something else");
+        }
+        const Tensor &x = tensors[0], &w = tensors[1], &y = tensors[2];
+        for (int side = 0; side < 2; ++side) {
+            long long positions = (x.sizes[2 + side] + before[side] + after[side] - w.sizes[2 + side]) / strides[side] + 1;
+            if (positions != y.sizes[2 + side]) mistake("a convolution's sizes do not fit");
+        }
+        if (x.sizes[0] != y.sizes[0] || x.sizes[1] != w.sizes[1] || y.sizes[1] != w.sizes[0]) mistake("a convolution's channels do not fit");
+    }
+
+    // Some it does not take.
+    bool supported() const { return tensors[1].sizes[2] != 2; }
+
+    void run() const {
+        Tensor x = tensors[0], w = tensors[1], y = tensors[2];
+        Tensor result = kind == KIND_FORWARD ? y : kind == KIND_DATA ? x : w;
+        // What no position reads has no gradient: 0.
+        std::vector<double> totals(result.bytes() / (result.brain ? 2 : 4));
+        for (long long n = 0; n < y.sizes[0]; ++n)
+            for (long long o = 0; o < y.sizes[1]; ++o)
+                for (long long row = 0; row < y.sizes[2]; ++row)
+                    for (long long column = 0; column < y.sizes[3]; ++column)
+                        for (long long kh = 0; kh < w.sizes[2]; ++kh)
+                            for (long long kw = 0; kw < w.sizes[3]; ++kw) {
+                                long long h = row * strides[0] + kh - before[0], v = column * strides[1] + kw - before[1];
+                                bool inside = h >= 0 && h < x.sizes[2] && v >= 0 && v < x.sizes[3];
+                                for (long long c = 0; c < x.sizes[1]; ++c) {
+                                    size_t in_y = y.at(n, o, row, column), in_w = w.at(o, c, kh, kw), in_x = x.at(n, c, h, v);
+                                    auto read = [](const Tensor& t, size_t i) { return (double)t.elements().read(t.data, i); };
+                                    if (kind == KIND_FORWARD) {
+                                        totals[in_y] += inside ? read(x, in_x) * read(w, in_w) : 0;
+                                    } else if (kind == KIND_DATA) {
+                                        if (inside) totals[in_x] += read(y, in_y) * read(w, in_w);
+                                    } else {
+                                        totals[in_w] += inside ? read(x, in_x) * read(y, in_y) : 0;
+                                    }
+                                }
+                            }
+        for (size_t at = 0; at < totals.size(); ++at) {
+            if (sum.empty()) {
+                result.elements().write(result.data, at, (float)totals[at]);
+            } else {
+                sum[2].elements().write(sum[2].data, at, (float)totals[at] + sum[1].elements().read(sum[1].data, at % y.sizes[1]));
+            }
+        }
+    }
+};
+
+// What lies behind a plan, or what leads to one: the graph.
+static Shared graph_of(const Shared& state) {
+    for (int name : {401, 300, 201, 1300}) {
+        if (state->attributes.count(name)) return graph_of(state->part(name));
+    }
+    return state;
+}
+
+API int cudnnBackendFinalize(Descriptor* descriptor) {
+    State& state = *descriptor->state;
+    if (state.finished) mistake("a descriptor is finished twice");
+    state.finished = true;
+    if (state.kind == KIND_GRAPH) Operations checked(descriptor->state);
+    return 0;
+}
+API int cudnnBackendGetAttribute(Descriptor* descriptor, int name, int type, long long room, long long* count, void* values) {
+    if (!descriptor->state->finished) mistake("an unfinished descriptor is read");
+    auto lead = [&](Descriptor* to, int by) {
+        to->state->attributes[by] = Attribute{TYPE_DESCRIPTOR, "", {graph_of(descriptor->state)}};
+        to->state->finished = true;
+    };
+    switch (name) {
+        case 202:
+            *count = Operations(graph_of(descriptor->state)).supported();
+            for (long long i = 0; i < room && i < *count; ++i) lead(((Descriptor**)values)[i], 300);
+            return 0;
+        case 300: return *count = 1, lead(*(Descriptor**)values, 1300), 0;
+        case 1303: case 1305: return *count = 0;
+        case 402: return *count = 1, *(long long*)values = 1001, 0;
+    }
+    (void)type;
+    mistake("another attribute is asked for");
+}
+API int cudnnBackendExecute(Stream** handle, Descriptor* plan, Descriptor* pack) {
+    ONE_AT_A_TIME;
+    if (!plan->state->finished || !pack->state->finished) mistake("an unfinished plan");
+    Operations operations(graph_of(plan->state));
+    std::vector<long long> names = pack->state->integers(1000);
+    std::vector<char*> places = pack->state->values<char*>(1001, TYPE_ADDRESS);
+    if (names.size() != places.size()) mistake("names without addresses");
+    if (!lies_in(memory, (Address)pack->state->values<char*>(1003, TYPE_ADDRESS).at(0), 1001)) mistake("a workspace that is too small");
+    for (std::vector<Tensor>* list : {&operations.tensors, &operations.sum}) {
+        for (Tensor& tensor : *list) {
+            if (tensor.hidden) continue;
+            for (size_t i = 0; i < names.size(); ++i) {
+                if (names[i] == tensor.name) tensor.data = places[i];
+            }
+            if (!lies_in(memory, (Address)tensor.data, tensor.bytes())) mistake("a tensor that is not in the device's memory");
+            if ((Address)tensor.data % 16) mistake("a tensor is not aligned as was promised");
+        }
+    }
+    (*handle)->add([=] { operations.run(); });
+    return 0;
+}

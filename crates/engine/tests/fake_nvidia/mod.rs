@@ -1,5 +1,5 @@
 //! The calls of NVIDIA's libraries without any of them: the tests of this file run once more in a process that finds
-//! `fake_nvidia.cpp` under the libraries' names. All that is not in there are cuDNN's convolutions.
+//! `fake_nvidia.cpp` under the libraries' names.
 
 use std::path::Path;
 use std::process::Command;
