@@ -244,21 +244,21 @@ impl Args {
 
     /// Refuses to write over an image that is to be compressed, or over a file of a data set.
     fn check_images_stay(&self) -> Result<(), Failure> {
-        let Ok(out) = self.out.canonicalize() else {
-            return Ok(());
-        };
-        // No data set has these. One may well lie there from an earlier call.
-        if is_compressed(&out) {
-            return Ok(());
-        }
-        for name in &self.images {
-            let spec = spec(name)?;
-            let source = spec.path().and_then(|path| path.canonicalize().ok());
-            if source.is_some_and(|source| out.starts_with(source)) {
-                return Err(Failure::input(format!(
-                    "{}: is one of the images, or a file among them ({name}); choose another --out for the file",
-                    self.out.display()
-                )));
+        for (option, path) in [("--out", Some(&self.out)), ("--curve", self.curve.as_ref())] {
+            let Some(Ok(written)) = path.map(|path| path.canonicalize()) else { continue };
+            // No data set has these. One may well lie there from an earlier call.
+            if option == "--out" && is_compressed(&written) {
+                continue;
+            }
+            for name in &self.images {
+                let spec = spec(name)?;
+                let source = spec.path().and_then(|path| path.canonicalize().ok());
+                if source.is_some_and(|source| written.starts_with(source)) {
+                    return Err(Failure::input(format!(
+                        "{}: is one of the images, or a file among them ({name}); choose another {option} for the file",
+                        written.display()
+                    )));
+                }
             }
         }
         Ok(())

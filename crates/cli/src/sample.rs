@@ -111,13 +111,6 @@ pub fn run(args: &Args, global: &Global) -> Result<Report, Failure> {
         return work.dry_run(&mut model);
     }
 
-    if args.resume && sample_output::is_complete(&args.out, count, image)? {
-        let words =
-            format!("{count} images of {image} are in {} already: it is complete", args.out.display());
-        let json = json!({ "status": "finished", "out": args.out, "images": count, "resumed_from": count });
-        return Ok(Report::new(words, json));
-    }
-
     let identity = work.identity(&model);
     let plan = Plan { count, image, identity: identity.clone() };
     let mut output = Output::open(&args.out, plan)?;

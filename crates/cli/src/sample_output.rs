@@ -6,7 +6,6 @@ use checkpoint::atomic;
 use data::ImageOptions;
 use data::image_folder::{OVERVIEW, SAMPLES_RECORD};
 use engine::ImageShape;
-use numpy::npz::NpzFile;
 use serde_json::{Value, json};
 use std::fs::{File, OpenOptions};
 use std::io::{BufReader, ErrorKind, Read, Seek, SeekFrom, Write};
@@ -15,8 +14,6 @@ use train::grid;
 
 /// Most images shown in grid.png.
 pub const GRID_IMAGES: usize = 64;
-/// What images are called in a .npz.
-const ARRAY: &str = "arr_0";
 /// Settings that a call names itself.
 const ASKED: [&str; 5] = ["weights", "sampler", "steps", "spacing", "seed"];
 
@@ -122,14 +119,13 @@ pub fn check_place(path: &Path, resume: bool) -> Result<(), Failure> {
             }
         });
     }
-    if resume && form == Form::Grid {
-        return Err(Failure::input("one picture cannot be resumed; give a folder or a .npz as --out"));
-    }
-    // With --resume it may be what was to be drawn: see `is_complete`.
-    if path.exists() && !(resume && path.is_file()) {
+    if path.exists() {
         return Err(exists_already(path));
     }
     check_file_place(path, "--out")?;
+    if resume && form == Form::Grid {
+        return Err(Failure::input("one picture cannot be resumed; give a folder or a .npz as --out"));
+    }
     if !resume && with_suffix(path, ".unfinished").exists() {
         return Err(Failure::input(format!(
             "{}: is there from a sampling that was stopped; go on with --resume, or remove it",
@@ -141,7 +137,9 @@ pub fn check_place(path: &Path, resume: bool) -> Result<(), Failure> {
 
 /// The lock of a folder. None where there is no folder, or a system cannot open folders or lock them.
 fn lock_folder(path: &Path) -> Result<Option<File>, Failure> {
-    let Ok(folder) = File::open(path) else { return Ok(None) };
+    // Opening what is no folder may wait for ever: a pipe.
+    let folder = path.is_dir().then(|| File::open(path));
+    let Some(Ok(folder)) = folder else { return Ok(None) };
     lock(&folder, path)?;
     Ok(Some(folder))
 }
@@ -156,40 +154,6 @@ fn lock(file: &File, path: &Path) -> Result<(), Failure> {
         ))),
         _ => Ok(()),
     }
-}
-
-/// Whether the file that `path` names is there, with `count` images of this shape. How they were drawn is not in it.
-///
-/// # Errors
-/// If it is there with something else in it, or cannot be read.
-pub fn is_complete(path: &Path, count: usize, image: ImageShape) -> Result<bool, Failure> {
-    let form = Form::of(path);
-    if matches!(form, Form::Folder | Form::Grid) || !path.exists() {
-        return Ok(false);
-    }
-    let expected = vec![count, image.height, image.width, image.channels];
-    let is_same = match form {
-        Form::Npz => {
-            let array =
-                NpzFile::open(path).and_then(|mut file| file.member(ARRAY)).map_err(Failure::input)?;
-            array.header().shape == expected
-        }
-        Form::Npy => {
-            let file = File::open(path).map_err(|error| cannot_read(path, error))?;
-            numpy::Header::read(file, path).map_err(Failure::input)?.0.shape == expected
-        }
-        _ => {
-            let found = path.metadata().map_err(|error| cannot_read(path, error))?;
-            found.len() == expected.iter().map(|&size| size as u64).product::<u64>()
-        }
-    };
-    if !is_same {
-        return Err(Failure::input(format!(
-            "{}: exists already, and not with {count} images of {image}; choose another --out, or remove it",
-            path.display()
-        )));
-    }
-    Ok(true)
 }
 
 /// Whether a path is named like a file that cannot be written: of another kind, or standard output.
@@ -288,7 +252,8 @@ impl Output {
                 }
                 let partial = with_suffix(&path, ".partial");
                 pixels.seek(SeekFrom::Start(0)).map_err(failed)?;
-                let content = BufReader::with_capacity(1 << 20, pixels);
+                // Not the file itself, whose lock is held until its successor has its name.
+                let content = BufReader::with_capacity(1 << 20, &pixels);
                 let shape = [plan.count, image.height, image.width, image.channels];
                 match form {
                     Form::Npz => data::target::write_npz(&partial, content, plan.count as u64, image, None)
@@ -362,10 +327,6 @@ fn read_written(path: &Path, image: ImageShape) -> Result<Vec<u8>, Failure> {
 
 fn exists_already(path: &Path) -> Failure {
     Failure::input(format!("{}: exists already; choose another --out, or remove it", path.display()))
-}
-
-fn cannot_read(path: &Path, error: std::io::Error) -> Failure {
-    Failure::input(format!("{}: cannot be read: {error}", path.display()))
 }
 
 fn cannot_write(path: &Path, error: std::io::Error) -> Failure {

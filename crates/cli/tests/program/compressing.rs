@@ -168,6 +168,8 @@ fn an_image_is_not_written_over() {
         command
     };
     fail(&mut compress_all("a.png"), 2, &["a.png", "a file among them", "choose another --out"]);
+    let mut with_curve = compress_all("all.ddpm");
+    fail(with_curve.arg("--curve").arg(&path), 2, &["a.png", "choose another --curve"]);
     assert!(std::fs::read(&path).unwrap() == bytes);
     for _ in 0..2 {
         succeed(&mut compress_all("all.ddpm"));

@@ -99,14 +99,6 @@ fn one_file_has_the_bytes_of_the_folders_images() {
         }
         let mut again = ddpm(&["sample", "--out"]);
         fail(again.arg(&out).arg(&run).args(arguments), 2, &[name, "exists already"]);
-        // A script that resumes until all is there comes to an end.
-        if name != "x.png" {
-            let words = succeed(again.arg("--resume"));
-            assert!(words.contains("5 images") && words.contains("complete"), "{words}");
-            assert!(std::fs::read(&out).unwrap() == found);
-            let mut more = ddpm(&["sample", "--resume", "--n", "6", "--out"]);
-            fail(more.arg(&out).arg(&run), 2, &[name, "exists already, and not with 6 images of 8x8x3"]);
-        }
     }
     // Nothing but the four files is left.
     assert_eq!(files(&dir.path().join("files")).len(), 4);

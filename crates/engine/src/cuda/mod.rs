@@ -3,7 +3,7 @@
 //! [`Cuda`] is the same backend over two devices (`device.rs`): a real GPU (`nvidia.rs`), and with the
 //! feature `emulation` one that runs the kernels' source, compiled as C++, on the CPU. So launches, offsets
 //! and kernels are tested without a GPU; cuDNN plans its convolutions for devices that are only described to
-//! it, and the calls of the driver and of cuBLASLt go to a stand-in (`tests/fake_nvidia`).
+//! it, and the calls of all libraries go to a stand-in (`tests/fake_nvidia`).
 //!
 //! - `steps.rs`: each [`Kernel`] as launches. All are supported; what is too large is refused when a session is made.
 //! - `convolution.rs`, `attention.rs`, `group_norm.rs`: those that take several.

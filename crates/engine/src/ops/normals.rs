@@ -1,7 +1,7 @@
 //! Standard normal numbers: t `[n, 1, 1, 1]` → `[n, h, w, c]`.
 //!
 //! Sample k has the numbers of [`crate::random::Stream`] for the run's seed, the purpose, step `t[k]` and the sample's
-//! number, so nothing has to be set from outside, and they are the same in any batch and on any device.
+//! number, so nothing has to be set from outside, and they are the same in any batch, and on a GPU up to the last bit.
 
 use crate::graph::{Graph, Var};
 use crate::kernel::Kernel;
