@@ -103,9 +103,10 @@ train() {
     echo "== a run that was stopped has the same bits as one that was not"
     local resume=()
     [ -d "$run/checkpoints" ] && resume=(--resume)
-    # It saves when it is told to stop, and says so with status 130.
+    # It saves when it is told to stop, and says so with status 130. In the foreground: else the signal comes twice, and a second
+    # one ends it at once.
     echo "== training for $seconds s"
-    timeout -s INT "$seconds" "${call[@]}" --out "$run" "${resume[@]}" 2>&1 | tr '\r' '\n' > "$out/train.log" || true
+    timeout --foreground -s INT "$seconds" "${call[@]}" --out "$run" "${resume[@]}" 2>&1 | tr '\r' '\n' > "$out/train.log" || true
     tail -n 5 "$out/train.log"
     tail -n 1 "$run/metrics.jsonl"
     step sample 600 "$programs/ddpm" sample "$run" --n 64 --batch 64 --sampler ddim --steps 50 --out "$out/samples-$(date +%s)" \
