@@ -2,7 +2,7 @@
 //! to come back before its gradient is.
 
 use engine::random::Purpose;
-use engine::{Graph, Shape, Var};
+use engine::{Graph, Session, Shape, Var};
 
 use crate::config::{Loss, Prediction};
 use crate::noise;
@@ -11,12 +11,10 @@ use crate::objective::Objective;
 /// What is recorded before the network: x_t from images and what [`Objective::draw_steps`] draws for them.
 #[derive(Clone, Copy, Debug)]
 pub struct TrainingGraph {
-    /// Input: images x_0, `[n, height, width, channels]` in [-1, 1].
-    pub x_start: Var,
+    x_start: Var,
     /// Input: [`DrawnSteps::timesteps`], `[n, 1, 1, 1]`, which the network is given as well.
     pub timesteps: Var,
-    /// Input: [`DrawnSteps::weights`], `[n, 1, 1, 2]`.
-    pub weights: Var,
+    weights: Var,
     /// x_t = √ᾱ_t x_0 + √(1-ᾱ_t) ε, which the network is given.
     pub x_t: Var,
     target: Var,
@@ -61,6 +59,16 @@ impl Objective {
 }
 
 impl TrainingGraph {
+    /// Sets images x_0, `[n, height, width, channels]` in [-1, 1], and what was drawn for them, before a run.
+    ///
+    /// # Panics
+    /// If they are not as many as the graph is for.
+    pub fn set(&self, session: &mut Session, x_start: &[f32], steps: &DrawnSteps) {
+        session.set(self.x_start, x_start);
+        session.set(self.timesteps, &steps.timesteps);
+        session.set(self.weights, &steps.weights);
+    }
+
     /// Records the loss of each sample, `[n, 1, 1, 1]`, from the network's output. Its gradient for the mean over a batch
     /// comes from a gradient of one over that batch's size for each loss.
     pub fn loss(&self, graph: &mut Graph, output: Var) -> Var {

@@ -43,9 +43,7 @@ fn noisy_images_have_the_same_bits_and_losses_the_same_gradient() {
             let backend = Box::new(Cpu::new(2).unwrap());
             let program = program(&graph, &[result], backend.as_ref());
             let mut session = Session::new(program, backend).unwrap();
-            session.set(recorded.x_start, &x_start);
-            session.set(recorded.timesteps, &steps.timesteps);
-            session.set(recorded.weights, &steps.weights);
+            recorded.set(&mut session, &x_start, &steps);
             session
         };
         let mut forward = session(Program::inference, recorded.x_t);

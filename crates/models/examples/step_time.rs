@@ -4,7 +4,7 @@
 //! prints one JSON object (`fastest`: the least disturbed time), with `profile` also where the time went (on
 //! standard error).
 
-use diffusion::{DiffusionConfig, Objective, TrainingGraph};
+use diffusion::{DiffusionConfig, Objective};
 use engine::{
     AdamStep, Algorithms, CpuOptions, Graph, Hardware, Precision, Program, Recomputation, Run, Session,
     TrainingOptions,
@@ -78,15 +78,15 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let objective = Objective::new(&DiffusionConfig::default(), config.image_shape())?;
     let mut graph = Graph::new();
     // What is set, what is read, and in training what the objective has recorded.
-    let (images, timesteps, result, recorded) = if training {
+    let ([x_t, timesteps], result, recorded) = if training {
         let recorded = objective.record(&mut graph, batch).ok_or("the loss is not the network's")?;
-        let TrainingGraph { x_start, timesteps, x_t, .. } = recorded;
-        let output = Unet::record(&config, &mut graph, [x_t, timesteps], Mode::Training);
-        (x_start, timesteps, recorded.loss(&mut graph, output), Some(recorded))
+        let inputs = [recorded.x_t, recorded.timesteps];
+        let output = Unet::record(&config, &mut graph, inputs, Mode::Training);
+        (inputs, recorded.loss(&mut graph, output), Some(recorded))
     } else {
         let unet = Unet::new(&config, batch, Mode::Inference);
         graph = unet.graph;
-        (unet.x_t, unet.timesteps, unet.output, None)
+        ([unet.x_t, unet.timesteps], unet.output, None)
     };
     let cpu = CpuOptions { threads, conv, ..CpuOptions::default() };
     let backend = Hardware { device, precision, algorithms, cpu }.open()?;
@@ -104,7 +104,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut session = Session::new(program, backend)?;
     session.set_parameters(&weights);
     drop(weights);
-    let x: Vec<f32> = (0..graph.shape(images).len()).map(|i| ((i % 17) as f32 - 8.0) / 8.0).collect();
+    let x: Vec<f32> = (0..graph.shape(x_t).len()).map(|i| ((i % 17) as f32 - 8.0) / 8.0).collect();
     let mut out = vec![0.0; graph.shape(result).len()];
     let mut times = Vec::new();
     for number in 0..=repeats {
@@ -114,11 +114,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         }
         let start = Instant::now();
         let run = Run { seed: 0, first_sample: (number * batch) as u64 };
-        session.set(images, &x);
         if let Some(recorded) = &recorded {
-            let steps = objective.draw_steps(run.seed, run.first_sample, batch);
-            session.set(timesteps, &steps.timesteps);
-            session.set(recorded.weights, &steps.weights);
+            recorded.set(&mut session, &x, &objective.draw_steps(run.seed, run.first_sample, batch));
             session.forward(&run);
             session.set_gradient(result, &vec![1.0 / batch as f32; batch]);
             session.backward(&run);
@@ -131,6 +128,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
                 ..AdamStep::default()
             })?;
         } else {
+            session.set(x_t, &x);
             session.set(timesteps, &vec![500.0; batch]);
             session.forward(&run);
             session.read(result, &mut out)?;

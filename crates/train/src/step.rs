@@ -211,9 +211,7 @@ impl TrainingStep {
             Pass::Recorded { inputs, loss } => {
                 let mut losses = vec![0.0; config.train.pass_size()];
                 let steps = objective.draw_steps(run.seed, run.first_sample, losses.len());
-                session.set(inputs.x_start, x_start);
-                session.set(inputs.timesteps, &steps.timesteps);
-                session.set(inputs.weights, &steps.weights);
+                inputs.set(session, x_start, &steps);
                 session.forward(run);
                 session.set_gradient(loss, &vec![1.0 / batch as f32; losses.len()]);
                 session.backward(run);

@@ -64,7 +64,8 @@ fn an_update_goes_down_the_gradient_of_the_objective() {
     for prediction in ["eps", "xstart", "xprev"] {
         let config = config(&[&format!("diffusion.prediction={prediction}")]);
         let images = images(&config, 0);
-        let found = step(&config).run(4, 24, &images).unwrap();
+        let mut trained = step(&config);
+        let found = trained.run(4, 24, &images).unwrap();
 
         let objective = Objective::new(&config.diffusion, config.unet().image_shape()).unwrap();
         let Unet { graph, x_t, timesteps, output } = Unet::new(&config.unet(), 6, Mode::Training);
@@ -82,8 +83,14 @@ fn an_update_goes_down_the_gradient_of_the_objective() {
         let expected = objective.loss_and_gradient(&images, &inputs, &predictions, 6);
         session.set_gradient(output, &expected.gradient);
         session.backward(&run);
-        let squares = session.buffer(Slot::Grads).unwrap().into_iter().map(|g| f64::from(g) * f64::from(g));
-        let norm = squares.sum::<f64>().sqrt();
+        let gradient = session.buffer(Slot::Grads).unwrap();
+        let norm = gradient.iter().map(|&g| f64::from(g) * f64::from(g)).sum::<f64>().sqrt();
+        for (found, expected) in trained.buffer(Slot::Grads).unwrap().iter().zip(&gradient) {
+            assert!(
+                f64::from((found - expected).abs()) < 1e-6 * norm,
+                "{prediction}: {found}, not {expected}"
+            );
+        }
         let loss = expected.losses.iter().sum::<f64>() / 6.0;
         let is_close = |found: f64, expected: f64| (found / expected - 1.0).abs() < 1e-6;
         assert!(is_close(found.loss, loss), "{prediction}: {} instead of {loss}", found.loss);

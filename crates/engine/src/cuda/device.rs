@@ -11,6 +11,12 @@ use std::ffi::c_void;
 /// A place in a device's memory, in bytes.
 pub(crate) type Address = u64;
 
+/// What writes a part of an upload, given the number of the part's first byte, of which 4 is a divisor.
+pub(crate) type Fill<'a> = dyn Fn(usize, &mut [u8]) + 'a;
+
+/// What gets a part of a download, likewise.
+pub(crate) type Take<'a> = dyn FnMut(usize, &[u8]) + 'a;
+
 /// Threads of a block, in all kernels (`THREADS` in `kernels/prelude.cu`).
 pub(crate) const THREADS: usize = 256;
 
@@ -63,28 +69,17 @@ pub(crate) trait Device: Send {
     /// It is from `allocate`, is given back once, and not used again.
     unsafe fn free(&self, address: Address);
 
-    /// Copies `bytes` to the device: `fill` writes them part by part, each with the number of its first byte, of
-    /// which 4 is a divisor.
+    /// Copies `bytes` to the device, which `fill` writes part by part.
     ///
     /// # Safety
     /// There is memory for it.
-    unsafe fn upload(
-        &self,
-        to: Address,
-        bytes: usize,
-        fill: &dyn Fn(usize, &mut [u8]),
-    ) -> Result<(), CudaError>;
+    unsafe fn upload(&self, to: Address, bytes: usize, fill: &Fill) -> Result<(), CudaError>;
 
-    /// Copies `bytes` from the device, when all before is done: `take` gets them in such parts.
+    /// Copies `bytes` from the device, when all before is done; `take` gets them part by part.
     ///
     /// # Safety
     /// The memory is there.
-    unsafe fn download(
-        &self,
-        from: Address,
-        bytes: usize,
-        take: &mut dyn FnMut(usize, &[u8]),
-    ) -> Result<(), CudaError>;
+    unsafe fn download(&self, from: Address, bytes: usize, take: &mut Take) -> Result<(), CudaError>;
 
     /// Sets memory to 0.
     ///

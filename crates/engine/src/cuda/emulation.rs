@@ -4,7 +4,7 @@
 mod stand_ins;
 mod tape;
 
-use super::device::{Address, Argument, Device, Libraries, Recording, THREADS};
+use super::device::{Address, Argument, Device, Fill, Libraries, Recording, THREADS, Take};
 use super::error::CudaError;
 use super::kernels::{count, names, source};
 use super::transfer::parts;
@@ -143,12 +143,7 @@ impl Device for Emulation {
         self.allocations.lock().unwrap_or_else(PoisonError::into_inner).remove(&address);
     }
 
-    unsafe fn upload(
-        &self,
-        to: Address,
-        bytes: usize,
-        fill: &dyn Fn(usize, &mut [u8]),
-    ) -> Result<(), CudaError> {
+    unsafe fn upload(&self, to: Address, bytes: usize, fill: &Fill) -> Result<(), CudaError> {
         self.tape.refuse("an upload")?;
         for part in parts(bytes, AT_ONCE) {
             // SAFETY: there is memory for it.
@@ -159,12 +154,7 @@ impl Device for Emulation {
         Ok(())
     }
 
-    unsafe fn download(
-        &self,
-        from: Address,
-        bytes: usize,
-        take: &mut dyn FnMut(usize, &[u8]),
-    ) -> Result<(), CudaError> {
+    unsafe fn download(&self, from: Address, bytes: usize, take: &mut Take) -> Result<(), CudaError> {
         self.tape.refuse("a download")?;
         for part in parts(bytes, AT_ONCE) {
             // SAFETY: the memory is there.

@@ -5,7 +5,9 @@ use super::compiler;
 use super::convolution::Direction;
 use super::cublas::Cublas;
 use super::cudnn::Cudnn;
-use super::device::{Address, Argument, Convolved, Device, Libraries, Recording, Support, THREADS};
+use super::device::{
+    Address, Argument, Convolved, Device, Fill, Libraries, Recording, Support, THREADS, Take,
+};
 use super::error::CudaError;
 use super::kernels::{Convolution, Operands, Product, count, names};
 use super::library;
@@ -228,23 +230,13 @@ impl Device for Nvidia {
         }
     }
 
-    unsafe fn upload(
-        &self,
-        to: Address,
-        bytes: usize,
-        fill: &dyn Fn(usize, &mut [u8]),
-    ) -> Result<(), CudaError> {
+    unsafe fn upload(&self, to: Address, bytes: usize, fill: &Fill) -> Result<(), CudaError> {
         self.bind()?;
         // SAFETY: there is memory for it, as the caller says.
         unsafe { self.staging.borrow_mut().upload(self.stream.cu_stream(), to, bytes, fill) }
     }
 
-    unsafe fn download(
-        &self,
-        from: Address,
-        bytes: usize,
-        take: &mut dyn FnMut(usize, &[u8]),
-    ) -> Result<(), CudaError> {
+    unsafe fn download(&self, from: Address, bytes: usize, take: &mut Take) -> Result<(), CudaError> {
         self.bind()?;
         // SAFETY: the memory is there, as the caller says.
         unsafe { self.staging.borrow_mut().download(self.stream.cu_stream(), from, bytes, take) }

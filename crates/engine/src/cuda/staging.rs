@@ -1,7 +1,7 @@
 //! Memory of the host that a device copies by itself ("pinned"): a large copy from any other is made twice by the driver, on
 //! one thread, and holds up the queue.
 
-use super::device::Address;
+use super::device::{Address, Fill, Take};
 use super::error::CudaError;
 use super::nvidia::{cannot_start, failed};
 use super::transfer::parts;
@@ -43,7 +43,7 @@ impl Staging {
         stream: sys::CUstream,
         to: Address,
         bytes: usize,
-        fill: &dyn Fn(usize, &mut [u8]),
+        fill: &Fill,
     ) -> Result<(), CudaError> {
         let copy = |to, data: &[u8]| {
             // SAFETY: there is memory for it, as the caller says; `data` is either ordinary memory, which has been read when
@@ -76,7 +76,7 @@ impl Staging {
         stream: sys::CUstream,
         from: Address,
         bytes: usize,
-        take: &mut dyn FnMut(usize, &[u8]),
+        take: &mut Take,
     ) -> Result<(), CudaError> {
         for part in parts(bytes, BYTES) {
             let data = &mut self.bytes()[..part.len()];

@@ -6,6 +6,9 @@
 
 use std::f64::consts::TAU;
 
+/// Upper halves of angles so near a multiple of π/2 that one round of reduction leaves them too few bits.
+const NEAR: [u64; 4] = [0x3FF9_21FB, 0x4009_21FB, 0x4012_D97C, 0x4019_21FB];
+
 /// 2⁻³².
 const CELL: f64 = 1.0 / 4_294_967_296.0;
 
@@ -20,13 +23,12 @@ pub(super) fn pair([radius, angle]: [u32; 2]) -> [f32; 2] {
 #[inline(always)]
 pub(super) fn pairs<const N: usize>(words: &[[u32; 2]; N]) -> [[f32; 2]; N] {
     let mut normals = [[0.0; 2]; N];
-    // Angles so near a multiple of π/2 that one round of reduction leaves them too few bits.
     let mut is_near = 0u64;
     for (normals, &[radius, angle]) in normals.iter_mut().zip(words) {
         let radius = (-2.0 * logarithm((exact(radius.into()) + 0.5) * CELL)).sqrt();
         let angle = TAU * exact(angle.into()) * CELL;
         let high = angle.to_bits() >> 32;
-        for near in [0x3FF9_21FB, 0x4009_21FB, 0x4012_D97C, 0x4019_21FB] {
+        for near in NEAR {
             is_near |= u64::from(high == near);
         }
         let [sin, cos] = sine_and_cosine(angle);
@@ -146,8 +148,7 @@ mod tests {
                 let u = (exact(radius.into()) + 0.5) * CELL;
                 assert_eq!(logarithm(u).to_bits(), libm::log(u).to_bits(), "{u}");
                 let angle = TAU * exact(angle.into()) * CELL;
-                let is_near =
-                    [0x3FF9_21FB, 0x4009_21FB, 0x4012_D97C, 0x4019_21FB].contains(&(angle.to_bits() >> 32));
+                let is_near = NEAR.contains(&(angle.to_bits() >> 32));
                 let (sin, cos) = libm::sincos(angle);
                 if !is_near {
                     assert_eq!(

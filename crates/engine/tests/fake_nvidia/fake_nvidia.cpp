@@ -36,6 +36,7 @@ struct Graph {
 };
 struct Stream {
     std::list<Work> pending;
+    size_t done = 0;
     Graph* recording = nullptr;
 
     void add(Work work) {
@@ -45,17 +46,22 @@ struct Stream {
             pending.push_back(std::move(work));
         }
     }
-    int finish() {
+    size_t given() const { return done + pending.size(); }
+    int finish() { return finish(given()); }
+    // Does what was given first.
+    int finish(size_t count) {
         if (recording) return STREAM_CAPTURE_UNSUPPORTED;
-        while (!pending.empty()) {
+        while (done < count) {
             pending.front()();
             pending.pop_front();
+            ++done;
         }
         return SUCCESS;
     }
 };
 struct Event {
-    Stream* recorded = nullptr;
+    Stream* stream = nullptr;
+    size_t given = 0;
 };
 
 static int context;
@@ -183,12 +189,13 @@ API int cuEventCreate(Event** event, unsigned) {
 API int cuEventRecord(Event* event, Stream* stream) {
     NEEDS_CONTEXT;
     if (stream->recording) return STREAM_CAPTURE_UNSUPPORTED;
-    event->recorded = stream;
+    event->stream = stream;
+    event->given = stream->given();
     return SUCCESS;
 }
 API int cuEventSynchronize(Event* event) {
     NEEDS_CONTEXT;
-    return event->recorded ? event->recorded->finish() : SUCCESS;
+    return event->stream ? event->stream->finish(event->given) : SUCCESS;
 }
 API int cuEventDestroy_v2(Event* event) {
     NEEDS_CONTEXT;
